@@ -1,0 +1,111 @@
+"""The contract that every generator keeps: requests go in, as many pictures come out.
+
+A method answers each request with one RGB picture of the asked size. The same request gives the same picture, whatever
+else is asked in the same call, and a source is never changed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+from PIL import Image
+
+from recognizer.errors import UserError
+from recognizer.images import open_picture
+from recognizer.samples import Manifest, Sample
+from recognizer.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One picture to make: the text it must show, a seed, its size in pixels, and the real picture that it varies.
+
+    `source` is the name of a sample; None where the method draws from nothing. `why` says what it is for.
+    """
+
+    text: str
+    seed: int
+    width: int
+    height: int
+    source: str | None = None
+    why: str = ""
+
+    def rng(self) -> np.random.Generator:
+        """The generator of all randomness in answering this request."""
+        return np.random.default_rng([self.seed, *self.text.encode("utf-32-le")])
+
+
+class Method(Protocol):
+    """What makes pictures. `Settings` is its own settings class; `needs_source` says that it varies real pictures."""
+
+    Settings: ClassVar[type[Settings]]
+    needs_source: ClassVar[bool]
+
+    def __init__(self, settings: Any) -> None: ...
+
+    def make(self, requests: Sequence[Request], sources: Sequence[Image.Image | None]) -> list[Image.Image]:
+        """One RGB picture for each request, in order, `request.width` x `request.height` pixels.
+
+        `sources[i]` is the RGB picture of `requests[i].source`, or None where it names none.
+
+        Raises:
+            UserError: a text that the method cannot show, or a source missing that it needs.
+        """
+        ...
+
+
+def write_requests(requests: Iterable[Request], path: Path) -> None:
+    """Write requests as JSON lines."""
+    path.write_text("".join(json.dumps(asdict(r), ensure_ascii=False) + "\n" for r in requests), encoding="utf-8")
+
+
+def read_requests(path: Path) -> list[Request]:
+    """Read requests from JSON lines.
+
+    Raises:
+        UserError: no such file, or a line that is no request.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (FileNotFoundError, IsADirectoryError, UnicodeDecodeError):
+        raise UserError(f"{path}: no requests can be read there") from None
+    requests = []
+    for number, line in enumerate(lines, 1):
+        try:
+            request = Request(**json.loads(line))
+            fits = isinstance(request.text, str) and request.text and isinstance(request.seed, int)
+            fits = fits and isinstance(request.width, int) and isinstance(request.height, int)
+            if not fits or not (0 < request.width <= 4096 and 0 < request.height <= 4096 and request.seed >= 0):
+                raise ValueError
+        except (TypeError, ValueError):
+            raise UserError(f"{path}, line {number}: not a request (text, seed, width, height, source)") from None
+        requests.append(request)
+    return requests
+
+
+Sources = Callable[[str], Image.Image]
+
+
+def sources_of(manifest: Manifest) -> Sources:
+    """The RGB picture of a sample by its name.
+
+    The returned function raises `UserError` for a name that the manifest lacks.
+    """
+    samples: dict[str, Sample] = {s.name: s for s in manifest}
+
+    def picture(name: str) -> Image.Image:
+        if name not in samples:
+            raise UserError(f"the request's source {name!r} is not in {manifest.source}")
+        return open_picture(samples[name].read_bytes(), "RGB")
+
+    return picture
+
+
+def without_source(request: Request) -> Request:
+    """The same request for a method that draws from nothing."""
+    return replace(request, source=None)

@@ -1,0 +1,46 @@
+"""The table of methods. A new method is one file and one line here; a user's own is `my.module:Class`."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any, cast
+
+from augment.method import Method
+from recognizer.errors import UserError
+from recognizer.settings import make
+
+# name -> ("module:Class", what it does); a module is imported only when its method is used
+METHODS = {
+    "captcha": ("augment.methods.captcha:Captcha", "draws any text with the captcha library, seeded"),
+    "classical": ("augment.methods.classical:Classical", "bends, blurs and recolours a real picture; keeps its text"),
+}
+
+
+def load_class(name: str) -> type[Method]:
+    """The class of a method by its name in `METHODS`, or a user's own by `my.module:Class`.
+
+    Raises:
+        UserError: no such method.
+    """
+    where = METHODS[name][0] if name in METHODS else name
+    module, colon, attribute = where.partition(":")
+    if not colon:
+        raise UserError(f"no method is called {name!r}; there are {', '.join(METHODS)}, or your own my.module:Class")
+    try:
+        return cast("type[Method]", getattr(importlib.import_module(module), attribute))
+    except ModuleNotFoundError as error:
+        if error.name is not None and (module == error.name or module.startswith(error.name + ".")):
+            raise UserError(f"--method {name}: there is no module {module!r}") from None
+        raise
+    except AttributeError:
+        raise UserError(f"--method {name}: {module} has no {attribute!r}") from None
+
+
+def create(name: str, settings: dict[str, Any] | None = None) -> Method:
+    """A method with its settings.
+
+    Raises:
+        UserError: no such method, or a setting that it refuses.
+    """
+    cls = load_class(name)
+    return cls(make(cls.Settings, settings or {}, f"settings of {name}"))

@@ -1,0 +1,109 @@
+"""Contact sheets: rows of pictures with captions, in which the wrong characters of a reading are marked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+from rapidfuzz.distance import Levenshtein
+
+from recognizer.errors import UserError
+
+DARK = "#222222"
+WRONG = "#D55E00"  # vermillion of Okabe and Ito's palette, told from dark grey by every kind of colour vision
+LOST = "·"  # stands in a caption for a character that the reading left out
+GAP = 8  # pixels between cells
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A picture, the caption below it, and which of the caption's characters are wrong (none where it is empty)."""
+
+    picture: Image.Image
+    caption: str = ""
+    wrong: tuple[bool, ...] = ()
+
+
+def marked(truth: str, reading: str) -> tuple[str, tuple[bool, ...]]:
+    """A caption that shows what was read, and which of its characters are wrong.
+
+    A character of `truth` that the reading left out appears as a wrong `LOST`. The marks are the fewest that explain
+    the difference (Levenshtein's edits).
+    """
+    caption, wrong, at = "", [], 0
+    for edit in Levenshtein.editops(truth, reading):
+        caption += reading[at : edit.dest_pos]
+        wrong += [False] * (edit.dest_pos - at)
+        caption += LOST if edit.tag == "delete" else reading[edit.dest_pos]
+        wrong.append(True)
+        at = edit.dest_pos + (edit.tag != "delete")
+    caption += reading[at:]
+    wrong += [False] * (len(reading) - at)
+    return caption, tuple(wrong)
+
+
+def contact_sheet(
+    rows: Sequence[Sequence[Cell]], path: Path | None = None, height: int = 64, font: Path | None = None
+) -> Image.Image:
+    """One RGB picture of all cells, written to `path` as PNG where one is given.
+
+    Pictures are scaled to `height` pixels, their aspect kept, in columns as wide as their widest cell; rows may differ
+    in length. Wrong characters are coloured and underlined. `font` draws scripts that Pillow's own font lacks.
+
+    Raises:
+        UserError: no cell at all, or a font that cannot be read.
+    """
+    if not any(rows):
+        raise UserError("there is no picture to show on a contact sheet")
+    letters = _font(font, max(height // 3, 12))
+    ascent, descent = letters.getmetrics()
+    line = ascent + descent + 4
+    pictures = [[_scaled(cell.picture, height) for cell in row] for row in rows]
+    widths = [0] * max(len(row) for row in rows)
+    for row, scaled in zip(rows, pictures, strict=True):
+        for i, (cell, picture) in enumerate(zip(row, scaled, strict=True)):
+            widths[i] = max(widths[i], picture.width, round(letters.getlength(_shown(cell.caption))) + 1)
+    step = height + line + GAP
+    sheet = Image.new("RGB", (sum(widths) + GAP * (len(widths) + 1), step * len(rows) + GAP), "white")
+    draw = ImageDraw.Draw(sheet)
+    for r, (row, scaled) in enumerate(zip(rows, pictures, strict=True)):
+        x, y = GAP, GAP + r * step
+        for cell, picture, width in zip(row, scaled, widths, strict=False):
+            sheet.paste(picture, (x, y))
+            _write(draw, (x, y + height + 2), cell, letters)
+            x += width + GAP
+    if path is not None:
+        sheet.save(path, format="PNG")
+    return sheet
+
+
+def _font(path: Path | None, size: int) -> ImageFont.FreeTypeFont:
+    try:
+        font = ImageFont.load_default(size) if path is None else ImageFont.truetype(path, size)
+    except OSError:
+        raise UserError(f"font {str(path)!r}: no such file, or no font in it") from None
+    assert isinstance(font, ImageFont.FreeTypeFont)  # Pillow without FreeType would give a bitmap font; no wheel is
+    return font
+
+
+def _scaled(picture: Image.Image, height: int) -> Image.Image:
+    width = max(round(picture.width * height / picture.height), 1)
+    return picture.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
+
+
+def _shown(caption: str) -> str:
+    return "".join(c if c.isprintable() else "?" for c in caption)
+
+
+def _write(draw: ImageDraw.ImageDraw, at: tuple[int, int], cell: Cell, font: ImageFont.FreeTypeFont) -> None:
+    x, y = float(at[0]), at[1]
+    below = y + sum(font.getmetrics())
+    marks = cell.wrong or (False,) * len(cell.caption)
+    for character, wrong in zip(_shown(cell.caption), marks, strict=True):
+        width = font.getlength(character)
+        draw.text((x, y), character, fill=WRONG if wrong else DARK, font=font)
+        if wrong:
+            draw.line(((x + 1, below), (x + width - 2, below)), fill=WRONG, width=2)
+        x += width

@@ -1,0 +1,429 @@
+"""The command `recognizer`. Heavy imports stand inside the commands, so that --help costs nothing."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from recognizer.errors import UserError, one_line_errors
+
+if TYPE_CHECKING:
+    from recognizer.reader import Reader
+    from recognizer.readings import Reading, Scores
+    from recognizer.samples import Manifest
+
+typer_app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
+    help="Read short, distorted text in pictures that you own or may read, and learn to from few labels.",
+)  # fmt: skip
+
+
+def app() -> None:
+    """The command, with one line for a user's mistake in place of a traceback."""
+    with one_line_errors():
+        typer_app()
+
+
+class Size(StrEnum):
+    tiny = "tiny"
+    base = "base"
+
+
+class Head(StrEnum):
+    conv = "conv"
+    lstm = "lstm"
+
+
+Model = Annotated[Path | None, typer.Option("--model", help="A run's folder or a file; else the default reader.")]
+Pattern = Annotated[
+    str | None, typer.Option("--label-pattern", help="Labels are in the file names, as in '{text}_{id}.png'.")
+]
+Sets = Annotated[list[str] | None, typer.Option("--set", help="Any other setting, as name=value; repeatable.")]
+MaxPixels = Annotated[int, typer.Option(help="Refuse pictures with more pixels than this.")]
+
+
+# ------------------------------------------------------------------------------------------------------------- train
+
+
+@typer_app.command()
+def train(
+    data: Annotated[
+        list[Path] | None, typer.Option("--data", help="Labelled pictures to train on; repeatable.", show_default=False)
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="A new folder for the run.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on with this run, exactly where it was.")] = None,
+    validation: Annotated[Path | None, typer.Option(help="Labelled pictures to validate on; else a tenth.")] = None,
+    with_synthetic: Annotated[list[Path] | None, typer.Option(help="Made pictures; repeatable.")] = None,
+    synthetic_share: Annotated[float | None, typer.Option(help="Made pictures' share of each batch; 0.5.")] = None,
+    start: Annotated[str | None, typer.Option("--from", help="Weights or run to start from, or 'nothing'.")] = None,
+    size: Annotated[Size | None, typer.Option(help="tiny trains on two CPU cores, base wants a GPU.")] = None,
+    head: Annotated[Head | None, typer.Option(help="conv reads best; lstm is the classic CRNN.")] = None,
+    loss: Annotated[str | None, typer.Option(help="ctc or focal-ctc.")] = None,
+    charset: Annotated[str | None, typer.Option(help="Characters to read; else those of the labels.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Use only the first so many samples.")] = None,
+    pictures: Annotated[int | None, typer.Option(help="Pictures to see in all; else by the number of labels.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Pictures in a step, of all processes together; 32.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="The cycle's peak; 0.002.")] = None,
+    precision: Annotated[str | None, typer.Option(help="auto, no, fp16 or bf16.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Of torch on a CPU.")] = None,
+    tracker: Annotated[str | None, typer.Option(help="tensorboard, any other that Accelerate knows, or none.")] = None,
+    label_pattern: Pattern = None,
+    config: Annotated[Path | None, typer.Option(help="Settings as TOML; options here go over it.")] = None,
+    sets: Sets = None,
+) -> None:
+    """Train a reader. Ctrl-C saves; --resume goes on."""
+    from recognizer.settings import load
+    from recognizer.training.train import TrainSettings, resumed_settings
+    from recognizer.training.train import train as run
+
+    given = {
+        "data": _texts(data), "validation": _text(validation), "with_synthetic": _texts(with_synthetic),
+        "synthetic_share": synthetic_share, "start": start, "size": size, "head": head, "loss": loss,
+        "charset": charset, "limit": limit, "pictures": pictures, "batch": batch, "learning_rate": learning_rate,
+        "precision": precision, "seed": seed, "threads": threads, "tracker": tracker, "label_pattern": label_pattern,
+    }  # fmt: skip
+    if resume is not None:
+        others = [name for name, value in {**given, "out": out, "config": config, "set": sets}.items() if value]
+        if others:
+            raise UserError(f"--resume goes on with the run's own settings: leave --{others[0].replace('_', '-')} out")
+        settings, out = resumed_settings(resume), resume
+    else:
+        if not data and config is None:
+            raise UserError("say what to train on: --data DIR")
+        if out is None:
+            raise UserError("say where the run goes: --out RUN")
+        settings = load(TrainSettings, config, given, sets or ())
+    scores = run(settings, out, resume=resume is not None)
+    print(f"validation: {_scores_line(scores)}")
+
+    from recognizer.deploy.export import export as write_onnx
+
+    write_onnx(out)
+    print(f"the best weights are {out / 'weights.safetensors'}; read with: recognizer predict --model {out} PICTURE")
+
+
+# ---------------------------------------------------------------------------------------------------------- evaluate
+
+
+@typer_app.command()
+def evaluate(
+    model: Annotated[Path, typer.Option(help="A run's folder or its weights file.")],
+    data: Annotated[list[Path], typer.Option(help="Labelled pictures; repeatable.")],
+    out: Annotated[Path | None, typer.Option(help="A file for every reading; else readings.jsonl.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Use only the first so many samples.")] = None,
+    threads: Annotated[int, typer.Option(help="Of torch on a CPU.")] = 1,
+    label_pattern: Pattern = None,
+    max_pixels: MaxPixels = 16_000_000,
+) -> None:
+    """Read labelled pictures and say how well: exact match, character error rate, confusions."""
+    import torch
+    from accelerate import Accelerator
+
+    from recognizer.progress import say
+    from recognizer.readings import Scores
+    from recognizer.samples import merge, problem_table, read_manifest
+    from recognizer.training.evaluate import evaluate as read
+
+    torch.set_num_threads(threads)
+    accelerator = Accelerator()
+    manifest = merge([read_manifest(path, label_pattern) for path in data])
+    if limit:
+        manifest = manifest.first(limit)
+    pictures, outcome = read(model, manifest.samples, accelerator, max_pixels)
+    problems = [*manifest.problems, *pictures.problems]
+    say(accelerator, problem_table(problems, len(manifest) + len(manifest.problems)))
+    if not len(pictures):
+        raise UserError(f"{manifest.source}: no sample is left to read")
+    if not accelerator.is_main_process:
+        return
+    pairs = [(s.text, r.text) for s, r in zip(pictures.samples, outcome.readings, strict=True)]
+    rows = [
+        {"file_name": s.name, "text": s.text, "read": r.text, "confidence": r.confidence, "nll": r.nll}
+        for s, r in zip(pictures.samples, outcome.readings, strict=True)
+    ]
+    path = out or Path("readings.jsonl")
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    print_scores(Scores.of(pairs))
+    print(f"every reading is in {path}")
+
+
+def print_scores(scores: Scores) -> None:
+    """What `recognizer evaluate` prints."""
+    (low, high), (folded_low, folded_high) = scores.exact_interval, scores.exact_ignoring_case_interval
+    print(f"pictures              {scores.n}")
+    print(f"exact match           {scores.exact:.4f}   95 % interval {low:.4f} to {high:.4f}")
+    print(f"  ignoring case       {scores.exact_ignoring_case:.4f}   {folded_low:.4f} to {folded_high:.4f}")
+    print(f"character error rate  {scores.character_error_rate:.4f}")
+    if scores.worst_confusions:
+        print("worst confusions      true -> read, times")
+    for (true, read), times in scores.worst_confusions:
+        print(f"  {true or '(nothing)':>10} -> {read or '(nothing)':<10} {times}")
+
+
+def _scores_line(scores: Scores) -> str:
+    low, high = scores.exact_interval
+    return (
+        f"exact match {scores.exact:.3f} (95 % interval {low:.3f} to {high:.3f}, n = {scores.n}), "
+        f"character error rate {scores.character_error_rate:.3f}"
+    )
+
+
+# ---------------------------------------------------------------------------------------------------- export, predict
+
+
+@typer_app.command()
+def export(
+    model: Annotated[Path, typer.Argument(help="A run's folder or a weights file.")],
+    out: Annotated[Path | None, typer.Option(help="The file to write; else reader.onnx beside the weights.")] = None,
+) -> None:
+    """Write the ONNX file that `recognizer predict` reads, and compare it with torch."""
+    from recognizer.deploy.export import export as write_onnx
+
+    path, difference = write_onnx(model, out)
+    print(f"{path}: {path.stat().st_size:,} bytes; largest difference from torch {difference:.1e} in log probability")
+
+
+@typer_app.command()
+def predict(
+    paths: Annotated[
+        list[str] | None, typer.Argument(help="Pictures, folders, or - for one picture on standard input.")
+    ] = None,
+    model: Model = None,
+    files_from: Annotated[
+        Path | None, typer.Option(help="A file that lists pictures, one a line; - is standard input.", allow_dash=True)
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="A JSON list: file, text, confidence, characters.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="CSV with a header: file,text,confidence.")] = False,
+    charset: Annotated[str | None, typer.Option(help="Read only these characters ('digits', '0123ABC').")] = None,
+    length: Annotated[str | None, typer.Option(help="Read only texts of this length: 5, or 4-6.")] = None,
+    pattern: Annotated[str | None, typer.Option(help="Read only texts of this form: LLLDDD, or U{2}\\-D{4}.")] = None,
+    lexicon: Annotated[Path | None, typer.Option(help="Read only the words of this file, one a line.")] = None,
+    n_best: Annotated[int, typer.Option(min=1, max=100, help="The most probable so many texts.")] = 1,
+    min_confidence: Annotated[float, typer.Option(min=0, max=1, help="Abstain below this.")] = 0.0,
+    threads: Annotated[int, typer.Option(min=1, help="Of ONNX Runtime; one is fastest for small pictures.")] = 1,
+    max_pixels: MaxPixels = 16_000_000,
+) -> None:
+    """Read pictures: text and confidence, one line each. Needs no torch."""
+    if as_json and as_csv:
+        raise UserError("--json and --csv: choose one")
+    from recognizer.reader import Reader, constraint_of
+    from recognizer.samples import Problem, problem_table
+
+    words = None
+    if lexicon is not None:
+        if not lexicon.is_file():
+            raise UserError(f"--lexicon {lexicon}: no such file")
+        words = [word for word in lexicon.read_text(encoding="utf-8").splitlines() if word]
+    reader = Reader(model, threads, max_pixels)
+    constraint = constraint_of(reader.charset, charset, length, pattern, words)
+    named = _pictures(paths or [], files_from)
+    problems: list[Problem] = []
+    write = _json_rows if as_json else _csv_rows if as_csv else _plain_rows
+    total = write(_read_all(reader, named, constraint, n_best, min_confidence, problems), n_best)
+    print(problem_table(problems, total), file=sys.stderr, end="\n" if problems else "")
+    if problems and len(problems) == total:
+        raise SystemExit(2)
+
+
+Row = dict[str, Any]
+
+
+def _pictures(paths: Sequence[str], files_from: Path | None) -> list[tuple[str, Path | bytes]]:
+    """What to read, by name. Folders are read whole, in order."""
+    from recognizer.samples import list_pictures
+
+    named: list[tuple[str, Path | bytes]] = []
+    if files_from is not None:
+        if str(files_from) != "-" and not files_from.is_file():
+            raise UserError(f"--files-from {files_from}: no such file")
+        listed = sys.stdin.read() if str(files_from) == "-" else files_from.read_text(encoding="utf-8")
+        named += [(line, Path(line)) for line in listed.splitlines() if line]
+    for name in paths:
+        if name == "-":
+            named.append(("-", sys.stdin.buffer.read()))
+        elif Path(name).is_dir():
+            named += [(str(path), path) for path in list_pictures(Path(name))]
+        else:
+            named.append((name, Path(name)))
+    if not named:
+        raise UserError("no pictures to read: name files or folders, or give one on standard input as -")
+    return named
+
+
+def _read_all(
+    reader: Reader, named: Sequence[tuple[str, Path | bytes]], constraint: Any, n_best: int, least: float, problems: Any
+) -> Any:
+    """A row for each picture, in order, 256 at a time."""
+    from recognizer.images import PictureError
+    from recognizer.samples import Problem
+
+    for k in range(0, len(named), 256):
+        rows: list[Row] = []
+        greys = []
+        for name, source in named[k : k + 256]:
+            try:
+                greys.append(reader.open(source))
+                rows.append({"file": name})
+            except PictureError as error:
+                problems.append(Problem(name, error.kind, str(error)))
+                rows.append({"file": name, "error": f"{error.kind}: {error}"})
+        readings = iter(reader.read(greys, constraint, n_best))
+        for row in rows:
+            yield row if "error" in row else row | _row(next(readings), n_best, least)
+
+
+def _row(reading: Reading, n_best: int, least: float) -> Row:
+    sure = reading.confidence >= least
+    row: Row = {
+        "text": reading.text if sure else None,
+        "confidence": round(reading.confidence, 6),
+        "characters": [{"character": c, "confidence": round(p, 6)} for c, p in reading.characters],
+    }
+    if n_best > 1:
+        ranked = [(reading.text, reading.confidence), *reading.alternatives]
+        row["n_best"] = [{"text": text, "confidence": round(p, 6)} for text, p in ranked]
+    return row
+
+
+def _json_rows(rows: Any, n_best: int) -> int:
+    total = 0
+    for total, row in enumerate(rows, 1):  # noqa: B007 (the count is wanted)
+        whole = {"file": row["file"], "text": None, "confidence": None, "characters": []} | row
+        print("[" if total == 1 else ",", json.dumps(whole, ensure_ascii=False), sep="\n" if total == 1 else "")
+    print("]")
+    return total
+
+
+def _csv_rows(rows: Any, n_best: int) -> int:
+    import csv
+
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(["file", "text", "confidence"])
+    total = 0
+    for total, row in enumerate(rows, 1):  # noqa: B007
+        for text, confidence in _ranked(row):
+            writer.writerow([row["file"], text, confidence])
+    return total
+
+
+def _plain_rows(rows: Any, n_best: int) -> int:
+    total = 0
+    for total, row in enumerate(rows, 1):  # noqa: B007
+        for text, confidence in _ranked(row):
+            print(row["file"], text, f"{confidence:.4f}", sep="\t")
+    return total
+
+
+def _ranked(row: Row) -> list[tuple[str, float]]:
+    """What a row's lines say: nothing for a picture that could not be opened, an empty text for an abstention."""
+    if "error" in row:
+        return []
+    if "n_best" in row and row["text"] is not None:
+        return [(r["text"], r["confidence"]) for r in row["n_best"]]
+    return [(row["text"] or "", row["confidence"])]
+
+
+# -------------------------------------------------------------------------------------------------------------- data
+
+
+@typer_app.command()
+def check(
+    data: Annotated[list[Path], typer.Argument(help="Labelled pictures.")],
+    charset: Annotated[str | None, typer.Option(help="Characters that labels may hold.")] = None,
+    height: Annotated[int, typer.Option(help="The reader's height in pixels.")] = 32,
+    label_pattern: Pattern = None,
+    max_pixels: MaxPixels = 16_000_000,
+) -> None:
+    """Open every picture and hold every label against it; list what cannot be used, and why."""
+    from collections import Counter
+
+    from recognizer.charset import Charset
+    from recognizer.images import Frame, PictureError
+    from recognizer.progress import Alone, Bar
+    from recognizer.samples import Problem, merge, problem_table, read_manifest
+    from recognizer.samples import check as check_sample
+
+    manifest = merge([read_manifest(path, label_pattern) for path in data])
+    allowed = Charset.named(charset) if charset else None
+    longest = max((len(s.text) for s in manifest), default=1)
+    frame = Frame(height, min(16 * longest, 512))
+    problems, good = list(manifest.problems), []
+    with Bar(Alone(), "checking", len(manifest)) as bar:
+        for sample in manifest:
+            try:
+                check_sample(sample, allowed, frame, 4, max_pixels)
+                good.append(sample)
+            except PictureError as error:
+                problems.append(Problem(sample.name, error.kind, str(error)))
+            bar.advance()
+    lengths = Counter(len(s.text) for s in good)
+    print(f"{len(good)} samples can be used; lengths: {', '.join(f'{k}: {n}' for k, n in sorted(lengths.items()))}")
+    print(f"characters: {Charset.of(s.text for s in good).characters if good else ''}")
+    print(problem_table(problems, len(good) + len(problems)), end="\n" if problems else "")
+    if not good:
+        raise UserError(f"{manifest.source}: no sample is left")
+
+
+@typer_app.command()
+def split(
+    data: Annotated[list[Path], typer.Argument(help="Labelled pictures.")],
+    out: Annotated[Path, typer.Option(help="A new folder; its parts are train/ and test/.")],
+    test: Annotated[float, typer.Option(min=0.0, max=1.0, help="The test part's share.")] = 0.2,
+    seed: Annotated[int, typer.Option(help="Of the draw.")] = 0,
+    shards: Annotated[bool, typer.Option(help="Write WebDataset tar shards in place of folders.")] = False,
+    label_pattern: Pattern = None,
+) -> None:
+    """Split samples in two, alike in lengths and rare characters; the same ones every time."""
+    from recognizer.samples import merge, read_manifest
+    from recognizer.samples import split as split_samples
+
+    if out.exists() and any(out.iterdir()):
+        raise UserError(f"{out} exists and is not empty: name a new folder")
+    manifest = merge([read_manifest(path, label_pattern) for path in data])
+    parts = split_samples(manifest.samples, (1 - test, test), seed)
+    for name, part in zip(("train", "test"), parts, strict=True):
+        _write(part, manifest, out / name, shards)
+
+
+@typer_app.command()
+def merge(
+    data: Annotated[list[Path], typer.Argument(help="Labelled pictures, in any layout.")],
+    out: Annotated[Path, typer.Option(help="A new folder.")],
+    shards: Annotated[bool, typer.Option(help="Write WebDataset tar shards in place of a folder.")] = False,
+    label_pattern: Pattern = None,
+) -> None:
+    """Copy samples of one or more places into one, and so from one layout into another."""
+    from recognizer.samples import merge as merge_manifests
+    from recognizer.samples import read_manifest
+
+    manifest = merge_manifests([read_manifest(path, label_pattern) for path in data])
+    _write(list(manifest.samples), manifest, out, shards)
+
+
+def _write(samples: Sequence[Any], manifest: Manifest, out: Path, shards: bool) -> None:
+    from recognizer.samples import problem_table, write_folder, write_shards
+
+    if not samples:
+        raise UserError(f"{manifest.source}: no sample is left for {out}")
+    (write_shards if shards else write_folder)(samples, out)
+    print(f"{out}: {len(samples)} samples")
+    print(problem_table(manifest.problems, len(manifest) + len(manifest.problems)), file=sys.stderr, end="")
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
+
+
+def _texts(paths: list[Path] | None) -> list[str] | None:
+    return [str(path) for path in paths] if paths else None
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,87 @@
+"""Export weights to one ONNX file that `recognizer predict` reads, and prove that it reads the same."""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from torch import Tensor, nn
+
+from recognizer.errors import UserError
+from recognizer.images import WIDTH_STEP
+from recognizer.training.checkpoint import Description, build, find_weights, read_weights
+from recognizer.training.model import HeadName, Network
+
+TOLERANCE = 1e-4
+
+
+class Reading(nn.Module):
+    """Pictures (N, 1, H, W), normalised, to log probabilities (N, T, classes) of one head."""
+
+    def __init__(self, network: Network, head: HeadName) -> None:
+        super().__init__()
+        self.network, self.head = network, head
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        logits: Tensor = self.network(pictures)[self.head]
+        return logits.log_softmax(-1)
+
+
+def export(weights: Path, out: Path | None = None) -> tuple[Path, float]:
+    """Write the ONNX file of a weights file or a run, `reader.onnx` beside it unless told otherwise.
+
+    Batch and width are free. Gives the file and the largest difference from torch, in log probability, at several
+    batches and widths.
+
+    Raises:
+        UserError: no weights, or a file that differs from torch by more than `TOLERANCE`.
+    """
+    state, description = read_weights(weights)
+    out = out or find_weights(weights).with_name("reader.onnx")
+    module = Reading(build(state, description), description.head).eval()
+    example = torch.zeros(2, 1, description.frame.height, 8 * WIDTH_STEP)
+    batch, columns = torch.export.Dim("batch", min=1), torch.export.Dim("columns", min=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        program = torch.onnx.export(
+            module, (example,), input_names=["pictures"], output_names=["log_probabilities"],
+            dynamic_shapes=({0: batch, 3: 4 * columns},), dynamo=True, verbose=False,
+        )  # fmt: skip
+    assert program is not None
+    model = program.model_proto
+    about = {
+        "charset": description.charset, "frame": asdict(description.frame), "size": description.size,
+        "head": description.head, "scores": dict(description.scores),
+    }  # fmt: skip
+    onnx.helper.set_model_props(model, {"lookalike": json.dumps(about, ensure_ascii=False)})
+    tmp = out.with_name(out.name + ".tmp")
+    tmp.write_bytes(model.SerializeToString())
+    difference = largest_difference(module, tmp, description)
+    if not difference <= TOLERANCE:
+        tmp.unlink()
+        raise UserError(f"the exported reader differs from torch by {difference:.1e}, more than {TOLERANCE:.0e}")
+    tmp.replace(out)
+    return out, difference
+
+
+def largest_difference(module: nn.Module, onnx_file: Path, description: Description) -> float:
+    """The largest difference in log probability between torch and ONNX Runtime over random pictures."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(onnx_file), options, providers=["CPUExecutionProvider"])
+    rng, worst = np.random.default_rng(0), 0.0
+    for n, width in ((1, 64), (3, 96), (2, 128), (1, 208), (5, 512)):
+        pictures = rng.standard_normal((n, 1, description.frame.height, width)).astype(np.float32)
+        with torch.inference_mode():
+            ours = module(torch.from_numpy(pictures)).numpy()
+        theirs = session.run(None, {"pictures": pictures})[0]
+        worst = max(worst, float(np.abs(np.exp(ours) - np.exp(theirs)).max()), float(np.abs(ours - theirs).max()))
+    return worst

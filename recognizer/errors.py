@@ -1,0 +1,53 @@
+"""What a person's mistake looks like, and how a command ends on one."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+EXTRA_OF = {
+    "torch": "train", "torchvision": "train", "accelerate": "train", "diffusers": "train", "captcha": "train",
+    "safetensors": "train", "onnx": "train", "onnxscript": "train", "webdataset": "train", "lmdb": "train",
+    "matplotlib": "train", "jinja2": "train", "tensorboard": "train",
+    "fastapi": "serve", "uvicorn": "serve", "transformers": "sd",
+}  # fmt: skip
+
+
+class UserError(Exception):
+    """Something that the user can mend. One line: the thing, its value, what to do."""
+
+
+class Stopped(Exception):
+    """The user pressed Ctrl-C and everything so far is kept. One line: how to go on."""
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """End a command on a user's mistake with one line on standard error: 2 for a mistake, 130 for Ctrl-C."""
+    try:
+        yield
+    except UserError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except Stopped as stopped:
+        print(f"stopped: {stopped}", file=sys.stderr)
+        raise SystemExit(130) from None
+    except KeyboardInterrupt:
+        print("stopped: nothing was left half-written", file=sys.stderr)
+        raise SystemExit(130) from None
+    except ModuleNotFoundError as error:
+        extra = EXTRA_OF.get((error.name or "").partition(".")[0])
+        if extra is None:
+            raise
+        print(
+            f"error: this command needs {error.name}, which is not installed: pip install 'lookalike[{extra}]'",
+            file=sys.stderr,
+        )
+        raise SystemExit(2) from None
+    except OSError as error:
+        if error.errno is None:
+            raise
+        where = f": {error.filename}" if error.filename else ""
+        print(f"error: {error.strerror or error}{where}", file=sys.stderr)
+        raise SystemExit(2) from None

@@ -1,0 +1,126 @@
+"""Open pictures that nobody vouches for, and bring them to the size that a reader takes.
+
+A reader takes grey pictures of one height, aspect kept, whose width is a multiple of `WIDTH_STEP`. The padding
+depends on the picture alone, so that what is read in it does not depend on its neighbours in a batch.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+WIDTH_STEP = 16
+MAX_PIXELS = 16_000_000
+Grey = NDArray[np.uint8]
+
+
+class PictureError(Exception):
+    """A picture that cannot be opened. `kind` is a key of `samples.REASONS`."""
+
+    def __init__(self, kind: str, detail: str) -> None:
+        super().__init__(detail)
+        self.kind = kind
+
+
+def open_picture(
+    source: bytes | Path | Image.Image, mode: Literal["L", "RGB"] = "RGB", max_pixels: int = MAX_PIXELS
+) -> Image.Image:
+    """The first frame of a picture in any format that Pillow opens; palettes and alpha are laid on white.
+
+    Raises:
+        PictureError: missing, unreadable or truncated, of zero size, or of more than `max_pixels` pixels (the size is
+            read from the header, before anything is decoded).
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if isinstance(source, Image.Image):
+                picture = source
+            else:
+                picture = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+            if picture.width * picture.height > max_pixels:
+                raise PictureError("too large", f"{picture.width} x {picture.height} pixels, the bound is {max_pixels}")
+            if picture.width == 0 or picture.height == 0:
+                raise PictureError("unreadable", f"its size is {picture.width} x {picture.height}")
+            picture.load()
+            return _on_white(picture).convert(mode)
+    except PictureError:
+        raise
+    except FileNotFoundError:
+        raise PictureError("missing file", "no such file") from None
+    except IsADirectoryError:
+        raise PictureError("unreadable", "a folder, not a picture") from None
+    except Image.DecompressionBombError as error:
+        raise PictureError("too large", str(error)) from None
+    except UnidentifiedImageError:
+        raise PictureError("unreadable", "no picture format that Pillow knows") from None
+    except MemoryError:
+        raise PictureError("too large", "not enough memory to decode it") from None
+    except Exception as error:  # Pillow's decoders raise whatever their format's parser raised
+        raise PictureError("unreadable", f"{type(error).__name__}: {error}") from None
+
+
+def _on_white(picture: Image.Image) -> Image.Image:
+    if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
+        rgba = picture.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+    if picture.mode in ("I", "I;16", "I;16B", "F"):  # convert("L") would clip 16-bit greys at 255
+        values = np.asarray(picture, dtype=np.float32)
+        low, high = float(np.nanmin(values)), float(np.nanmax(values))
+        top = 65535.0 if high > 255 else 255.0
+        if low < 0 or high > 65535:
+            values, top = values - low, max(high - low, 1e-6)
+        return Image.fromarray(np.nan_to_num(values * (255.0 / top)).clip(0, 255).astype(np.uint8))
+    return picture
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The size that a reader takes, in pixels.
+
+    `min_width` is what its longest text needs: a narrower picture is stretched to it. A picture wider than `max_width`
+    is squeezed to it.
+    """
+
+    height: int = 32
+    min_width: int = 64
+    max_width: int = 512
+
+    def width_of(self, width: int, height: int) -> int:
+        """The width that a picture of `width` x `height` pixels is resized to, before padding."""
+        return min(max(round(width * self.height / height), self.min_width), self.max_width)
+
+    def padded_width_of(self, width: int, height: int) -> int:
+        """`width_of`, rounded up to a multiple of `WIDTH_STEP`."""
+        return -(-self.width_of(width, height) // WIDTH_STEP) * WIDTH_STEP
+
+    def fit(self, picture: Image.Image) -> Grey:
+        """A grey picture at the reader's height, its right side padded with the median of its border, uint8 (H, W)."""
+        grey = picture if picture.mode == "L" else picture.convert("L")
+        width = self.width_of(grey.width, grey.height)
+        # BILINEAR with Pillow's antialiasing: reducing first would alias thin strokes
+        small = np.asarray(grey.resize((width, self.height), Image.Resampling.BILINEAR))
+        padded = np.empty((self.height, -(-width // WIDTH_STEP) * WIDTH_STEP), np.uint8)
+        padded[:, :width] = small
+        if padded.shape[1] > width:
+            border = np.concatenate([small[0], small[-1], small[:, 0], small[:, -1]])
+            padded[:, width:] = np.median(border)
+        return padded
+
+
+def normalise(grey: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Pictures (..., H, W) of 0 to 255 with mean 0 and standard deviation 1 each.
+
+    The deviation is held over 8 grey levels, so that an empty picture's noise is not blown up to look like text.
+    """
+    x = grey.astype(np.float32)
+    mean = x.mean(axis=(-2, -1), keepdims=True)
+    spread = np.maximum(x.std(axis=(-2, -1), keepdims=True), 8.0)
+    return np.asarray((x - mean) / spread, dtype=np.float32)

@@ -1,0 +1,213 @@
+"""What a model read, and how well: exact match, character error rate, confusions, intervals, calibration.
+
+Pairs are (truth, read) texts. Counts of errors come from one minimal alignment of each pair; where several are minimal,
+rapidfuzz picks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from rapidfuzz.distance import Levenshtein
+
+from recognizer.errors import UserError
+
+Pair = tuple[str, str]
+Confusion = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a model read in one picture.
+
+    Attributes:
+        text: the text.
+        confidence: that the whole text is right, 0 to 1.
+        characters: each character of `text` with its own confidence, 0 to 1.
+        nll: exact negative log-likelihood of the true label in nats, where that label is known.
+        alternatives: the next most probable texts with their probabilities, where they were asked for.
+    """
+
+    text: str
+    confidence: float
+    characters: tuple[tuple[str, float], ...]
+    nll: float | None = None
+    alternatives: tuple[tuple[str, float], ...] = ()
+
+
+def wilson(successes: int, n: int, z: float = 1.96) -> tuple[float, float]:
+    """Score interval of a proportion; (0, 1) where n is 0.
+
+    Source: Wilson, "Probable Inference, the Law of Succession, and Statistical Inference", JASA 1927.
+    """
+    if n == 0:
+        return 0.0, 1.0
+    share = successes / n
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def exact_match(pairs: Sequence[Pair], fold_case: bool = False) -> float:
+    """Share of pairs whose texts are equal, 0 to 1.
+
+    Raises:
+        UserError: no pairs.
+    """
+    return _equal(pairs, fold_case) / _some(pairs)
+
+
+def character_error_rate(pairs: Sequence[Pair]) -> float:
+    """Levenshtein edits of all pairs over characters of all truths; over 1 where too much is read.
+
+    Raises:
+        UserError: no pairs, or every truth is empty.
+    """
+    _some(pairs)
+    characters = sum(len(truth) for truth, _ in pairs)
+    if characters == 0:
+        raise UserError(f"all {len(pairs)} true texts are empty: a character error rate needs at least one character")
+    return sum(Levenshtein.distance(truth, read) for truth, read in pairs) / characters
+
+
+def confusions(pairs: Sequence[Pair]) -> Counter[Confusion]:
+    """How often each character was read as another: (truth, read), '' in place of one that was added or lost."""
+    found: Counter[Confusion] = Counter()
+    for truth, read in pairs:
+        for edit in Levenshtein.editops(truth, read):
+            found[
+                "" if edit.tag == "insert" else truth[edit.src_pos],
+                "" if edit.tag == "delete" else read[edit.dest_pos],
+            ] += 1
+    return found
+
+
+def worst_confusions(pairs: Sequence[Pair], n: int = 10) -> list[tuple[Confusion, int]]:
+    """The n most frequent confusions with their counts, equal ones in order of their characters."""
+    return sorted(confusions(pairs).items(), key=lambda item: (-item[1], item[0]))[:n]
+
+
+class CharacterScore(NamedTuple):
+    """How well one character is read. Precision, recall, F1: 0 to 1, 0 where undefined. Support: times in the truth."""
+
+    precision: float
+    recall: float
+    f1: float
+    support: int
+
+
+def per_character(pairs: Sequence[Pair]) -> dict[str, CharacterScore]:
+    """The score of each character that stands in a truth or in a reading, sorted."""
+    written = Counter(c for truth, _ in pairs for c in truth)
+    read = Counter(c for _, text in pairs for c in text)
+    right = written.copy()
+    for (truth, _), count in confusions(pairs).items():
+        right[truth] -= count
+    return {
+        c: CharacterScore(
+            precision=right[c] / read[c] if read[c] else 0.0,
+            recall=right[c] / written[c] if written[c] else 0.0,
+            f1=2 * right[c] / (read[c] + written[c]),
+            support=written[c],
+        )
+        for c in sorted(written.keys() | read.keys())
+    }
+
+
+def mcnemar(right_a: Sequence[bool], right_b: Sequence[bool]) -> float:
+    """Exact two-sided p that two models, read on the same pictures in the same order, are equally often right.
+
+    Source: McNemar, "Note on the sampling error of the difference between correlated proportions", Psychometrika 1947;
+        the exact binomial form.
+    """
+    pairs = list(zip(right_a, right_b, strict=True))
+    only_a = sum(bool(a) and not b for a, b in pairs)
+    only_b = sum(bool(b) and not a for a, b in pairs)
+    n = only_a + only_b
+    tail = sum(math.comb(n, k) for k in range(min(only_a, only_b) + 1))
+    return min(1.0, 2 * tail / (1 << n))
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """What `recognizer evaluate` prints. Shares are 0 to 1; intervals are Wilson's at 95 %."""
+
+    n: int
+    exact: float
+    exact_interval: tuple[float, float]
+    exact_ignoring_case: float
+    exact_ignoring_case_interval: tuple[float, float]
+    character_error_rate: float
+    worst_confusions: tuple[tuple[Confusion, int], ...]
+
+    @classmethod
+    def of(cls, pairs: Sequence[Pair]) -> Scores:
+        """Score (truth, read) pairs.
+
+        Raises:
+            UserError: no pairs, or every truth is empty.
+        """
+        return cls(
+            n=_some(pairs),
+            exact=exact_match(pairs),
+            exact_interval=wilson(_equal(pairs, fold_case=False), len(pairs)),
+            exact_ignoring_case=exact_match(pairs, fold_case=True),
+            exact_ignoring_case_interval=wilson(_equal(pairs, fold_case=True), len(pairs)),
+            character_error_rate=character_error_rate(pairs),
+            worst_confusions=tuple(worst_confusions(pairs)),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as plain JSON values; a confusion as {"truth", "read", "count"}."""
+        return asdict(self) | {
+            "exact_interval": list(self.exact_interval),
+            "exact_ignoring_case_interval": list(self.exact_ignoring_case_interval),
+            "worst_confusions": [{"truth": t, "read": r, "count": count} for (t, r), count in self.worst_confusions],
+        }
+
+
+def calibration_error(confidences: Sequence[float], right: Sequence[bool], bins: int = 10) -> float:
+    """Expected calibration error over bins of equal mass: mean distance of confidence from share right, 0 to 1.
+
+    Equal confidences share a bin, so that the order of the readings makes no difference.
+
+    Raises:
+        UserError: no readings.
+
+    Source: Naeini et al., "Obtaining Well Calibrated Probabilities Using Bayesian Binning", AAAI 2015, with bins of
+        equal mass.
+    """
+    n = _some(confidences)
+    scores, hits = np.asarray(confidences, dtype=np.float64), np.asarray(right, dtype=np.float64)
+    bin_of = np.searchsorted(np.sort(scores), scores) * bins // n
+    return float(np.abs(np.bincount(bin_of, scores - hits)).sum() / n)
+
+
+def auroc(confidences: Sequence[float], right: Sequence[bool]) -> float:
+    """Chance that a right reading has a higher confidence than a wrong one, ties half; nan where all are alike.
+
+    Source: Hanley and McNeil, "The meaning and use of the area under a ROC curve", Radiology 1982 (Mann-Whitney's U).
+    """
+    scores, hits = np.asarray(confidences, dtype=np.float64), np.asarray(right, dtype=bool)
+    wrong = np.sort(scores[~hits])
+    if not hits.any() or not len(wrong):
+        return math.nan
+    below = np.searchsorted(wrong, scores[hits], side="left") + np.searchsorted(wrong, scores[hits], side="right")
+    return float(below.mean() / (2 * len(wrong)))
+
+
+def _equal(pairs: Sequence[Pair], fold_case: bool) -> int:
+    if fold_case:
+        return sum(truth.casefold() == read.casefold() for truth, read in pairs)
+    return sum(truth == read for truth, read in pairs)
+
+
+def _some(readings: Sequence[object]) -> int:
+    if not len(readings):
+        raise UserError("there are no readings to score: give at least one labelled picture")
+    return len(readings)

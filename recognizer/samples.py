@@ -1,0 +1,569 @@
+"""Samples and manifests: read them in every layout that people keep labelled pictures in, and write them.
+
+A label is text and stays text: `0012`, `1E23`, `NA`, `no` and `true` are never parsed. What cannot be used is set aside
+as a `Problem` with its reason, and nothing is repaired or deleted.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import re
+import shutil
+import tarfile
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from types import TracebackType
+from typing import Any, Literal
+
+from recognizer.charset import Charset, frames_needed
+from recognizer.errors import UserError
+from recognizer.images import MAX_PIXELS, Frame, Grey, PictureError, open_picture
+
+PICTURE_SUFFIXES = frozenset(
+    ".apng .avif .bmp .dib .gif .ico .j2k .jfif .jp2 .jpe .jpeg .jpg .pbm .pcx .pgm .png .pnm .ppm .qoi .tga .tif .tiff "
+    ".webp".split()
+)
+
+# why a sample is set aside -> what to do about it
+REASONS = {
+    "missing file": "the manifest names it; restore it or take its line out",
+    "outside the folder": "a file_name must stay below its manifest's folder",
+    "unreadable": "open it in a viewer; save it again or take it out",
+    "too large": "crop it, or raise the bound with --max-pixels",
+    "bad line": "each line needs file_name and text, both strings",
+    "listed twice": "one file_name with two texts: keep the right one",
+    "no label in the name": "the file's name does not fit --label-pattern",
+    "empty label": "type its text, or take it out",
+    "not in the charset": "correct the label, or widen the charset",
+    "too many characters": "the picture is too narrow for its label: check the label, or raise --set frame.max_width",
+    "broken archive": "the rest of this file cannot be read; copy it again",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A sample that was set aside: its name, a key of `REASONS`, and what exactly was seen."""
+
+    name: str
+    kind: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One picture and its text.
+
+    The picture's bytes lie at `path`: the whole file, `size` bytes from `offset` (a member of a tar shard), or the
+    value of `key` (an LMDB). `meta` holds what else the manifest says of it.
+    """
+
+    name: str
+    text: str
+    path: Path
+    offset: int = 0
+    size: int | None = None
+    key: bytes | None = None
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    def read_bytes(self) -> bytes:
+        """The picture's file, undecoded.
+
+        Raises:
+            PictureError: the file is gone or shorter than its manifest says.
+        """
+        try:
+            if self.key is not None:
+                return _lmdb_get(self.path, self.key)
+            if self.size is None:
+                return self.path.read_bytes()
+            with self.path.open("rb") as file:
+                file.seek(self.offset)
+                data = file.read(self.size)
+        except FileNotFoundError:
+            raise PictureError("missing file", f"no such file: {self.path}") from None
+        except OSError as error:
+            raise PictureError("unreadable", f"{error.strerror}: {self.path}") from None
+        if len(data) < self.size:
+            raise PictureError("unreadable", f"{self.path} ends before it")
+        return data
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Samples, in the order of their source, and what was set aside while reading it."""
+
+    samples: tuple[Sample, ...]
+    problems: tuple[Problem, ...] = ()
+    source: str = ""
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __iter__(self) -> Iterator[Sample]:
+        return iter(self.samples)
+
+    @property
+    def texts(self) -> list[str]:
+        return [s.text for s in self.samples]
+
+    def first(self, n: int) -> Manifest:
+        """The first `n` samples (all where there are fewer)."""
+        return replace(self, samples=self.samples[:n])
+
+
+# ---------------------------------------------------------------------------------------------------------- reading
+
+
+def read_manifest(path: Path | str, label_pattern: str | None = None) -> Manifest:
+    """Read a manifest in whatever layout lies at `path`.
+
+    In order: a folder with `metadata.jsonl` or `metadata.csv` (or that file itself), an STR-benchmark LMDB folder
+    (`data.mdb`), tar shards (one `.tar`, or a folder of them), and, where `label_pattern` is given, a folder whose file
+    names hold the label.
+
+    Raises:
+        UserError: nothing there, or no layout that is known.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f"{path}: no such file or folder")
+    if path.is_file() and path.name in ("metadata.jsonl", "metadata.csv"):
+        path = path.parent
+    if path.is_file() and path.suffix == ".tar":
+        return _manifest(_read_shards([path]), path)
+    if not path.is_dir():
+        raise UserError(f"{path} is no manifest: give a folder with metadata.jsonl or metadata.csv, or a .tar shard")
+    if label_pattern is not None:
+        return _manifest(_read_names(path, label_pattern), path)
+    if (path / "metadata.jsonl").exists():
+        return _manifest(_read_listed(path, _json_rows(path / "metadata.jsonl")), path)
+    if (path / "metadata.csv").exists():
+        return _manifest(_read_listed(path, _csv_rows(path / "metadata.csv")), path)
+    if (path / "data.mdb").exists():
+        return _manifest(_read_lmdb(path), path)
+    if shards := sorted(path.glob("*.tar")):
+        return _manifest(_read_shards(shards), path)
+    raise UserError(
+        f"{path} has no metadata.jsonl, metadata.csv, data.mdb or *.tar; "
+        "where the file names hold the labels, say how: --label-pattern '{text}_{id}.png'"
+    )
+
+
+Found = Iterator[Sample | Problem]
+
+
+def _manifest(found: Found, path: Path) -> Manifest:
+    samples: dict[str, Sample] = {}
+    problems: list[Problem] = []
+    conflicts: set[str] = set()
+    for item in found:
+        if isinstance(item, Problem):
+            problems.append(item)
+        elif not item.text:
+            problems.append(Problem(item.name, "empty label", "its text is empty"))
+        elif (before := samples.setdefault(item.name, item)).text != item.text:
+            conflicts.add(item.name)
+            problems.append(Problem(item.name, "listed twice", f"as {before.text!r} and as {item.text!r}"))
+    kept = tuple(s for name, s in samples.items() if name not in conflicts)  # which of two texts is right, who knows
+    return Manifest(kept, tuple(problems), str(path))
+
+
+Row = tuple[int, Mapping[str, Any] | None]
+
+
+def _json_rows(path: Path) -> Iterator[Row]:
+    with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError):
+                row = None
+            yield number, row if isinstance(row, dict) else None
+
+
+def _csv_rows(path: Path) -> Iterator[Row]:
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        reader = csv.DictReader(file, strict=True)
+        while True:
+            try:
+                row = next(reader)
+            except StopIteration:
+                return
+            except csv.Error:
+                yield reader.line_num, None
+                continue
+            yield reader.line_num, {k: v for k, v in row.items() if k is not None}
+
+
+def _read_listed(root: Path, rows: Iterator[Row]) -> Found:
+    resolved_root = root.resolve()
+    for number, row in rows:
+        name, text = (row.get("file_name"), row.get("text")) if row is not None else (None, None)
+        if not isinstance(name, str) or not isinstance(text, str) or not name or "\0" in name:
+            what = f"text is {text!r}, not a string" if isinstance(name, str) and row and "text" in row else "not a row"
+            yield Problem(f"line {number}", "bad line", what)
+            continue
+        path = root / name
+        try:
+            inside = path.resolve().is_relative_to(resolved_root)
+        except (OSError, RuntimeError, ValueError):
+            inside = False
+        if not inside:
+            yield Problem(name, "outside the folder", f"line {number} leads to {path}")
+        elif not path.exists():
+            yield Problem(name, "missing file", f"line {number} names it")
+        else:
+            meta = {k: v for k, v in (row or {}).items() if k not in ("file_name", "text")}
+            yield Sample(name, text, path, meta=meta)
+
+
+def label_regex(pattern: str) -> re.Pattern[str]:
+    """A label pattern such as `{text}_{id}.png` as a regular expression with the group `text`.
+
+    `{text}` is the label and any other `{name}` is passed over; each takes as little as it can. A pattern without a dot
+    is held against the name without its ending.
+
+    Raises:
+        UserError: no `{text}`, or more than one.
+    """
+    if pattern.count("{text}") != 1:
+        raise UserError(f"--label-pattern {pattern!r} needs {{text}} once, as in '{{text}}_{{id}}.png'")
+    parts = re.split(r"(\{[^{}]*\})", pattern)
+    return re.compile(
+        "".join("(?P<text>.+?)" if p == "{text}" else ".*?" if p.startswith("{") else re.escape(p) for p in parts)
+    )
+
+
+def _read_names(root: Path, pattern: str) -> Found:
+    regex = label_regex(pattern)
+    for path in list_pictures(root):
+        match = regex.fullmatch(path.name if "." in pattern else path.stem)
+        name = path.relative_to(root).as_posix()
+        if match is None:
+            yield Problem(name, "no label in the name", f"does not fit {pattern!r}")
+        else:
+            yield Sample(name, match["text"], path)
+
+
+def list_pictures(root: Path) -> list[Path]:
+    """All files below `root` with a picture's ending, sorted; hidden ones are left out."""
+    found = []
+    for folder, folders, files in os.walk(root):
+        folders[:] = sorted(f for f in folders if not f.startswith("."))
+        found += [Path(folder, f) for f in files if not f.startswith(".") and Path(f).suffix.lower() in PICTURE_SUFFIXES]
+    return sorted(found)
+
+
+def _read_shards(shards: Sequence[Path]) -> Found:
+    """Index WebDataset tar shards: members of one key make one sample, its text in `.txt` or in `.json` as `text`.
+
+    The shards are indexed once and their members read by offset, so that training can shuffle and resume exactly.
+    """
+    for shard in shards:
+        members: dict[str, dict[str, tarfile.TarInfo]] = defaultdict(dict)
+        broken = None
+        try:
+            with tarfile.open(shard, "r:") as tar:
+                try:
+                    for member in tar:
+                        key, _, ending = PurePosixPath(member.name).name.partition(".")
+                        if member.isfile() and ending:
+                            members[str(PurePosixPath(member.name).parent / key)][ending.lower()] = member
+                except (tarfile.TarError, OSError, ValueError) as error:
+                    broken = error
+        except (tarfile.TarError, OSError, ValueError) as error:
+            broken = error
+        if broken is not None:
+            yield Problem(shard.name, "broken archive", str(broken))
+        with shard.open("rb") as file:
+            for key, parts in members.items():
+                name = f"{shard.name}/{key}"
+                pictures = [m for ending, m in parts.items() if "." + ending.rpartition(".")[2] in PICTURE_SUFFIXES]
+                try:
+                    text, meta = _shard_text(file.seek, file.read, parts)
+                except (ValueError, RecursionError) as error:
+                    yield Problem(name, "bad line", str(error))
+                    continue
+                if len(pictures) != 1:
+                    yield Problem(name, "missing file", f"{len(pictures)} pictures under this key")
+                else:
+                    yield Sample(name, text, shard, pictures[0].offset_data, pictures[0].size, meta=meta)
+
+
+def _shard_text(
+    seek: Callable[[int], object], read: Callable[[int], bytes], parts: Mapping[str, tarfile.TarInfo]
+) -> tuple[str, Mapping[str, Any]]:
+    def content(ending: str) -> str:
+        if parts[ending].size > 1_000_000:
+            raise ValueError(f".{ending} has {parts[ending].size} bytes")
+        seek(parts[ending].offset_data)
+        return read(parts[ending].size).decode("utf-8")
+
+    meta: Mapping[str, Any] = {}
+    if "json" in parts:
+        loaded = json.loads(content("json"))
+        if not isinstance(loaded, dict):
+            raise ValueError(".json is no object")
+        meta = {k: v for k, v in loaded.items() if k != "text"}
+        if "txt" not in parts:
+            text = loaded.get("text")
+            if not isinstance(text, str):
+                raise ValueError(f"text is {text!r}, not a string")
+            return text, meta
+    if "txt" not in parts:
+        raise ValueError("neither .txt nor .json holds its text")
+    return content("txt").removesuffix("\n").removesuffix("\r"), meta
+
+
+_LMDBS: dict[tuple[int, Path], Any] = {}
+
+
+def _lmdb(path: Path) -> Any:
+    """The environment at `path`, opened once a process: LMDB forbids twice, and a fork must not share one."""
+    import lmdb
+
+    key = (os.getpid(), path)
+    if key not in _LMDBS:
+        try:
+            _LMDBS[key] = lmdb.open(str(path), readonly=True, lock=False, readahead=False, max_readers=64)
+        except lmdb.Error as error:
+            raise UserError(f"{path} is no LMDB that can be opened: {error}") from None
+    return _LMDBS[key]
+
+
+def _lmdb_get(path: Path, key: bytes) -> bytes:
+    with _lmdb(path).begin() as transaction:
+        value = transaction.get(key)
+    if value is None:
+        raise PictureError("missing file", f"no {key.decode()} in {path}")
+    return bytes(value)
+
+
+def _read_lmdb(root: Path) -> Found:
+    """The layout of the scene-text benchmarks: `num-samples`, then `image-%09d` and `label-%09d` from 1."""
+    with _lmdb(root).begin() as transaction:
+        try:
+            n = int(transaction.get(b"num-samples") or b"")
+        except ValueError:
+            raise UserError(f"{root} has no num-samples: it is no STR-benchmark LMDB") from None
+        for i in range(1, n + 1):
+            name, key, label = f"image-{i:09d}", b"image-%09d" % i, transaction.get(b"label-%09d" % i)
+            if label is None or transaction.get(key) is None:
+                yield Problem(name, "missing file", "its picture or its label is not in the LMDB")
+                continue
+            try:
+                yield Sample(name, bytes(label).decode("utf-8"), root, key=key)
+            except UnicodeDecodeError:
+                yield Problem(name, "bad line", "its label is not UTF-8")
+
+
+# --------------------------------------------------------------------------------------------------------- checking
+
+
+def check(sample: Sample, charset: Charset | None, frame: Frame, stride: int, max_pixels: int = MAX_PIXELS) -> Grey:
+    """Open one sample as a reader does, grey (H, W) uint8, and hold its label against charset and width.
+
+    `stride` is the number of pixels to a frame of the reader.
+
+    Raises:
+        PictureError: one of `REASONS`.
+    """
+    if charset is not None and (missing := charset.missing(sample.text)):
+        raise PictureError("not in the charset", f"{sample.text!r} holds {missing!r}")
+    picture = open_picture(sample.read_bytes(), "L", max_pixels)
+    frames = frame.padded_width_of(*picture.size) // stride
+    if (needed := frames_needed(sample.text)) > frames:
+        raise PictureError("too many characters", f"{sample.text!r} needs {needed} frames, its picture gives {frames}")
+    return frame.fit(picture)
+
+
+def problem_table(problems: Sequence[Problem], total: int) -> str:
+    """One table: each reason, how often, the first names, and what to do; the empty string where there is none."""
+    if not problems:
+        return ""
+    counts = Counter(p.kind for p in problems)
+    lines = [f"{len(problems)} of {total} samples cannot be used and were set aside (nothing was changed on disk):"]
+    for kind, n in counts.most_common():
+        lines.append(f"  {n:>6}  {kind}: {REASONS[kind]}")
+        shown = [p for p in problems if p.kind == kind]
+        lines += [f"          {_printable(p.name)}: {_printable(p.detail)}" for p in shown[:3]]
+        if n > 3:
+            lines.append(f"          and {n - 3} more")
+    return "\n".join(lines)
+
+
+def _printable(text: str) -> str:
+    """Text for a terminal: control characters and broken UTF-8 from a stranger's file are escaped."""
+    cleaned = "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+    return cleaned if len(cleaned) <= 160 else cleaned[:157] + "..."
+
+
+# ---------------------------------------------------------------------------------------------------------- writing
+
+
+class FolderWriter:
+    """Write a folder with `metadata.jsonl` that appears whole or not at all.
+
+    Everything goes to a neighbouring folder that is renamed when the block ends well, and removed when it does not.
+
+    Raises:
+        UserError: the folder exists and is not empty.
+    """
+
+    def __init__(self, out: Path) -> None:
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise UserError(f"{out} exists and is not empty: name a new folder")
+        self.out, self._tmp = out, out.with_name(f".{out.name}.{os.getpid()}.tmp")
+        self._rows: list[str] = []
+        self._names: set[str] = set()
+
+    def __enter__(self) -> FolderWriter:
+        shutil.rmtree(self._tmp, ignore_errors=True)
+        self._tmp.mkdir(parents=True)
+        return self
+
+    def add(self, name: str, data: bytes, text: str, meta: Mapping[str, Any] | None = None) -> None:
+        """Write one sample. `name` is relative; where two share it, the second gets a number."""
+        pure = PurePosixPath(name)
+        if pure.is_absolute() or ".." in pure.parts or not pure.name:
+            raise UserError(f"{name!r} leaves the folder that is written")
+        number = 2
+        while str(pure) in self._names:
+            pure = PurePosixPath(name).with_stem(f"{PurePosixPath(name).stem}-{number}")
+            number += 1
+        self._names.add(str(pure))
+        path = self._tmp / pure
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        self._rows.append(json.dumps({"file_name": str(pure), "text": text, **(meta or {})}, ensure_ascii=False))
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+        if kind is not None:
+            shutil.rmtree(self._tmp, ignore_errors=True)
+            return
+        (self._tmp / "metadata.jsonl").write_text("".join(row + "\n" for row in self._rows), encoding="utf-8")
+        if self.out.exists():
+            self.out.rmdir()
+        self._tmp.rename(self.out)
+
+
+def write_folder(samples: Iterable[Sample], out: Path) -> None:
+    """Copy samples, bytes unchanged, into a new folder with `metadata.jsonl`."""
+    with FolderWriter(out) as writer:
+        for sample in samples:
+            data = sample.read_bytes()
+            name = PurePosixPath(sample.name)
+            if sample.size is not None or sample.key is not None:  # a shard's or LMDB's key has no ending
+                name = PurePosixPath(f"{name}.{_ending(data)}")
+            writer.add(str(name), data, sample.text, sample.meta)
+
+
+def _ending(data: bytes) -> str:
+    import io
+
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            return {"JPEG": "jpg", "TIFF": "tif"}.get(picture.format or "", (picture.format or "bin").lower())
+    except Exception:  # unreadable bytes are copied as they are
+        return "bin"
+
+
+def write_shards(samples: Iterable[Sample], out: Path, per_shard: int = 10_000) -> None:
+    """Copy samples into WebDataset tar shards `out/000000.tar`, ...: picture, `.txt`, and `.json` for the rest.
+
+    Raises:
+        UserError: `out` exists and is not empty.
+    """
+    import webdataset
+
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} exists and is not empty: name a new folder")
+    tmp = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    shutil.rmtree(tmp, ignore_errors=True)
+    tmp.mkdir(parents=True)
+    try:
+        with webdataset.ShardWriter(str(tmp / "%06d.tar"), maxcount=per_shard, verbose=0) as writer:
+            for i, sample in enumerate(samples):
+                data = sample.read_bytes()
+                row = {"__key__": f"{i:09d}", _ending(data): data, "txt": sample.text}
+                if sample.meta:
+                    row["json"] = dict(sample.meta)
+                writer.write(row)
+    except BaseException:
+        shutil.rmtree(tmp, ignore_errors=True)
+        raise
+    if out.exists():
+        out.rmdir()
+    tmp.rename(out)
+
+
+# --------------------------------------------------------------------------------------------- split, merge and hash
+
+
+def split(samples: Sequence[Sample], shares: Sequence[float], seed: int = 0) -> list[list[Sample]]:
+    """Split samples by `shares` (normalised), stratified by length and by character, rarest first.
+
+    The same samples and seed give the same parts whatever the samples' order. Iterative stratification (Sechidis et al.
+    2011, "On the stratification of multi-label data", algorithm 1), where the labels of a sample are its characters and
+    its length.
+
+    Raises:
+        UserError: no share is positive.
+    """
+    if not shares or min(shares) < 0 or sum(shares) <= 0:
+        raise UserError(f"shares {list(shares)} must be positive numbers")
+    want = [s / sum(shares) for s in shares]
+    order = sorted(range(len(samples)), key=lambda i: _draw(seed, samples[i]))
+    traits: list[set[str | int]] = [{*s.text, len(s.text)} for s in samples]
+    having: dict[str | int, set[int]] = defaultdict(set)
+    for i, own in enumerate(traits):
+        for trait in own:
+            having[trait].add(i)
+    need = {trait: [w * len(members) for w in want] for trait, members in having.items()}
+    left = [w * len(samples) for w in want]
+    rank = {i: r for r, i in enumerate(order)}
+    part = [-1] * len(samples)
+    while having:
+        trait = min(having, key=lambda t: (len(having[t]), str(t)))
+        for i in sorted(having.pop(trait), key=rank.__getitem__):
+            best = max(range(len(want)), key=lambda p: (need[trait][p], left[p], -p))
+            part[i] = best
+            left[best] -= 1
+            for other in traits[i]:
+                need[other][best] -= 1
+                if other in having:
+                    having[other].discard(i)
+        having = {t: members for t, members in having.items() if members}
+    return [[s for i, s in enumerate(samples) if part[i] == p] for p in range(len(want))]
+
+
+def _draw(seed: int, sample: Sample) -> bytes:
+    return hashlib.sha256(f"{seed}\0{sample.name}\0{sample.text}".encode("utf-8", "surrogateescape")).digest()
+
+
+def merge(manifests: Sequence[Manifest]) -> Manifest:
+    """All samples of several manifests; names that two of them share get their manifest's number in front."""
+    names = Counter(s.name for m in manifests for s in m)
+    samples = tuple(
+        replace(s, name=f"{i}/{s.name}") if names[s.name] > 1 else s for i, m in enumerate(manifests) for s in m
+    )
+    problems = tuple(p for m in manifests for p in m.problems)
+    return Manifest(samples, problems, " + ".join(m.source for m in manifests))
+
+
+def content_hash(samples: Iterable[Sample]) -> str:
+    """SHA-256 over the sorted hashes of (picture bytes, text): the same whatever the names, layout and order."""
+    rows = sorted(hashlib.sha256(s.read_bytes()).hexdigest() + "\0" + s.text for s in samples)
+    return hashlib.sha256("\n".join(rows).encode()).hexdigest()
+
+
+Layout = Literal["folder", "shards"]

@@ -1,0 +1,159 @@
+"""Weights files, and the state that a run goes on from.
+
+Weights are safetensors, never pickles: `torch.load` of a stranger's file runs code. Matrices are stored in half
+precision; what describes them (size, head, charset, frame, settings, scores) stands in the file's metadata.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from recognizer.charset import Charset
+from recognizer.errors import UserError
+from recognizer.images import Frame
+from recognizer.training.model import SIZES, HeadName, Network
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a weights file says of itself. `scores` and `settings` are for people; the rest rebuilds the network."""
+
+    size: str
+    head: HeadName
+    charset: str
+    frame: Frame
+    scores: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+def save_weights(path: Path, state: Mapping[str, Tensor], description: Description) -> None:
+    """Write a weights file, whole or not at all."""
+    tensors = {
+        name: (tensor.half() if tensor.ndim > 1 else tensor).detach().cpu().contiguous()
+        for name, tensor in state.items()
+        if tensor.is_floating_point()
+    }
+    tmp = path.with_name(path.name + ".tmp")
+    about = json.dumps({"format": FORMAT, **asdict(description)}, ensure_ascii=False)
+    save_file(tensors, str(tmp), metadata={"lookalike": about})
+    tmp.replace(path)
+
+
+def find_weights(path: Path) -> Path:
+    """The weights file at `path`: the file itself, or the one in a run's folder.
+
+    Raises:
+        UserError: neither.
+    """
+    if path.is_dir():
+        path = path / "weights.safetensors"
+    if not path.is_file():
+        raise UserError(f"{path}: no such weights file; give a run's folder or its weights.safetensors")
+    return path
+
+
+def read_weights(path: Path) -> tuple[dict[str, Tensor], Description]:
+    """The tensors, in float32, and the description of a weights file or of a run's folder.
+
+    Raises:
+        UserError: no weights file of ours, or a broken one.
+    """
+    path = find_weights(path)
+    try:
+        with safe_open(str(path), "pt") as file:
+            about = json.loads((file.metadata() or {}).get("lookalike", "null"))
+            if not isinstance(about, dict):
+                raise UserError(f"{path} is a safetensors file, but no reader's weights")
+            if about.pop("format", None) != FORMAT:
+                raise UserError(f"{path} was written by another version of this program")
+            state = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 (not a dict)
+        frame = Frame(**about.pop("frame"))
+        description = Description(frame=frame, **about)
+        if description.size not in SIZES:
+            raise ValueError(f"no size is called {description.size!r}")
+        return state, description
+    except (SafetensorError, ValueError, TypeError, KeyError, OSError) as error:
+        raise UserError(f"{path} is no weights file that can be read: {error}") from None
+
+
+def build(state: Mapping[str, Tensor], description: Description) -> Network:
+    """The network of a weights file, ready to read.
+
+    Raises:
+        UserError: its tensors do not fit its description.
+    """
+    network = Network(description.size, (description.head,), Charset(description.charset).classes)
+    try:
+        missing = network.load_state_dict(dict(state), strict=False)
+    except RuntimeError as error:
+        raise UserError(f"the weights do not fit their description: {str(error).splitlines()[-1].strip()}") from None
+    absent = [name for name in missing.missing_keys if not name.endswith("num_batches_tracked")]
+    if absent or missing.unexpected_keys:
+        raise UserError(f"the weights do not fit their description: {(absent + missing.unexpected_keys)[0]}")
+    return network.eval()
+
+
+def start_from(network: Network, path: Path, charset: Charset, size: str) -> str:
+    """Load what fits from other weights into `network`: the trunk, and each head that both have.
+
+    Of a head's last layer, the rows of the blank and of each character that both charsets hold are kept. Gives one line
+    that says what was taken.
+
+    Raises:
+        UserError: weights of another size, or no weights.
+    """
+    state, description = read_weights(path)
+    if description.size != size:
+        raise UserError(f"{path} is a {description.size!r} reader and cannot start a {size!r} one: --size {description.size}")
+    old = {c: i for i, c in enumerate(description.charset, 1)}
+    shared = [(old[c], i) for i, c in enumerate(charset.characters, 1) if c in old]
+    rows = torch.tensor([(0, 0), *shared])
+    own = network.state_dict()
+    for name, tensor in state.items():
+        if name not in own:
+            continue
+        if ".classify." in name:
+            own[name][rows[:, 1]] = tensor[rows[:, 0]].to(own[name])
+        else:
+            own[name].copy_(tensor)
+    head = "" if description.head in network.heads else f", but not its {description.head} head"
+    return f"started from {path}{head}: {len(shared)} of {len(charset)} characters were known to it"
+
+
+# ------------------------------------------------------------------------------------------------------- run's state
+
+
+def save_state(accelerator: Accelerator, run: Path, step: int) -> None:
+    """Save all that `accelerator` holds as `run/checkpoints/STEP`; older ones go once it stands whole."""
+    tmp = run / "checkpoints" / "writing"
+    if accelerator.is_main_process:
+        shutil.rmtree(tmp, ignore_errors=True)
+    accelerator.wait_for_everyone()
+    accelerator.save_state(str(tmp))  # on every process
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        final = tmp.with_name(f"{step:09d}")
+        shutil.rmtree(final, ignore_errors=True)
+        tmp.rename(final)
+        for old in final.parent.glob("[0-9]*"):
+            if old != final:
+                shutil.rmtree(old, ignore_errors=True)
+    accelerator.wait_for_everyone()
+
+
+def last_state(run: Path) -> Path | None:
+    """The newest whole checkpoint of a run, or None."""
+    return max((run / "checkpoints").glob("[0-9]*"), default=None)

@@ -1,0 +1,97 @@
+"""Read labelled pictures with torch: what a model reads, how sure it is, and how likely it holds each true label."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+
+from recognizer.charset import Charset
+from recognizer.images import MAX_PIXELS, normalise
+from recognizer.reader import readings_of
+from recognizer.readings import Reading
+from recognizer.samples import Sample
+from recognizer.training.batches import Pictures
+from recognizer.training.checkpoint import build, read_weights
+from recognizer.training.losses import nll
+from recognizer.training.model import HeadName, Network
+
+
+class Outcome(NamedTuple):
+    """A reading of each picture, in order, and two figures of the outputs as a whole.
+
+    `blank_rate` is the share of frames that say blank; `spread` as in `collapse.find_collapse`.
+    """
+
+    readings: list[Reading]
+    blank_rate: float
+    spread: float
+
+
+@torch.inference_mode()
+def read_pictures(
+    network: Network, head: HeadName, pictures: Pictures, accelerator: Accelerator, batch: int = 128
+) -> Outcome:
+    """Read every picture once, shared among the processes and gathered on each. The network must be in eval mode.
+
+    Pictures of one width make a batch, so that no picture is padded for its neighbours and a reading depends on its
+    picture alone.
+    """
+    by_width: dict[int, list[int]] = defaultdict(list)
+    for i, width in enumerate(pictures.widths):
+        by_width[width].append(i)
+    groups = [own[k : k + batch] for own in by_width.values() for k in range(0, len(own), batch)]
+    found: list[tuple[int, Reading]] = []
+    blanks, frames, spreads = 0, 0, []
+    with accelerator.split_between_processes(groups) as mine:
+        for group in mine:
+            logits, readings = _read_group(network, head, pictures, group, accelerator.device)
+            found += zip(group, readings, strict=True)
+            blanks += int((logits.argmax(-1) == 0).sum())
+            frames += logits.shape[0] * logits.shape[1]
+            if len(group) > 1:
+                spreads.append(float(logits.softmax(-1).std(0).sum(-1).mean()))
+    totals = [(found, blanks, frames, spreads)]
+    if accelerator.num_processes > 1:
+        totals = gather_object(totals)
+    whole = dict(pair for part, *_ in totals for pair in part)
+    all_spreads = [s for *_, part in totals for s in part]
+    return Outcome(
+        [whole[i] for i in range(len(pictures))],
+        sum(t[1] for t in totals) / max(1, sum(t[2] for t in totals)),
+        float(np.mean(all_spreads)) if all_spreads else float("inf"),
+    )
+
+
+def evaluate(
+    weights: Path, samples: Sequence[Sample], accelerator: Accelerator, max_pixels: int = MAX_PIXELS
+) -> tuple[Pictures, Outcome]:
+    """Read labelled samples with a weights file or a run: those that can be used, and what was read in them.
+
+    Raises:
+        UserError: no weights.
+    """
+    state, description = read_weights(weights)
+    network = build(state, description).to(accelerator.device)
+    pictures = Pictures(samples, Charset(description.charset), description.frame, max_pixels)
+    return pictures, read_pictures(network, description.head, pictures, accelerator)
+
+
+def _read_group(
+    network: Network, head: HeadName, pictures: Pictures, group: Sequence[int], device: torch.device
+) -> tuple[torch.Tensor, list[Reading]]:
+    items = [pictures[i] for i in group]
+    x = torch.from_numpy(normalise(np.stack([item.grey for item in items]))[:, None])
+    logits: torch.Tensor = network(x.to(device))[head].float()
+    lengths = torch.tensor([len(item.ids) for item in items])
+    targets = torch.zeros(len(items), int(lengths.max()), dtype=torch.long)
+    for row, item in zip(targets, items, strict=True):
+        row[: len(item.ids)] = torch.tensor(item.ids)
+    likelihood = nll(logits, targets.to(device), lengths.to(device)).cpu()
+    return logits, readings_of(logits.log_softmax(-1).cpu().numpy(), pictures.charset, likelihood.tolist())

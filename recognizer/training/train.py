@@ -1,0 +1,491 @@
+"""The training loop of the recognizer, top to bottom."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DataLoaderConfiguration, set_seed
+from pydantic import Field
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from recognizer.charset import Charset
+from recognizer.errors import Stopped, UserError
+from recognizer.images import MAX_PIXELS, Frame
+from recognizer.progress import Bar, say
+from recognizer.readings import Scores
+from recognizer.samples import Manifest, Sample, content_hash, merge, problem_table, read_manifest, split
+from recognizer.settings import Settings, load, to_toml
+from recognizer.training import checkpoint
+from recognizer.training.batches import Pictures, Plan, StepSampler, Variation, collate, vary
+from recognizer.training.collapse import find_collapse
+from recognizer.training.evaluate import read_pictures
+from recognizer.training.losses import LOSSES, aggregation
+from recognizer.training.model import SIZES, STRIDE, HeadName, Network
+
+
+class FrameSettings(Settings):
+    """Bounds on the width, in pixels, at which a reader looks at a picture; 0 takes what the longest label needs."""
+
+    min_width: int = Field(0, ge=0, le=4096)
+    max_width: int = Field(512, ge=16, le=4096)
+
+
+class TrainSettings(Settings):
+    """Everything that `recognizer train` can be told."""
+
+    data: list[str]
+    validation: str | None = None  # else a part of data
+    validation_share: float = Field(0.1, gt=0, lt=1)
+    with_synthetic: list[str] = []
+    synthetic_share: float = Field(0.5, gt=0, lt=1)  # of each batch
+    label_pattern: str | None = None
+    limit: int | None = Field(None, ge=1)  # use the first so many samples of data
+    start: str = "nothing"  # or a weights file, or a run
+    charset: str | None = None  # a name in charset.NAMED, or characters; else those of the labels
+    size: Literal["tiny", "base"] = "tiny"
+    head: HeadName = "conv"
+    loss: Literal["ctc", "focal-ctc"] = "ctc"
+    bootstrap: Literal["ace", "lstm", "none"] = "ace"  # how the head gets off CTC's plateau, from nothing
+    bootstrap_pictures: int = Field(8_000, ge=0)
+    pictures: int | None = Field(None, ge=1)  # seen in all; else by the number of labels
+    batch: int = Field(32, ge=2, le=65536)
+    learning_rate: float = Field(2e-3, gt=0)
+    warmup: float = Field(0.2, ge=0, lt=1)  # share of the run
+    weight_decay: float = Field(0.01, ge=0)
+    clip: float = Field(5.0, gt=0)
+    average: float = Field(0.02, ge=0, lt=1)  # share of the run that the weights' moving average looks back over
+    validations: int = Field(25, ge=1)  # how often in a run
+    patience: int = Field(12, ge=1)  # validations without a gain, once anything is read
+    precision: Literal["auto", "no", "fp16", "bf16"] = "auto"
+    seed: int = Field(0, ge=0)
+    threads: int = Field(0, ge=0)  # of torch on a CPU; 0 leaves it as it is
+    workers: int = Field(0, ge=0)  # processes that open pictures
+    tracker: str = "tensorboard"  # any that Accelerate knows, or none
+    checkpoint_seconds: float = Field(60, gt=0)
+    max_pixels: int = Field(MAX_PIXELS, ge=1)
+    frame: FrameSettings = FrameSettings()
+    vary: Variation = Variation()
+
+    def pictures_for(self, n: int) -> int:
+        """Pictures to see in all with `n` labelled ones: 60 passes, at least 40,000 and at most 2,000,000."""
+        return self.pictures or min(max(60 * n, 40_000), 2_000_000)
+
+
+@dataclass
+class Progress:
+    """Where a run is: what a checkpoint holds beside weights and optimizer."""
+
+    step: int = 0
+    best: tuple[float, float] = (-1.0, 0.0)  # exact match, minus character error rate
+    best_step: int = 0
+    stale: int = 0
+    done: bool = False
+
+    def state_dict(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        vars(self).update(state)
+
+
+class Average:
+    """An exponential moving average of a network's weights and norms, which is what reads."""
+
+    def __init__(self, network: Network, horizon: float) -> None:
+        self.shadow = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+        self._horizon, self._updates = max(1.0, horizon), 0
+
+    @torch.no_grad()
+    def update(self, network: Network) -> None:
+        self._updates += 1
+        decay = min(1 - 1 / self._horizon, self._updates / (9 + self._updates))
+        for name, tensor in network.state_dict().items():
+            if tensor.is_floating_point():
+                self.shadow[name].lerp_(tensor, 1 - decay)
+            else:
+                self.shadow[name].copy_(tensor)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"shadow": self.shadow, "updates": self._updates}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._updates = state["updates"]
+        for name, tensor in state["shadow"].items():
+            self.shadow[name].copy_(tensor)
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a run trains and validates on, after everything that cannot be used was set aside."""
+
+    train: Pictures  # the real ones first
+    real: int
+    validation: Pictures
+    charset: Charset
+    frame: Frame
+    hash: str
+
+
+def train(settings: TrainSettings, out: Path, resume: bool = False) -> Scores:
+    """Train a recognizer into the run folder `out`: settings.toml, run.json, problems.jsonl, metrics.jsonl, TensorBoard
+    events under log/, checkpoints/, and the best weights.safetensors.
+
+    A resumed run that is done trains no more. Gives the validation scores of the best weights.
+
+    Raises:
+        UserError: nothing to train on, settings that do not fit it, or a loss that is not finite.
+        Stopped: Ctrl-C; the run is saved and can be resumed.
+    """
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    accelerator = make_accelerator(settings, out)
+    set_seed(settings.seed)
+    data = read_data(settings, accelerator)
+    if accelerator.is_main_process:
+        open_run(settings, out, data, resume)
+    accelerator.wait_for_everyone()
+
+    bootstrapping = settings.start == "nothing" and settings.head == "conv" and settings.bootstrap != "none"
+    heads: tuple[HeadName, ...] = (settings.head,)
+    if bootstrapping and settings.bootstrap == "lstm":
+        heads = ("conv", "lstm")
+    network = Network(settings.size, heads, data.charset.classes)
+    if settings.start != "nothing":
+        say(accelerator, checkpoint.start_from(network, Path(settings.start), data.charset, settings.size))
+
+    total = max(1, settings.pictures_for(data.real) // settings.batch)
+    every = max(1, total // settings.validations)
+    bootstrap = min(settings.bootstrap_pictures // settings.batch, total // 2) if bootstrapping else 0
+    optimizer = torch.optim.AdamW(weight_groups(network, settings.weight_decay), lr=settings.learning_rate)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, settings.learning_rate, total_steps=total, pct_start=settings.warmup
+    )
+    network, optimizer = accelerator.prepare(network, optimizer)
+    bare: Network = accelerator.unwrap_model(network)
+    average = Average(bare, settings.average * total)
+    progress = Progress()
+    # the schedule is not prepared: a prepared one steps once a process
+    accelerator.register_for_checkpointing(schedule, average, progress)
+    if resume and (state := checkpoint.last_state(out)) is not None:
+        accelerator.load_state(str(state))
+        say(accelerator, f"resumed {out} at step {progress.step} of {total}")
+    metrics = Metrics(accelerator, out, settings, progress.step)
+
+    plan = Plan(data.train.widths, data.real, settings.batch, settings.synthetic_share, settings.seed)
+    sampler = StepSampler(plan, progress.step, total)
+    batches = accelerator.prepare(
+        DataLoader(data.train, batch_sampler=sampler, collate_fn=collate, num_workers=settings.workers)  # type: ignore[arg-type]
+    )
+    loss_of = LOSSES[settings.loss]
+    saved, began, first = time.monotonic(), time.monotonic(), progress.step
+    running: list[float] = []
+
+    with interruptible() as interrupted, Bar(accelerator, "training", total, progress.step, settings.batch) as bar:
+        for batch in batches if not progress.done else ():
+            step = progress.step
+            network.train()
+            # dropout and variation follow from (seed, step, process): a resumed run needs no generator's state
+            place = hash((settings.seed, step, accelerator.process_index)) % 2**63
+            torch.manual_seed(place)
+            pictures = vary(batch.pictures, settings.vary, torch.Generator().manual_seed(place))
+            with accelerator.autocast():
+                logits = network(pictures)
+            losses = [loss_of(logits[h], batch.targets, batch.lengths) for h in heads]
+            loss = torch.stack(losses).mean(1).sum()
+            if step < bootstrap and settings.bootstrap == "ace":
+                guided = aggregation(logits["conv"], batch.targets, batch.lengths).mean()
+                loss = loss + (guided - loss) * (1 - step / bootstrap)
+            accelerator.backward(loss)
+            accelerator.clip_grad_norm_(network.parameters(), settings.clip)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
+            average.update(bare)
+            progress.step += 1
+
+            running.append(float(loss.detach()))
+            if not all_finite(accelerator, running[-1]):
+                raise UserError(
+                    f"the loss is {running[-1]} at step {step}: try --learning-rate {settings.learning_rate / 4:g}; "
+                    f"the best weights so far are kept in {out}"
+                )
+            blank_rate = float((logits[settings.head].detach().argmax(-1) == 0).float().mean())
+            bar.advance(loss=running[-1], blank=blank_rate)
+
+            if progress.step % every == 0 or progress.step == total:
+                with averaged(bare, average):
+                    outcome = read_pictures(bare, settings.head, data.validation, accelerator)
+                texts = [s.text for s in data.validation.samples]
+                read = [r.text for r in outcome.readings]
+                scores = Scores.of(list(zip(texts, read, strict=True)))
+                alarm = find_collapse(texts, read, outcome.spread) if step >= bootstrap else None
+                metrics.write(
+                    progress.step,
+                    loss=sum(running) / len(running),
+                    validation_nll=finite_mean([r.nll for r in outcome.readings]),
+                    exact=scores.exact,
+                    exact_ignoring_case=scores.exact_ignoring_case,
+                    cer=scores.character_error_rate,
+                    blank_rate=outcome.blank_rate,
+                    spread=outcome.spread,
+                    learning_rate=schedule.get_last_lr()[0],
+                    seconds=round(time.monotonic() - began, 1),
+                    pictures_per_second=round((progress.step - first) * settings.batch / (time.monotonic() - began), 1),
+                    **({"alarm": str(alarm)} if alarm else {}),
+                )
+                bar.note(
+                    f"step {progress.step:>6}  loss {sum(running) / len(running):.3f}  "
+                    f"exact {scores.exact:.3f}  CER {scores.character_error_rate:.3f}  blank {outcome.blank_rate:.2f}"
+                    + (f"\n  collapse? {alarm}" if alarm and progress.step > total // 3 else "")
+                )
+                running.clear()
+                if (scores.exact, -scores.character_error_rate) >= progress.best:
+                    gained = (scores.exact, -scores.character_error_rate) > progress.best
+                    progress.best, progress.best_step = (scores.exact, -scores.character_error_rate), progress.step
+                    progress.stale = 0 if gained else progress.stale + 1
+                    if accelerator.is_main_process:
+                        description = checkpoint.Description(
+                            settings.size, settings.head, data.charset.characters, data.frame,
+                            {"validation": scores.to_dict(), "step": progress.step}, settings.model_dump(mode="json"),
+                        )  # fmt: skip
+                        own = {k: v for k, v in average.shadow.items() if reads(k, settings.head)}
+                        checkpoint.save_weights(out / "weights.safetensors", own, description)
+                elif scores.exact > 0:
+                    progress.stale += 1
+                progress.done = progress.stale >= settings.patience or progress.step == total
+
+            stop = any_process(accelerator, bool(interrupted))
+            if progress.done or stop or due(accelerator, saved, settings.checkpoint_seconds):
+                checkpoint.save_state(accelerator, out, progress.step)
+                saved = time.monotonic()
+            if stop and not progress.done:
+                metrics.close()
+                raise Stopped(f"at step {progress.step} of {total}; go on with: recognizer train --resume {out}")
+            if progress.done:
+                break
+
+    metrics.close()
+    state, _ = checkpoint.read_weights(out)
+    bare.load_state_dict({**bare.state_dict(), **{k: v.to(accelerator.device) for k, v in state.items()}})
+    outcome = read_pictures(bare.eval(), settings.head, data.validation, accelerator)
+    pairs = list(zip([s.text for s in data.validation.samples], [r.text for r in outcome.readings], strict=True))
+    return Scores.of(pairs)
+
+
+# ----------------------------------------------------------------------------------------------------- the run's parts
+
+
+def make_accelerator(settings: TrainSettings, out: Path) -> Accelerator:
+    """Accelerate's, with the device's best precision and the tracker that was asked for."""
+    precision = settings.precision
+    if precision == "auto":
+        has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+        precision = "bf16" if has_bf16 else "fp16" if torch.cuda.is_available() else "no"
+    try:
+        return Accelerator(
+            mixed_precision=precision,
+            log_with=None if settings.tracker == "none" else settings.tracker,
+            project_dir=str(out / "log"),
+            dataloader_config=DataLoaderConfiguration(split_batches=True),  # `batch` is that of all processes together
+            step_scheduler_with_optimizer=False,
+        )
+    except ValueError as error:
+        raise UserError(f"--precision {settings.precision}, --tracker {settings.tracker}: {error}") from None
+
+
+def read_data(settings: TrainSettings, accelerator: Accelerator) -> Data:
+    """Read, check, split and open everything that the settings name.
+
+    Raises:
+        UserError: nothing to train or validate on is left, or the labels do not fit the charset asked for.
+    """
+    real = merge([read_manifest(p, settings.label_pattern) for p in settings.data])
+    if settings.limit:
+        real = real.first(settings.limit)
+    made = merge([read_manifest(p) for p in settings.with_synthetic])
+    if settings.validation is not None:
+        held: Sequence[Sample] = read_manifest(settings.validation, settings.label_pattern).samples
+        kept: Sequence[Sample] = real.samples
+    else:
+        share = settings.validation_share
+        kept, held = split(real.samples, (1 - share, share), seed=0) if len(real) else ([], [])
+    charset = Charset.named(settings.charset) if settings.charset else Charset.of(s.text for s in (*kept, *held))
+    longest = max((len(s.text) for s in (*kept, *held, *made.samples)), default=1)
+    form = SIZES[settings.size]
+    narrow = settings.frame.min_width or min(4 * STRIDE * longest, settings.frame.max_width)
+    frame = Frame(form.height, max(narrow, 2 * STRIDE), settings.frame.max_width)
+
+    with Bar(accelerator, "opening", len(kept) + len(made) + len(held)) as bar:
+
+        def opened(samples: Sequence[Sample]) -> Pictures:
+            return Pictures(samples, charset, frame, settings.max_pixels, bar.advance)
+
+        real_pictures, validation = opened(kept), opened(held)
+        pictures = opened([*real_pictures.samples, *made.samples]) if len(made) else real_pictures
+    problems = [*real.problems, *real_pictures.problems, *validation.problems]
+    problems += [*made.problems, *(pictures.problems if len(made) else ())]
+    if problems:
+        n = len(kept) + len(held) + len(made) + len(real.problems) + len(made.problems)
+        say(accelerator, problem_table(problems, n))
+    if not len(real_pictures) or not len(validation):
+        what = "train" if not len(real_pictures) else "validate"
+        raise UserError(f"{' '.join(settings.data)}: no sample is left to {what} on")
+    say(
+        accelerator,
+        f"{len(real_pictures)} real and {len(pictures) - len(real_pictures)} made samples to train on, "
+        f"{len(validation)} to validate; {len(charset)} characters, labels of up to {longest}",
+    )
+    everything = content_hash((*pictures.samples, *validation.samples))
+    return Data(pictures, len(real_pictures), validation, charset, frame, everything)
+
+
+def open_run(settings: TrainSettings, out: Path, data: Data, resume: bool) -> None:
+    """Make the run folder, or see that the one to resume holds the same data.
+
+    Raises:
+        UserError: the folder is taken, or its data are not the same any more.
+    """
+    facts = out / "run.json"
+    if resume:
+        try:
+            before = json.loads(facts.read_text())["data_sha256"]
+        except (OSError, ValueError, KeyError, TypeError):
+            before = None
+        if before is not None and before != data.hash:
+            raise UserError(f"{out} cannot be resumed: its pictures or labels have changed since; start a new run")
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} exists and is not empty: name a new folder, or go on with --resume {out}")
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "settings.toml").write_text(to_toml(settings), encoding="utf-8")
+    problems = [*data.train.problems, *data.validation.problems]
+    rows = [json.dumps({"file_name": p.name, "reason": p.kind, "detail": p.detail}) + "\n" for p in problems]
+    (out / "problems.jsonl").write_text("".join(rows), encoding="utf-8")
+    (out / "run.json").write_text(json.dumps(provenance() | {"data_sha256": data.hash}, indent=2) + "\n")
+
+
+def provenance() -> dict[str, Any]:
+    """Commit, versions and machine: what it takes to say where a number came from."""
+    asked = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+    )
+    return {
+        "commit": asked.stdout.strip() or "unknown",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "machine": f"{platform.machine()}, {os.cpu_count()} processors",
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+    }
+
+
+def resumed_settings(out: Path) -> TrainSettings:
+    """The settings of a run, to go on with.
+
+    Raises:
+        UserError: no run's folder.
+    """
+    if not (out / "settings.toml").is_file():
+        raise UserError(f"{out} is no run that can be resumed: it has no settings.toml")
+    return load(TrainSettings, out / "settings.toml", {})
+
+
+def weight_groups(network: Network, decay: float) -> list[dict[str, Any]]:
+    """Parameters in two groups: matrices, which decay, and norms and biases, which do not."""
+    matrices = [p for p in network.parameters() if p.ndim > 1]
+    others = [p for p in network.parameters() if p.ndim <= 1]
+    return [{"params": matrices, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
+
+
+def reads(name: str, head: str) -> bool:
+    """Whether a tensor takes part in reading with `head`."""
+    return not name.startswith("heads.") or name.startswith(f"heads.{head}.")
+
+
+@contextmanager
+def averaged(network: Network, average: Average) -> Iterator[None]:
+    """The network with its averaged weights, in eval mode, for the length of a block."""
+    own = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    network.load_state_dict(average.shadow)
+    network.eval()
+    try:
+        yield
+    finally:
+        network.load_state_dict(own)
+        network.train()
+
+
+@contextmanager
+def interruptible() -> Iterator[list[int]]:
+    """A list that stays empty until Ctrl-C or SIGTERM; a second one ends the process as usual."""
+    seen: list[int] = []
+    before = {}
+
+    def note(number: int, _: FrameType | None) -> None:
+        seen.append(number)
+        signal.signal(number, before[number])
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        before[number] = signal.signal(number, note)
+    try:
+        yield seen
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def any_process(accelerator: Accelerator, flag: bool) -> bool:
+    """Whether any process says so: all of them save, stop or go on together."""
+    if accelerator.num_processes == 1:
+        return flag
+    flags: Tensor = accelerator.reduce(torch.tensor(float(flag), device=accelerator.device))
+    return bool(flags > 0)
+
+
+def due(accelerator: Accelerator, since: float, seconds: float) -> bool:
+    return any_process(accelerator, time.monotonic() - since >= seconds)
+
+
+def all_finite(accelerator: Accelerator, loss: float) -> bool:
+    return not any_process(accelerator, not torch.tensor(loss).isfinite())
+
+
+def finite_mean(values: Sequence[float | None]) -> float | None:
+    """The mean of what is finite; a label without an alignment has an infinite likelihood."""
+    finite = [v for v in values if v is not None and v != float("inf")]
+    return sum(finite) / len(finite) if finite else None
+
+
+class Metrics:
+    """metrics.jsonl, a line a validation, and the tracker. Lines after the step resumed from are taken out first."""
+
+    def __init__(self, accelerator: Accelerator, out: Path, settings: TrainSettings, step: int) -> None:
+        self._accelerator, self._path = accelerator, out / "metrics.jsonl"
+        if accelerator.is_main_process and self._path.exists():
+            lines = self._path.read_text().splitlines(keepends=True)
+            self._path.write_text("".join(line for line in lines if json.loads(line)["step"] <= step))
+        if settings.tracker != "none":
+            flat = {k: v for k, v in settings.model_dump(mode="json").items() if isinstance(v, int | float | str)}
+            accelerator.init_trackers("recognizer", config=flat)
+
+    def write(self, step: int, **values: Any) -> None:
+        if self._accelerator.is_main_process:
+            with self._path.open("a") as file:
+                file.write(json.dumps({"step": step, **values}) + "\n")
+        numbers = {k: v for k, v in values.items() if isinstance(v, int | float)}
+        self._accelerator.log(numbers, step=step)
+
+    def close(self) -> None:
+        self._accelerator.end_training()
