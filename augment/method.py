@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from recognizer.errors import UserError
-from recognizer.images import open_picture
+from recognizer.images import PictureError, open_picture
 from recognizer.samples import Manifest, Sample
 from recognizer.settings import Settings
 
@@ -80,6 +80,7 @@ def read_requests(path: Path) -> list[Request]:
             request = Request(**json.loads(line))
             fits = isinstance(request.text, str) and request.text and isinstance(request.seed, int)
             fits = fits and isinstance(request.width, int) and isinstance(request.height, int)
+            request.text.encode("utf-8")  # a lone surrogate is no text
             if not fits or not (0 < request.width <= 4096 and 0 < request.height <= 4096 and request.seed >= 0):
                 raise ValueError
         except (TypeError, ValueError):
@@ -101,11 +102,9 @@ def sources_of(manifest: Manifest) -> Sources:
     def picture(name: str) -> Image.Image:
         if name not in samples:
             raise UserError(f"the request's source {name!r} is not in {manifest.source}")
-        return open_picture(samples[name].read_bytes(), "RGB")
+        try:
+            return open_picture(samples[name].read_bytes(), "RGB")
+        except PictureError as error:
+            raise UserError(f"the request's source {name!r} cannot be opened: {error.kind}, {error}") from None
 
     return picture
-
-
-def without_source(request: Request) -> Request:
-    """The same request for a method that draws from nothing."""
-    return replace(request, source=None)

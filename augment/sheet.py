@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from PIL import Image, ImageDraw, ImageFont
 from rapidfuzz.distance import Levenshtein
@@ -80,12 +81,12 @@ def contact_sheet(
 
 
 def _font(path: Path | None, size: int) -> ImageFont.FreeTypeFont:
+    if path is None:
+        return cast(ImageFont.FreeTypeFont, ImageFont.load_default(size))  # of a given size it is always FreeType's
     try:
-        font = ImageFont.load_default(size) if path is None else ImageFont.truetype(path, size)
+        return ImageFont.truetype(path, size)
     except OSError:
         raise UserError(f"font {str(path)!r}: no such file, or no font in it") from None
-    assert isinstance(font, ImageFont.FreeTypeFont)  # Pillow without FreeType would give a bitmap font; no wheel is
-    return font
 
 
 def _scaled(picture: Image.Image, height: int) -> Image.Image:

@@ -87,14 +87,14 @@ GLYPHS: dict[str, tuple[float, Strokes]] = {
     "3": (0.60, (((0.28, 0.24, 0.27, 0.24, -150, 90), (0.29, 0.74, 0.31, 0.26, -90, 150)),)),
     "4": (0.70, (((0.52, 1.02), (0.52, 0.0), (0.0, 0.70), (0.72, 0.70)),)),
     "5": (0.62, (((0.58, 0.0), (0.10, 0.0), (0.06, 0.46), (0.28, 0.69, 0.33, 0.31, -120, 140)),)),
-    "6": (0.62, (((0.54, 0.0), (0.31, 0.70, 0.31, 0.30, -160, 200)),)),
+    "6": (0.62, (((0.45, 0.68, 0.45, 0.68, -72, -170), (0.31, 0.70, 0.31, 0.30, -180, 180)),)),
     "7": (0.62, (((0.0, 0.0), (0.62, 0.0), (0.20, 1.04)), ((0.16, 0.50), (0.60, 0.50)))),
     "8": (0.60, (((0.30, 0.235, 0.235, 0.235, 90, 450),), ((0.30, 0.735, 0.30, 0.265, -90, 270),))),
     "9": (0.62, (((0.31, 0.30, 0.31, 0.30, 20, -340), (0.30, 1.02)),)),
 }  # fmt: skip
 
 _SUPERSAMPLE = 3
-_STEP = 0.1  # longest piece of a straight stroke, in glyph heights: a warp bends a stroke between its points only
+_STEP = 0.125  # longest piece of a straight stroke, in glyph heights: a warp bends a stroke between its points only
 _Y, _X = np.mgrid[-1 : 1 : HEIGHT * 1j, -1 : 1 : WIDTH * 1j].astype(np.float32)
 
 
@@ -113,7 +113,8 @@ def _outline(character: str) -> tuple[Floats, ...]:
             corners += [(x + rx * math.cos(t), y + ry * math.sin(t)) for t in turns]
         runs = [np.array(corners[:1])]
         for a, b in pairwise(corners):
-            runs.append(np.linspace(a, b, math.ceil(math.dist(a, b) / _STEP) + 1)[1:])
+            if (length := math.dist(a, b)) > 1e-6:  # an arc may start just where the stroke stands
+                runs.append(np.linspace(a, b, math.ceil(length / _STEP) + 1)[1:])
         lines.append(np.concatenate(runs))
     return tuple(lines)
 
@@ -121,7 +122,7 @@ def _outline(character: str) -> tuple[Floats, ...]:
 def _place(text: str, rng: np.random.Generator) -> tuple[list[Floats], list[float]]:
     """Each stroke of `text` where it stands on the picture, (n, 2), and its glyph's height, in pixels."""
     sizes = rng.uniform(31, 40, len(text))
-    gaps = rng.uniform(-0.06, 0.16, len(text)) + rng.uniform(0.07, 0.13)  # the smallest make neighbours touch
+    gaps = rng.uniform(-0.05, 0.15, len(text)) + rng.uniform(0.08, 0.15)  # the smallest make neighbours touch
     advances = (np.array([GLYPHS[c][0] for c in text]) + gaps) * sizes
     squeeze = min(1.0, (WIDTH - 20) / advances.sum())
     advances, sizes = advances * squeeze, sizes * (0.3 + 0.7 * squeeze)
@@ -129,10 +130,10 @@ def _place(text: str, rng: np.random.Generator) -> tuple[list[Floats], list[floa
     slant = rng.uniform(-0.18, 0.18)
     lines, heights = [], []
     for character, size, x, advance in zip(text, sizes.tolist(), left, advances, strict=True):
-        turn, lean = rng.uniform(-0.24, 0.24), slant + rng.normal(0, 0.05)
+        turn, lean = rng.uniform(-0.2, 0.2), slant + rng.normal(0, 0.05)
         cos, sin = math.cos(turn), math.sin(turn)
         shape = size * np.array([[cos, sin], [-lean * cos - sin, cos - lean * sin]])
-        centre = (x + advance / 2, HEIGHT / 2 + rng.uniform(-5, 5))
+        centre = (x + advance / 2, HEIGHT / 2 + rng.uniform(-1, 1) * ((HEIGHT - size) / 2 - 5))
         wave, phase = rng.uniform(-5, 5, (2, 2)), rng.uniform(0, 2 * math.pi, 2)
         for line in _outline(character):
             wobbling = line + 0.022 * np.sin(line @ wave + phase) - (GLYPHS[character][0] / 2, 0.5)
@@ -160,20 +161,24 @@ def _ink(lines: list[Floats], heights: list[float], weight: float, nib: float) -
 
     A stroke is as wide as a broad nib held at the angle `nib` would draw it, and thinner at its ends.
     """
-    counts = [len(line) for line in lines]
+    last = np.cumsum([len(line) for line in lines]) - 1
+    first = np.append(0, last[:-1] + 1)
     points = np.concatenate(lines)
-    ends = np.concatenate([1 - 0.3 * np.linspace(-1, 1, n) ** 8 for n in counts])
     step = np.diff(points, axis=0)
-    angle = np.arctan2(step[:, 1], step[:, 0])
-    within = np.ones(len(step), bool)
-    within[np.cumsum(counts)[:-1] - 1] = False  # from the end of one stroke to the start of the next
-    angle[~within] = angle[np.flatnonzero(~within) - 1]
-    across = np.abs(np.sin(np.append(angle, angle[-1]) - nib))
-    half = (np.repeat(heights, counts) * weight * ends * (0.034 + 0.038 * across))[:, None]
-    normal = np.stack([-np.sin(angle), np.cos(angle)], axis=1)
-    a, b = normal * half[:-1], normal * half[1:]
-    quads = np.concatenate([points[:-1] + a, points[1:] + b, points[1:] - b, points[:-1] - a], axis=1)
-    return quads[within], np.concatenate([points - half, points + half], axis=1)
+    angle = np.append(np.arctan2(step[:, 1], step[:, 0]), 0.0)
+    angle[last] = angle[last - 1]
+    half = np.repeat(heights, last - first + 1) * weight * (0.034 + 0.038 * np.abs(np.sin(angle - nib)))
+    half[first] *= 0.7
+    half[last] *= 0.7
+    joins = np.append(0.0, np.cos(np.diff(angle))) < 0.94
+    joins[first] = joins[last] = True
+    # quadrangles that follow each other share an edge, but not where the stroke turns sharply: a disc joins them there
+    start = half[:, None] * np.stack([-np.sin(angle), np.cos(angle)], axis=1)
+    stop = np.where(joins[1:, None], start[:-1], start[1:])
+    start, ahead, behind = start[:-1], points[1:], points[:-1]
+    quads = np.concatenate([behind + start, ahead + stop, ahead - stop, behind - start], axis=1)
+    discs = np.concatenate([points - half[:, None], points + half[:, None]], axis=1)
+    return np.delete(quads, last[:-1], axis=0), discs[joins]
 
 
 def _cover(quads: Floats, discs: Floats) -> NDArray[np.float32]:
@@ -184,7 +189,8 @@ def _cover(quads: Floats, discs: Floats) -> NDArray[np.float32]:
         pen.polygon(quad, fill=255)
     for disc in (discs * _SUPERSAMPLE).tolist():
         pen.ellipse(disc, fill=255)
-    return (np.asarray(sheet.reduce(_SUPERSAMPLE), dtype=np.float32) / 255)[..., None]
+    cover: NDArray[np.float32] = np.asarray(sheet.reduce(_SUPERSAMPLE), dtype=np.float32)[..., None]
+    return cover / np.float32(255)
 
 
 def _stray(rng: np.random.Generator) -> Floats:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from recognizer.errors import UserError
 
@@ -85,4 +86,4 @@ class Charset:
 
 def frames_needed(text: str) -> int:
     """The fewest frames on which CTC can write `text`: one a character, one blank between equal neighbours."""
-    return len(text) + sum(a == b for a, b in zip(text, text[1:], strict=False))
+    return len(text) + sum(a == b for a, b in pairwise(text))

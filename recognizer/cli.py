@@ -294,7 +294,7 @@ def _row(reading: Reading, n_best: int, least: float) -> Row:
 
 def _json_rows(rows: Any, n_best: int) -> int:
     total = 0
-    for total, row in enumerate(rows, 1):  # noqa: B007 (the count is wanted)
+    for total, row in enumerate(rows, 1):
         whole = {"file": row["file"], "text": None, "confidence": None, "characters": []} | row
         print("[" if total == 1 else ",", json.dumps(whole, ensure_ascii=False), sep="\n" if total == 1 else "")
     print("]")

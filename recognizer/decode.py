@@ -190,13 +190,13 @@ class Constraint:
     def pattern(cls, pattern: str, charset: Charset) -> Constraint:
         r"""Texts of a form, such as `LLLDDD` or `U{2}\-D{1,4}`.
 
-        | written         | stands for                                                           |
-        |-----------------|----------------------------------------------------------------------|
-        | `L` `U` `D` `A` | a letter, an upper-case letter, a digit, a letter or digit           |
-        | `.`             | any character of the charset                                         |
-        | `[abc]` `[a-z]` | one of a set; `\]`, `\\` and `\-` inside it stand for themselves     |
-        | `\x`            | the character x itself, so `\L` is the letter L                      |
-        | `?` `{m}` `{m,n}` | after any of these: at most once, m times, m to n times (up to 999) |
+        | written           | stands for                                                         |
+        |-------------------|--------------------------------------------------------------------|
+        | `L` `U` `D` `A`   | a letter, an upper-case letter, a digit, a letter or digit         |
+        | `.`               | any character of the charset                                       |
+        | `[abc]` `[a-z]`   | one of a set; `\]`, `\\` and `\-` inside it stand for themselves   |
+        | `\x`              | the character x itself, so `\L` is the letter L                    |
+        | `?` `{m}` `{m,n}` | after any of these: at most once, m times, m to n times (to 999)   |
 
         Raises:
             UserError: anything else in the pattern, a part that must be there but that no character of the charset

@@ -42,15 +42,9 @@ def open_picture(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             if isinstance(source, Image.Image):
-                picture = source
-            else:
-                picture = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
-            if picture.width * picture.height > max_pixels:
-                raise PictureError("too large", f"{picture.width} x {picture.height} pixels, the bound is {max_pixels}")
-            if picture.width == 0 or picture.height == 0:
-                raise PictureError("unreadable", f"its size is {picture.width} x {picture.height}")
-            picture.load()
-            return _on_white(picture).convert(mode)
+                return _decode(source, mode, max_pixels)
+            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as picture:
+                return _decode(picture, mode, max_pixels)
     except PictureError:
         raise
     except FileNotFoundError:
@@ -67,17 +61,30 @@ def open_picture(
         raise PictureError("unreadable", f"{type(error).__name__}: {error}") from None
 
 
+def _decode(picture: Image.Image, mode: Literal["L", "RGB"], max_pixels: int) -> Image.Image:
+    if picture.width * picture.height > max_pixels:
+        raise PictureError("too large", f"{picture.width} x {picture.height} pixels, the bound is {max_pixels}")
+    if picture.width == 0 or picture.height == 0:
+        raise PictureError("unreadable", f"its size is {picture.width} x {picture.height}")
+    if picture.format == "EPS":  # Pillow would hand a stranger's PostScript to Ghostscript
+        raise PictureError("unreadable", "EPS is a program, not a picture: convert it to PNG")
+    picture.load()
+    return _on_white(picture).convert(mode)
+
+
 def _on_white(picture: Image.Image) -> Image.Image:
-    if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
-        rgba = picture.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-    if picture.mode in ("I", "I;16", "I;16B", "F"):  # convert("L") would clip 16-bit greys at 255
+    if picture.mode in ("I", "I;16", "I;16B", "F"):  # convert would clip 16-bit greys at 255
         values = np.asarray(picture, dtype=np.float32)
         low, high = float(np.nanmin(values)), float(np.nanmax(values))
         top = 65535.0 if high > 255 else 255.0
+        clear = values == picture.info.get("transparency")
         if low < 0 or high > 65535:
             values, top = values - low, max(high - low, 1e-6)
-        return Image.fromarray(np.nan_to_num(values * (255.0 / top)).clip(0, 255).astype(np.uint8))
+        grey = np.nan_to_num(values * (255.0 / top)).clip(0, 255).astype(np.uint8)
+        return Image.fromarray(np.where(clear, np.uint8(255), grey))
+    if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
+        rgba = picture.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
     return picture
 
 

@@ -123,7 +123,7 @@ class Reader:
         texts = beam(log_probs, max(BEAM, 4 * n_best), n_best, constraint)
         if not texts:  # nothing that the constraint admits fits this picture's frames
             return Reading("", 0.0, ())
-        ranked = [(self.charset.decode(ids), float(np.exp(p))) for ids, p in texts]
+        ranked = [(self.charset.decode(ids), min(1.0, float(np.exp(p)))) for ids, p in texts]
         text, confidence = ranked[0]
         return Reading(
             text, confidence, tuple(zip(text, character_confidences(log_probs, texts[0][0]), strict=True)), None,
@@ -161,12 +161,11 @@ def character_confidences(log_probs: LogProbs, ids: Sequence[int]) -> list[float
     return best
 
 
-def readings_of(
-    log_probs: LogProbs, charset: Charset, nlls: Iterable[float] | None = None
-) -> list[Reading]:
+def readings_of(log_probs: LogProbs, charset: Charset, nlls: Iterable[float] | None = None) -> list[Reading]:
     """Best-path readings of log probabilities (N, T, classes), each with the exact probability of its whole text."""
     paths = greedy(log_probs)
-    sure = np.exp(sequence_probabilities(log_probs, [path.ids for path in paths])).tolist()
+    # float32 log probabilities can sum to a little over 1
+    sure = np.exp(sequence_probabilities(log_probs, [path.ids for path in paths])).clip(0, 1).tolist()
     given = list(nlls) if nlls is not None else [None] * len(paths)
     return [
         Reading(text := charset.decode(path.ids), p, tuple(zip(text, path.confidences, strict=True)), nll)
@@ -199,4 +198,3 @@ def constraint_of(
     for part in parts:
         whole = part if whole is None else whole & part
     return whole
-

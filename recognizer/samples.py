@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 import os
 import re
@@ -20,14 +21,16 @@ from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any, Literal
 
+from PIL import Image
+
 from recognizer.charset import Charset, frames_needed
 from recognizer.errors import UserError
 from recognizer.images import MAX_PIXELS, Frame, Grey, PictureError, open_picture
 
-PICTURE_SUFFIXES = frozenset(
-    ".apng .avif .bmp .dib .gif .ico .j2k .jfif .jp2 .jpe .jpeg .jpg .pbm .pcx .pgm .png .pnm .ppm .qoi .tga .tif .tiff "
-    ".webp".split()
-)
+PICTURE_SUFFIXES = frozenset({
+    ".apng", ".avif", ".bmp", ".dib", ".gif", ".ico", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pcx",
+    ".pgm", ".png", ".pnm", ".ppm", ".qoi", ".tga", ".tif", ".tiff", ".webp",
+})  # fmt: skip
 
 # why a sample is set aside -> what to do about it
 REASONS = {
@@ -132,8 +135,10 @@ def read_manifest(path: Path | str, label_pattern: str | None = None) -> Manifes
     path = Path(path)
     if not path.exists():
         raise UserError(f"{path}: no such file or folder")
-    if path.is_file() and path.name in ("metadata.jsonl", "metadata.csv"):
-        path = path.parent
+    if path.is_file() and path.name == "metadata.jsonl":
+        return _manifest(_read_listed(path.parent, _json_rows(path)), path.parent)
+    if path.is_file() and path.name == "metadata.csv":
+        return _manifest(_read_listed(path.parent, _csv_rows(path)), path.parent)
     if path.is_file() and path.suffix == ".tar":
         return _manifest(_read_shards([path]), path)
     if not path.is_dir():
@@ -146,7 +151,7 @@ def read_manifest(path: Path | str, label_pattern: str | None = None) -> Manifes
         return _manifest(_read_listed(path, _csv_rows(path / "metadata.csv")), path)
     if (path / "data.mdb").exists():
         return _manifest(_read_lmdb(path), path)
-    if shards := sorted(path.glob("*.tar")):
+    if shards := sorted(p for p in path.glob("*.tar") if p.is_file()):
         return _manifest(_read_shards(shards), path)
     raise UserError(
         f"{path} has no metadata.jsonl, metadata.csv, data.mdb or *.tar; "
@@ -166,6 +171,8 @@ def _manifest(found: Found, path: Path) -> Manifest:
             problems.append(item)
         elif not item.text:
             problems.append(Problem(item.name, "empty label", "its text is empty"))
+        elif any("\ud800" <= c <= "\udfff" for c in item.text):  # half a UTF-16 pair, or bytes that are not UTF-8
+            problems.append(Problem(item.name, "bad line", f"text is {item.text!r}, which no UTF-8 can hold"))
         elif (before := samples.setdefault(item.name, item)).text != item.text:
             conflicts.add(item.name)
             problems.append(Problem(item.name, "listed twice", f"as {before.text!r} and as {item.text!r}"))
@@ -173,7 +180,7 @@ def _manifest(found: Found, path: Path) -> Manifest:
     return Manifest(kept, tuple(problems), str(path))
 
 
-Row = tuple[int, Mapping[str, Any] | None]
+Row = tuple[int, Mapping[str, Any] | str]  # a line's number, and its cells or what is wrong with it
 
 
 def _json_rows(path: Path) -> Iterator[Row]:
@@ -185,7 +192,7 @@ def _json_rows(path: Path) -> Iterator[Row]:
                 row = json.loads(line)
             except (ValueError, RecursionError):
                 row = None
-            yield number, row if isinstance(row, dict) else None
+            yield number, row if isinstance(row, dict) else "not a JSON object"
 
 
 def _csv_rows(path: Path) -> Iterator[Row]:
@@ -196,32 +203,46 @@ def _csv_rows(path: Path) -> Iterator[Row]:
                 row = next(reader)
             except StopIteration:
                 return
-            except csv.Error:
-                yield reader.line_num, None
+            except csv.Error as error:
+                yield reader.line_num, str(error)
                 continue
-            yield reader.line_num, {k: v for k, v in row.items() if k is not None}
+            if None in row:  # a label cut at its comma must not pass for a label
+                yield reader.line_num, "more cells than the header: quote a label that holds a comma"
+            else:
+                yield reader.line_num, row
 
 
 def _read_listed(root: Path, rows: Iterator[Row]) -> Found:
     resolved_root = root.resolve()
     for number, row in rows:
-        name, text = (row.get("file_name"), row.get("text")) if row is not None else (None, None)
-        if not isinstance(name, str) or not isinstance(text, str) or not name or "\0" in name:
-            what = f"text is {text!r}, not a string" if isinstance(name, str) and row and "text" in row else "not a row"
-            yield Problem(f"line {number}", "bad line", what)
+        if isinstance(row, str):
+            yield Problem(f"line {number}", "bad line", row)
             continue
-        path = root / name
-        try:
-            inside = path.resolve().is_relative_to(resolved_root)
-        except (OSError, RuntimeError, ValueError):
-            inside = False
-        if not inside:
+        name, text = row.get("file_name"), row.get("text")
+        if not isinstance(name, str) or not name or "\0" in name:
+            yield Problem(f"line {number}", "bad line", f"file_name is {name!r}, not the name of a file")
+            continue
+        if not isinstance(text, str):
+            yield Problem(name, "bad line", f"line {number}: text is {text!r}, not a string")
+            continue
+        path, tidy = root / name, Path(os.path.normpath(name))
+        if tidy.is_absolute() or ".." in tidy.parts or not _is_inside(path, resolved_root):
             yield Problem(name, "outside the folder", f"line {number} leads to {path}")
-        elif not path.exists():
+        elif not os.path.exists(path):  # Path.exists would raise on a name that is too long
             yield Problem(name, "missing file", f"line {number} names it")
+        elif not path.is_file():
+            yield Problem(name, "unreadable", f"line {number} names it, and it is no file")
         else:
-            meta = {k: v for k, v in (row or {}).items() if k not in ("file_name", "text")}
-            yield Sample(name, text, path, meta=meta)
+            meta = {k: v for k, v in row.items() if k not in ("file_name", "text")}
+            yield Sample(tidy.as_posix(), text, path, meta=meta)
+
+
+def _is_inside(path: Path, resolved_root: Path) -> bool:
+    """Whether `path`, its symbolic links followed, stays below a folder that is resolved already."""
+    try:
+        return path.resolve().is_relative_to(resolved_root)
+    except (OSError, RuntimeError, ValueError):  # a loop of links, or a name that no file system takes
+        return False
 
 
 def label_regex(pattern: str) -> re.Pattern[str]:
@@ -237,16 +258,18 @@ def label_regex(pattern: str) -> re.Pattern[str]:
         raise UserError(f"--label-pattern {pattern!r} needs {{text}} once, as in '{{text}}_{{id}}.png'")
     parts = re.split(r"(\{[^{}]*\})", pattern)
     return re.compile(
-        "".join("(?P<text>.+?)" if p == "{text}" else ".*?" if p.startswith("{") else re.escape(p) for p in parts)
+        "".join("(?P<text>.+?)" if p == "{text}" else ".*?" if p[:1] + p[-1:] == "{}" else re.escape(p) for p in parts)
     )
 
 
 def _read_names(root: Path, pattern: str) -> Found:
-    regex = label_regex(pattern)
+    regex, resolved_root = label_regex(pattern), root.resolve()
     for path in list_pictures(root):
         match = regex.fullmatch(path.name if "." in pattern else path.stem)
         name = path.relative_to(root).as_posix()
-        if match is None:
+        if not _is_inside(path, resolved_root):
+            yield Problem(name, "outside the folder", f"it leads to {path.resolve()}")
+        elif match is None:
             yield Problem(name, "no label in the name", f"does not fit {pattern!r}")
         else:
             yield Sample(name, match["text"], path)
@@ -257,7 +280,9 @@ def list_pictures(root: Path) -> list[Path]:
     found = []
     for folder, folders, files in os.walk(root):
         folders[:] = sorted(f for f in folders if not f.startswith("."))
-        found += [Path(folder, f) for f in files if not f.startswith(".") and Path(f).suffix.lower() in PICTURE_SUFFIXES]
+        found += [
+            Path(folder, f) for f in files if not f.startswith(".") and Path(f).suffix.lower() in PICTURE_SUFFIXES
+        ]
     return sorted(found)
 
 
@@ -268,23 +293,36 @@ def _read_shards(shards: Sequence[Path]) -> Found:
     """
     for shard in shards:
         members: dict[str, dict[str, tarfile.TarInfo]] = defaultdict(dict)
-        broken = None
+        twice: dict[str, str] = {}
+        broken: Exception | None = None
         try:
-            with tarfile.open(shard, "r:") as tar:
-                try:
-                    for member in tar:
-                        key, _, ending = PurePosixPath(member.name).name.partition(".")
-                        if member.isfile() and ending:
-                            members[str(PurePosixPath(member.name).parent / key)][ending.lower()] = member
-                except (tarfile.TarError, OSError, ValueError) as error:
-                    broken = error
+            with tarfile.open(shard, "r:") as tar, shard.open("rb") as file:
+                for member in tar:
+                    if member.size < 0:  # tarfile would go back by it, and read the same header for ever
+                        raise tarfile.ReadError("a member has a negative size")
+                    pure = PurePosixPath(member.name)
+                    stem, _, ending = pure.name.partition(".")
+                    if not member.isfile() or not stem or not ending:
+                        continue
+                    key = str(pure.parent / stem)
+                    if members[key].setdefault(ending.lower(), member) is not member:
+                        twice[key] = ending
+                file.seek(tar.offset)
+                if file.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:  # tarfile takes it for the end
+                    raise tarfile.ReadError(f"no member and no end mark at byte {tar.offset}")
         except (tarfile.TarError, OSError, ValueError) as error:
             broken = error
         if broken is not None:
             yield Problem(shard.name, "broken archive", str(broken))
+        if not members:
+            continue
         with shard.open("rb") as file:
+            length = os.fstat(file.fileno()).st_size
             for key, parts in members.items():
                 name = f"{shard.name}/{key}"
+                if key in twice:
+                    yield Problem(name, "listed twice", f"its .{twice[key]} stands twice in the shard")
+                    continue
                 pictures = [m for ending, m in parts.items() if "." + ending.rpartition(".")[2] in PICTURE_SUFFIXES]
                 try:
                     text, meta = _shard_text(file.seek, file.read, parts)
@@ -293,6 +331,8 @@ def _read_shards(shards: Sequence[Path]) -> Found:
                     continue
                 if len(pictures) != 1:
                     yield Problem(name, "missing file", f"{len(pictures)} pictures under this key")
+                elif pictures[0].offset_data + pictures[0].size > length:
+                    yield Problem(name, "unreadable", "the shard ends before its picture does")
                 else:
                     yield Sample(name, text, shard, pictures[0].offset_data, pictures[0].size, meta=meta)
 
@@ -304,7 +344,10 @@ def _shard_text(
         if parts[ending].size > 1_000_000:
             raise ValueError(f".{ending} has {parts[ending].size} bytes")
         seek(parts[ending].offset_data)
-        return read(parts[ending].size).decode("utf-8")
+        data = read(parts[ending].size)
+        if len(data) < parts[ending].size:  # a label must not be cut short
+            raise ValueError(f"the shard ends before its .{ending} does")
+        return data.decode("utf-8")
 
     meta: Mapping[str, Any] = {}
     if "json" in parts:
@@ -319,7 +362,7 @@ def _shard_text(
             return text, meta
     if "txt" not in parts:
         raise ValueError("neither .txt nor .json holds its text")
-    return content("txt").removesuffix("\n").removesuffix("\r"), meta
+    return re.sub(r"\r?\n\Z", "", content("txt")), meta
 
 
 _LMDBS: dict[tuple[int, Path], Any] = {}
@@ -353,6 +396,8 @@ def _read_lmdb(root: Path) -> Found:
             n = int(transaction.get(b"num-samples") or b"")
         except ValueError:
             raise UserError(f"{root} has no num-samples: it is no STR-benchmark LMDB") from None
+        if n > transaction.stat()["entries"]:
+            raise UserError(f"{root} says that it holds {n} samples, and holds {transaction.stat()['entries']} entries")
         for i in range(1, n + 1):
             name, key, label = f"image-{i:09d}", b"image-%09d" % i, transaction.get(b"label-%09d" % i)
             if label is None or transaction.get(key) is None:
@@ -420,9 +465,9 @@ class FolderWriter:
     def __init__(self, out: Path) -> None:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise UserError(f"{out} exists and is not empty: name a new folder")
-        self.out, self._tmp = out, out.with_name(f".{out.name}.{os.getpid()}.tmp")
-        self._rows: list[str] = []
-        self._names: set[str] = set()
+        self.out, self._tmp = out, _neighbour(out)
+        self._rows: list[bytes] = []
+        self._names = {"metadata.jsonl"}
 
     def __enter__(self) -> FolderWriter:
         shutil.rmtree(self._tmp, ignore_errors=True)
@@ -442,16 +487,32 @@ class FolderWriter:
         path = self._tmp / pure
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
-        self._rows.append(json.dumps({"file_name": str(pure), "text": text, **(meta or {})}, ensure_ascii=False))
+        row = {"file_name": str(pure), "text": text}
+        row |= {k: v for k, v in (meta or {}).items() if k not in row}
+        # surrogateescape: a file's name is bytes on Linux, and need not be UTF-8
+        self._rows.append(json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogateescape") + b"\n")
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
-        if kind is not None:
+        try:
+            if kind is None:
+                (self._tmp / "metadata.jsonl").write_bytes(b"".join(self._rows))
+                _put(self._tmp, self.out)
+        finally:
             shutil.rmtree(self._tmp, ignore_errors=True)
-            return
-        (self._tmp / "metadata.jsonl").write_text("".join(row + "\n" for row in self._rows), encoding="utf-8")
-        if self.out.exists():
-            self.out.rmdir()
-        self._tmp.rename(self.out)
+
+
+def _neighbour(out: Path) -> Path:
+    """A hidden folder beside `out`, on the same file system, so that it can be renamed to it."""
+    resolved = out.resolve()  # "." has no name to build on
+    return resolved.with_name(f".{resolved.name}.{os.getpid()}.tmp")
+
+
+def _put(tmp: Path, out: Path) -> None:
+    """Rename a finished folder to `out`, in place of an empty one."""
+    target = out.resolve()
+    if target.exists():
+        target.rmdir()
+    tmp.rename(target)
 
 
 def write_folder(samples: Iterable[Sample], out: Path) -> None:
@@ -461,20 +522,21 @@ def write_folder(samples: Iterable[Sample], out: Path) -> None:
             data = sample.read_bytes()
             name = PurePosixPath(sample.name)
             if sample.size is not None or sample.key is not None:  # a shard's or LMDB's key has no ending
-                name = PurePosixPath(f"{name}.{_ending(data)}")
+                name = PurePosixPath(f"{name}.{_ending(sample.name, data)}")
             writer.add(str(name), data, sample.text, sample.meta)
 
 
-def _ending(data: bytes) -> str:
-    import io
-
-    from PIL import Image
-
+def _ending(name: str, data: bytes) -> str:
+    """The ending, without its dot, under which a shard's reader knows a picture: its file's own, else its format's."""
+    if (own := PurePosixPath(name).suffix.lower()) in PICTURE_SUFFIXES:
+        return own[1:]
     try:
         with Image.open(io.BytesIO(data)) as picture:
-            return {"JPEG": "jpg", "TIFF": "tif"}.get(picture.format or "", (picture.format or "bin").lower())
-    except Exception:  # unreadable bytes are copied as they are
-        return "bin"
+            found = (picture.format or "").lower()
+    except Exception:  # unreadable bytes are copied as they are, for the reader to set aside
+        return "png"
+    found = {"jpeg": "jpg", "mpo": "jpg", "jpeg2000": "jp2", "tiff": "tif"}.get(found, found)
+    return found if f".{found}" in PICTURE_SUFFIXES else "png"
 
 
 def write_shards(samples: Iterable[Sample], out: Path, per_shard: int = 10_000) -> None:
@@ -487,23 +549,22 @@ def write_shards(samples: Iterable[Sample], out: Path, per_shard: int = 10_000) 
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} exists and is not empty: name a new folder")
-    tmp = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    tmp = _neighbour(out)
     shutil.rmtree(tmp, ignore_errors=True)
     tmp.mkdir(parents=True)
     try:
         with webdataset.ShardWriter(str(tmp / "%06d.tar"), maxcount=per_shard, verbose=0) as writer:
             for i, sample in enumerate(samples):
                 data = sample.read_bytes()
-                row = {"__key__": f"{i:09d}", _ending(data): data, "txt": sample.text}
+                # a reader takes one line end off a .txt: a label's own must not be the one
+                text = sample.text + "\n" * sample.text.endswith("\n")
+                row: dict[str, Any] = {"__key__": f"{i:09d}", _ending(sample.name, data): data, "txt": text}
                 if sample.meta:
                     row["json"] = dict(sample.meta)
                 writer.write(row)
-    except BaseException:
+        _put(tmp, out)
+    finally:
         shutil.rmtree(tmp, ignore_errors=True)
-        raise
-    if out.exists():
-        out.rmdir()
-    tmp.rename(out)
 
 
 # --------------------------------------------------------------------------------------------- split, merge and hash
@@ -533,7 +594,7 @@ def split(samples: Sequence[Sample], shares: Sequence[float], seed: int = 0) -> 
     rank = {i: r for r, i in enumerate(order)}
     part = [-1] * len(samples)
     while having:
-        trait = min(having, key=lambda t: (len(having[t]), str(t)))
+        trait = min(having, key=lambda t: (len(having[t]), isinstance(t, int), str(t)))
         for i in sorted(having.pop(trait), key=rank.__getitem__):
             best = max(range(len(want)), key=lambda p: (need[trait][p], left[p], -p))
             part[i] = best

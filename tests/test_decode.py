@@ -105,8 +105,8 @@ def test_greedy_merges_repeats_and_keeps_doubles(shown: str, text: str) -> None:
 
 def test_greedy_confidence_is_the_best_frame_of_the_run() -> None:
     log_probs = frames_of("aa_ab", ABC)
-    log_probs[1] = frames_of("a", ABC, p=0.6)[0]
-    log_probs[0] = frames_of("a", ABC, p=0.7)[0]
+    log_probs[0] = frames_of("a", ABC, p=0.6)[0]
+    log_probs[1] = frames_of("a", ABC, p=0.7)[0]
     assert greedy(log_probs[None])[0].confidences == pytest.approx([0.7, 0.9, 0.9])
 
 
@@ -151,6 +151,7 @@ def test_unlimited_beam_is_brute_force(frames: int, classes: int) -> None:
         log_probs = random_log_probs(seed, frames, classes)
         expected = by_text(log_probs, lambda text: True)
         found = beam(log_probs, width=10_000, n_best=10_000)
+        assert len(found) == len(expected)
         assert dict(found) == pytest.approx(expected)
         assert [score for _, score in found] == sorted((score for _, score in found), reverse=True)
 
@@ -160,6 +161,31 @@ def test_unlimited_beam_under_a_constraint_is_brute_force() -> None:
         log_probs = random_log_probs(seed, 5, 4)
         expected = by_text(log_probs, constraint.accepts)
         assert dict(beam(log_probs, width=10_000, n_best=10_000, constraint=constraint)) == pytest.approx(expected)
+
+
+def plain_beam(log_probs: npt.NDArray[np.float32], width: int) -> set[Ids]:
+    """Hannun's algorithm 1 without a language model, prefix by prefix and character by character."""
+    kept: dict[Ids, tuple[float, float]] = {(): (1.0, 0.0)}
+    for frame in np.exp(log_probs.astype(np.float64)).tolist():
+        sums: dict[Ids, list[float]] = defaultdict(lambda: [0.0, 0.0])
+        for prefix, (blank, label) in kept.items():
+            sums[prefix][0] += frame[0] * (blank + label)
+            if prefix:
+                sums[prefix][1] += frame[prefix[-1]] * label
+            for c in range(1, len(frame)):
+                sums[(*prefix, c)][1] += frame[c] * (blank if prefix[-1:] == (c,) else blank + label)
+        best = sorted((item for item in sums.items() if sum(item[1]) > 0), key=lambda item: -sum(item[1]))
+        kept = {prefix: (blank, label) for prefix, (blank, label) in best[:width]}
+    return set(kept)
+
+
+@pytest.mark.parametrize(("width", "classes"), [(1, 4), (2, 4), (3, 4), (5, 4), (9, 4), (9, 90)])
+def test_narrow_beam_keeps_what_the_plain_algorithm_keeps(width: int, classes: int) -> None:
+    for seed in range(10):
+        log_probs = random_log_probs(seed, 10, classes, sharpness=1.0)
+        found = beam(log_probs, width=width, n_best=width)
+        assert len(found) == width
+        assert {text for text, _ in found} == plain_beam(log_probs, width)
 
 
 def test_beam_finds_the_text_that_the_best_path_misses() -> None:
@@ -284,6 +310,12 @@ def test_lengths_characters_and_lexicon_admit_what_they_say() -> None:
         assert lexicon.accepts(ids) == (text in {"ab", "abc", "ca", "c"})
         assert (length & characters & lexicon).accepts(ids) == (text == "ca")
     assert Constraint.length("2", ABC).accepts([1, 1])
+
+
+def test_no_state_of_an_intersection_is_a_dead_end() -> None:
+    both = Constraint.lexicon(["abcab", "ab", "cb", "cba"], ABC) & Constraint.length("2-4", ABC)
+    assert len(both.accepting) == 6  # "", a, ab, c, cb, cba: nothing of the word that is too long
+    assert both.transitions[0].tolist().count(-1) == 2
 
 
 def test_what_admits_no_text_is_refused() -> None:

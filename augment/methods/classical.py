@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from typing import Annotated, ClassVar
 
@@ -83,8 +84,9 @@ class Classical:
         image = torch.from_numpy(pixels).permute(2, 0, 1).clamp(0, 255).round().to(torch.uint8)
         image = _recolour(image, s.strength * s.colour, rng)
         image = _focus(image, s.strength * s.blur, rng)
-        image = _spoil(image, s, rng)
-        return Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
+        image = _speckle(image, s.strength * s.noise, rng)
+        picture = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
+        return _compress(picture, s.strength * s.jpeg, rng)
 
 
 def _warp(pixels: Pixels, paper: Pixels, box: Box, s: ClassicalSettings, rng: np.random.Generator) -> Pixels:
@@ -138,7 +140,7 @@ def _homography(
     low, high, room = corners.min(axis=1), corners.max(axis=1), half + SPILL
     shrink = min(1.0, float((2 * room / (high - low)).min()))
     shift = np.clip(shift, -room - shrink * low, room - shrink * high)
-    return np.array([[shrink, 0, shift[0]], [0, shrink, shift[1]], [0, 0, 1]]) @ matrix
+    return np.asarray(np.array([[shrink, 0, shift[0]], [0, shrink, shift[1]], [0, 0, 1]]) @ matrix, dtype=np.float64)
 
 
 def _cut_out(pixels: Pixels, paper: Pixels, side: float, rng: np.random.Generator) -> None:
@@ -158,7 +160,7 @@ def _tint(pixels: Pixels, paper: Pixels, amount: float, rng: np.random.Generator
     slope = start + across * np.linspace(-1, 1, width)[None] + down * np.linspace(-1, 1, height)[:, None]
     distance = np.abs(pixels - paper).max(axis=2)
     share = np.clip(slope, -1, 1) * np.exp(-((distance / INK) ** 2))
-    return pixels + (share[..., None] * colour).astype(np.float32)
+    return np.asarray(pixels + share[..., None] * colour, dtype=np.float32)
 
 
 def _recolour(image: torch.Tensor, amount: float, rng: np.random.Generator) -> torch.Tensor:
@@ -167,7 +169,8 @@ def _recolour(image: torch.Tensor, amount: float, rng: np.random.Generator) -> t
     image = tv.adjust_brightness(image, float(brightness))
     image = tv.adjust_contrast(image, float(contrast))
     image = tv.adjust_saturation(image, float(saturation))
-    return tv.adjust_hue(image, 0.1 * amount * float(rng.uniform(-1, 1)))
+    image = tv.adjust_hue(image, 0.1 * amount * float(rng.uniform(-1, 1)))
+    return image
 
 
 def _focus(image: torch.Tensor, amount: float, rng: np.random.Generator) -> torch.Tensor:
@@ -177,18 +180,24 @@ def _focus(image: torch.Tensor, amount: float, rng: np.random.Generator) -> torc
     sigma = 0.015 * height * amount * degree
     if kind < 1 / 3 and sigma > 0.1:
         side = 2 * min(int(np.ceil(2 * sigma)), min(height, width) - 1) + 1
-        return tv.gaussian_blur(image, [side, side], [sigma, sigma])
-    if kind > 2 / 3:
-        return tv.adjust_sharpness(image, 1 + 2 * amount * degree)
+        image = tv.gaussian_blur(image, [side, side], [sigma, sigma])
+    elif kind > 2 / 3:
+        image = tv.adjust_sharpness(image, 1 + 2 * amount * degree)
     return image
 
 
-def _spoil(image: torch.Tensor, s: ClassicalSettings, rng: np.random.Generator) -> torch.Tensor:
-    """Noise and JPEG."""
-    _, height, width = image.shape
-    deviation = 14 * s.strength * s.noise * max(rng.uniform(-1, 1), 0)
-    if deviation:
-        noise = rng.normal(0, deviation, (rng.choice([1, 3]), height, width))
-        image = (image + torch.from_numpy(noise)).clamp(0, 255).round().to(torch.uint8)
-    quality = 95 - 60 * s.strength * s.jpeg * max(rng.uniform(-1, 1), 0)
-    return tv.jpeg(image, max(round(quality), 10)) if quality < 95 else image
+def _speckle(image: torch.Tensor, amount: float, rng: np.random.Generator) -> torch.Tensor:
+    """Add noise, grey or coloured, to half of the pictures."""
+    deviation = 14 * amount * max(rng.uniform(-1, 1), 0)
+    noise = rng.normal(0, deviation, (rng.choice([1, 3]), *image.shape[1:]))
+    return (image + torch.from_numpy(noise)).clamp(0, 255).round().to(torch.uint8)
+
+
+def _compress(picture: Image.Image, amount: float, rng: np.random.Generator) -> Image.Image:
+    """Write half of the pictures as JPEG (with Pillow: torchvision 0.29 gives up its own codec)."""
+    quality = round(95 - 60 * amount * max(rng.uniform(-1, 1), 0))
+    if quality == 95:
+        return picture
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=max(quality, 10))
+    return Image.open(file).convert("RGB")

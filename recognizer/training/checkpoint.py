@@ -117,7 +117,9 @@ def start_from(network: Network, path: Path, charset: Charset, size: str) -> str
     """
     state, description = read_weights(path)
     if description.size != size:
-        raise UserError(f"{path} is a {description.size!r} reader and cannot start a {size!r} one: --size {description.size}")
+        raise UserError(
+            f"{path} is a {description.size!r} reader and cannot start a {size!r} one: --size {description.size}"
+        )
     old = {c: i for i, c in enumerate(description.charset, 1)}
     shared = [(old[c], i) for i, c in enumerate(charset.characters, 1) if c in old]
     rows = torch.tensor([(0, 0), *shared])

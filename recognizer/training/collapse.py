@@ -33,7 +33,7 @@ def find_collapse(truths: Sequence[str], read: Sequence[str], spread: float) -> 
         return Collapse(
             "all blank",
             f"{empty:.0%} of the validation pictures are read as empty",
-            "more training (--pictures), --set bootstrap=ace, a smaller --learning-rate, and look whether the labels fit",
+            "a longer --pictures, --set bootstrap=ace, a smaller --learning-rate; and look whether the labels fit",
         )
     if times / len(read) >= max(0.9, 2 * usual):
         return Collapse(
@@ -45,6 +45,6 @@ def find_collapse(truths: Sequence[str], read: Sequence[str], spread: float) -> 
         return Collapse(
             "prior only",
             f"the outputs differ by {spread:.3f} from picture to picture: the pictures are not looked at",
-            "look whether each label belongs to its picture (shuffled labels look like this); a smaller --learning-rate",
+            "look whether each label belongs to its picture (shuffled labels look so); a smaller --learning-rate",
         )
     return None

@@ -27,7 +27,7 @@ from recognizer.errors import Stopped, UserError
 from recognizer.images import MAX_PIXELS, Frame
 from recognizer.progress import Bar, say
 from recognizer.readings import Scores
-from recognizer.samples import Manifest, Sample, content_hash, merge, problem_table, read_manifest, split
+from recognizer.samples import Sample, content_hash, merge, problem_table, read_manifest, split
 from recognizer.settings import Settings, load, to_toml
 from recognizer.training import checkpoint
 from recognizer.training.batches import Pictures, Plan, StepSampler, Variation, collate, vary
@@ -40,17 +40,17 @@ from recognizer.training.model import SIZES, STRIDE, HeadName, Network
 class FrameSettings(Settings):
     """Bounds on the width, in pixels, at which a reader looks at a picture; 0 takes what the longest label needs."""
 
-    min_width: int = Field(0, ge=0, le=4096)
-    max_width: int = Field(512, ge=16, le=4096)
+    min_width: int = Field(default=0, ge=0, le=4096)
+    max_width: int = Field(default=512, ge=16, le=4096)
 
 
 class TrainSettings(Settings):
     """Everything that `recognizer train` can be told."""
 
-    data: list[str]
+    data: tuple[str, ...]
     validation: str | None = None  # else a part of data
     validation_share: float = Field(0.1, gt=0, lt=1)
-    with_synthetic: list[str] = []
+    with_synthetic: tuple[str, ...] = ()
     synthetic_share: float = Field(0.5, gt=0, lt=1)  # of each batch
     label_pattern: str | None = None
     limit: int | None = Field(None, ge=1)  # use the first so many samples of data
@@ -77,8 +77,8 @@ class TrainSettings(Settings):
     tracker: str = "tensorboard"  # any that Accelerate knows, or none
     checkpoint_seconds: float = Field(60, gt=0)
     max_pixels: int = Field(MAX_PIXELS, ge=1)
-    frame: FrameSettings = FrameSettings()
-    vary: Variation = Variation()
+    frame: FrameSettings = Field(default_factory=FrameSettings)
+    vary: Variation = Field(default_factory=Variation)
 
     def pictures_for(self, n: int) -> int:
         """Pictures to see in all with `n` labelled ones: 60 passes, at least 40,000 and at most 2,000,000."""
@@ -142,7 +142,7 @@ class Data:
 
 def train(settings: TrainSettings, out: Path, resume: bool = False) -> Scores:
     """Train a recognizer into the run folder `out`: settings.toml, run.json, problems.jsonl, metrics.jsonl, TensorBoard
-    events under log/, checkpoints/, and the best weights.safetensors.
+    events under log/, checkpoints/, the best weights.safetensors, and, once it is done, scores.json.
 
     A resumed run that is done trains no more. Gives the validation scores of the best weights.
 
@@ -188,7 +188,7 @@ def train(settings: TrainSettings, out: Path, resume: bool = False) -> Scores:
     plan = Plan(data.train.widths, data.real, settings.batch, settings.synthetic_share, settings.seed)
     sampler = StepSampler(plan, progress.step, total)
     batches = accelerator.prepare(
-        DataLoader(data.train, batch_sampler=sampler, collate_fn=collate, num_workers=settings.workers)  # type: ignore[arg-type]
+        DataLoader(data.train, batch_sampler=sampler, collate_fn=collate, num_workers=settings.workers)
     )
     loss_of = LOSSES[settings.loss]
     saved, began, first = time.monotonic(), time.monotonic(), progress.step
@@ -235,6 +235,7 @@ def train(settings: TrainSettings, out: Path, resume: bool = False) -> Scores:
                 alarm = find_collapse(texts, read, outcome.spread) if step >= bootstrap else None
                 metrics.write(
                     progress.step,
+                    steps=total,
                     loss=sum(running) / len(running),
                     validation_nll=finite_mean([r.nll for r in outcome.readings]),
                     exact=scores.exact,
@@ -279,11 +280,14 @@ def train(settings: TrainSettings, out: Path, resume: bool = False) -> Scores:
                 break
 
     metrics.close()
-    state, _ = checkpoint.read_weights(out)
-    bare.load_state_dict({**bare.state_dict(), **{k: v.to(accelerator.device) for k, v in state.items()}})
+    best, _ = checkpoint.read_weights(out)
+    bare.load_state_dict({**bare.state_dict(), **{k: v.to(accelerator.device) for k, v in best.items()}})
     outcome = read_pictures(bare.eval(), settings.head, data.validation, accelerator)
     pairs = list(zip([s.text for s in data.validation.samples], [r.text for r in outcome.readings], strict=True))
-    return Scores.of(pairs)
+    scores = Scores.of(pairs)
+    if accelerator.is_main_process:
+        (out / "scores.json").write_text(json.dumps(scores.to_dict(), indent=2) + "\n", encoding="utf-8")
+    return scores
 
 
 # ----------------------------------------------------------------------------------------------------- the run's parts
@@ -380,7 +384,11 @@ def open_run(settings: TrainSettings, out: Path, data: Data, resume: bool) -> No
 def provenance() -> dict[str, Any]:
     """Commit, versions and machine: what it takes to say where a number came from."""
     asked = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+        ["git", "describe", "--always", "--dirty"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     return {
         "commit": asked.stdout.strip() or "unknown",
@@ -431,14 +439,14 @@ def averaged(network: Network, average: Average) -> Iterator[None]:
 def interruptible() -> Iterator[list[int]]:
     """A list that stays empty until Ctrl-C or SIGTERM; a second one ends the process as usual."""
     seen: list[int] = []
-    before = {}
+    before: dict[int, Any] = {}
 
     def note(number: int, _: FrameType | None) -> None:
         seen.append(number)
         signal.signal(number, before[number])
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        before[number] = signal.signal(number, note)
+    for watched in (signal.SIGINT, signal.SIGTERM):
+        before[watched] = signal.signal(watched, note)
     try:
         yield seen
     finally:

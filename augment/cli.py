@@ -1,0 +1,216 @@
+"""The command `augment`: find what a reader misreads, and make labelled lookalikes of it."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from recognizer.errors import UserError, one_line_errors
+
+typer_app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
+    help="Find what a reader misreads, and make labelled lookalikes of exactly that.",
+)  # fmt: skip
+
+Pattern = Annotated[
+    str | None, typer.Option("--label-pattern", help="Labels are in the file names, as in '{text}_{id}.png'.")
+]
+Sets = Annotated[list[str] | None, typer.Option("--set", help="A setting of the method, as name=value; repeatable.")]
+
+
+def app() -> None:
+    """The command, with one line for a user's mistake in place of a traceback."""
+    with one_line_errors():
+        typer_app()
+
+
+@typer_app.command()
+def methods() -> None:
+    """List the methods that make pictures."""
+    from augment.methods import METHODS
+
+    for name, (_, what) in METHODS.items():
+        print(f"{name:<12} {what}")
+    print("my.module:Class your own, any class that keeps the contract of augment.method.Method")
+
+
+@typer_app.command("mine-errors")
+def mine_errors(
+    model: Annotated[Path, typer.Option(help="A run's folder or a weights file.")],
+    data: Annotated[list[Path], typer.Option(help="Labelled pictures; repeatable.")],
+    out: Annotated[Path, typer.Option(help="A new folder.")],
+    folds: Annotated[
+        int, typer.Option(help="Read each part with a reader that was trained on the others, as --model was.", min=0)
+    ] = 0,
+    count: Annotated[int | None, typer.Option(help="Requests of each kind; else as many as there are samples.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Use only the first so many samples.")] = None,
+    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    jobs: Annotated[int, typer.Option(help="Trainings beside each other; one processor each.", min=1)] = 2,
+    label_pattern: Pattern = None,
+) -> None:
+    """Find misread samples; write them, their confusions, a contact sheet and the requests that practice answers.
+
+    Without --folds the samples should be ones that the model was not trained on: what a reader was trained on, it
+    reads too well.
+    """
+    from augment.mining import mine, plan, read_out_of_folds, write_mined
+    from recognizer.progress import CONSOLE
+    from recognizer.samples import merge, problem_table, read_manifest
+
+    if out.exists() and not folds and any(out.iterdir()):
+        raise UserError(f"{out} exists and is not empty: name a new folder")
+    manifest = merge([read_manifest(path, label_pattern) for path in data])
+    if limit:
+        manifest = manifest.first(limit)
+    samples, readings, problems = read_out_of_folds(model, manifest.samples, folds, out, seed, jobs)
+    everything = [*manifest.problems, *problems]
+    if everything:
+        CONSOLE.print(problem_table(everything, len(manifest) + len(manifest.problems)), markup=False)
+    if not samples:
+        raise UserError(f"{manifest.source}: no sample is left to read")
+    mined = mine(samples, readings)
+    vary, draw = plan(mined, samples, len(samples) if count is None else count, seed)
+    write_mined(mined, [*vary, *draw], out)
+    wrong = sum(h.misread for h in mined.hard)
+    how = f"out of {folds} folds" if folds else "by the model as it is"
+    print(f"{wrong} of {mined.read} samples are misread {how}, {len(mined.hard) - wrong} nearly so: {out / 'hard'}")
+    for (true, read), times in mined.confused.most_common(10):
+        print(f"  {true or '(nothing)':>10} -> {read or '(nothing)':<10} {times}")
+    print(f"make pictures with: augment synthesize --method classical --requests {out / 'requests.jsonl'}", end=" ")
+    print(f"--data {data[0]} --out DIR")
+
+
+@typer_app.command()
+def synthesize(
+    method: Annotated[str, typer.Option(help="A name that `augment methods` lists, or your own my.module:Class.")],
+    out: Annotated[Path, typer.Option(help="A new folder for the pictures.")],
+    requests: Annotated[Path | None, typer.Option(help="Requests that mine-errors wrote.")] = None,
+    data: Annotated[list[Path] | None, typer.Option(help="The real pictures that are varied; repeatable.")] = None,
+    texts: Annotated[Path | None, typer.Option(help="A file of texts to draw, one a line.")] = None,
+    charset: Annotated[str | None, typer.Option(help="Draw random texts of these characters ('upper+digits').")] = None,
+    length: Annotated[str, typer.Option(help="Their length: 5, or 4-6.")] = "4-6",
+    count: Annotated[int | None, typer.Option(help="How many pictures.", min=1)] = None,
+    size: Annotated[str, typer.Option(help="Pixels of a drawn picture, width x height.")] = "160x60",
+    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    label_pattern: Pattern = None,
+    sets: Sets = None,
+) -> None:
+    """Make pictures: from requests, from texts, from a charset and lengths, or by varying real ones."""
+    from augment.method import read_requests, sources_of
+    from augment.methods import load_class
+    from augment.synthesize import random_texts, requests_for_sources, requests_for_texts
+    from augment.synthesize import synthesize as make
+    from recognizer.charset import Charset
+    from recognizer.progress import Alone, Bar
+    from recognizer.samples import merge, read_manifest
+
+    cls = load_class(method)
+    given = [n for n, v in {"--requests": requests, "--texts": texts, "--charset": charset}.items() if v is not None]
+    if len(given) > 1:
+        raise UserError(f"{given[0]} and {given[1]}: choose one")
+    manifest = merge([read_manifest(path, label_pattern) for path in data]) if data else None
+    if cls.needs_source and manifest is None:
+        raise UserError(f"--method {method} varies real pictures: say which with --data DIR")
+    if requests is not None:
+        asked = [r for r in read_requests(requests) if (r.source is not None) == cls.needs_source][:count]
+    elif cls.needs_source:
+        if given:
+            raise UserError(f"--method {method} keeps the text of the picture it varies: leave {given[0]} out")
+        assert manifest is not None
+        asked = requests_for_sources(manifest, count or len(manifest), seed)
+    else:
+        width, height = _size(size)
+        if texts is not None:
+            if not texts.is_file():
+                raise UserError(f"--texts {texts}: no such file")
+            listed = [line for line in texts.read_text(encoding="utf-8").splitlines() if line]
+            asked = requests_for_texts(listed[:count], (width, height), seed)
+        elif charset is not None:
+            drawn = random_texts(Charset.named(charset), _lengths(length), count or 100, seed)
+            asked = requests_for_texts(drawn, (width, height), seed)
+        else:
+            raise UserError("say what to draw: --requests FILE, --texts FILE, or --charset and --length")
+    with Bar(Alone(), f"making with {method}", len(asked)) as bar:
+        sources = sources_of(manifest) if manifest is not None else None
+        n = make(method, _settings(sets), asked, out, sources, bar.advance)
+    print(f"{out}: {n} pictures")
+
+
+@typer_app.command("filter")
+def filter_made(
+    made: Annotated[Path, typer.Option(help="Made pictures.")],
+    data: Annotated[list[Path], typer.Option(help="Real labelled pictures that the judge did not train on.")],
+    judge: Annotated[Path, typer.Option(help="The judging reader: a run or weights; not the pupil.")],
+    out: Annotated[Path, typer.Option(help="A new folder for what is kept.")],
+    copies_of: Annotated[
+        Path | None, typer.Option(help="Training pictures that must not be copied; else those of --data.")
+    ] = None,
+    low: Annotated[float, typer.Option(help="Refuse what is easier than so many nats a character.", min=0)] = 0.0,
+    label_pattern: Pattern = None,
+) -> None:
+    """Keep the made pictures that still show their text and copy no training picture; say what was refused, and why."""
+    from accelerate import Accelerator
+
+    from augment.fidelity import band_of, coverage_table, near_copies, refusal_table
+    from augment.fidelity import judge as sort
+    from recognizer.samples import merge, problem_table, read_manifest, write_folder
+    from recognizer.training.checkpoint import read_weights
+    from recognizer.training.evaluate import evaluate
+
+    accelerator = Accelerator()
+    manifest, real = read_manifest(made), merge([read_manifest(path, label_pattern) for path in data])
+    train = read_manifest(copies_of, label_pattern) if copies_of is not None else real
+    pictures, outcome = evaluate(judge, manifest.samples, accelerator)
+    known, known_outcome = evaluate(judge, real.samples, accelerator)
+    if not len(pictures) or not len(known):
+        empty = manifest if not len(pictures) else real
+        raise UserError(f"{empty.source}: no sample is left that the judge can read")
+    band = band_of(known.samples, known_outcome.readings, low)
+    copies = near_copies(pictures.samples, train.samples)
+    judged = sort(pictures.samples, outcome.readings, [band] * len(pictures), copies)
+    print(problem_table([*manifest.problems, *pictures.problems], len(manifest)), file=sys.stderr, end="")
+    print(refusal_table(judged))
+    print(coverage_table(judged, read_weights(judge)[1].charset))
+    if not judged.kept:
+        raise UserError("nothing is kept: look at the made pictures, and at the judge's score on real ones")
+    write_folder(judged.kept, out)
+
+
+def _settings(sets: Sequence[str] | None) -> dict[str, Any]:
+    """The values of --set, as JSON where they are JSON."""
+    values: dict[str, Any] = {}
+    for item in sets or ():
+        name, equals, text = item.partition("=")
+        if not equals:
+            raise UserError(f"--set {item!r}: write name=value")
+        try:
+            values[name] = json.loads(text)
+        except ValueError:
+            values[name] = text
+    return values
+
+
+def _size(size: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d{1,4})x(\d{1,4})", size)
+    width, height = (int(found[1]), int(found[2])) if found else (0, 0)
+    if not (8 <= width <= 4096 and 8 <= height <= 4096):
+        raise UserError(f"--size {size!r}: write width x height in pixels, as in 160x60")
+    return width, height
+
+
+def _lengths(length: str) -> list[int]:
+    found = re.fullmatch(r"(\d{1,2})(?:-(\d{1,2}))?", length)
+    low, high = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
+    if not 1 <= low <= high:
+        raise UserError(f"--length {length!r}: write 5, or 4-6")
+    return list(range(low, high + 1))
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,120 @@
+"""Keep the made pictures that are worth practising on: they still show their text, and copy no training picture.
+
+The judges are readers that did not train on a picture's source. A filter judged by the pupil would throw away just what
+practice needs.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from augment.mining import hardness
+from recognizer.images import open_picture
+from recognizer.readings import Reading
+from recognizer.samples import Problem, Sample
+
+SHAPE = (48, 16)  # width and height at which pictures are compared
+COPY = 1 / 3  # nearest neighbour under this share of the second nearest: a near copy
+
+# why a made picture is refused -> what that says
+REFUSALS = {
+    "too hard": "its label is less likely than that of nearly every real picture: it may not show its text any more",
+    "too easy": "its label is read with near certainty: there is nothing to learn from it",
+    "near copy": "it is nearly one training picture",
+}
+
+
+@dataclass(frozen=True)
+class Band:
+    """Hardness that is kept, in nats a character of the label's likelihood."""
+
+    low: float
+    high: float
+
+
+def band_of(samples: Sequence[Sample], readings: Sequence[Reading], low: float = 0.0, share: float = 0.98) -> Band:
+    """The band that a judge's own readings of real pictures give: up to the hardness that `share` of them stay below.
+
+    A weak judge finds real pictures hard as well, and so refuses no more than a strong one. At least 1 nat a character
+    is always kept.
+    """
+    found = [hardness(r, s.text) for s, r in zip(samples, readings, strict=True)]
+    return Band(low, max(1.0, float(np.quantile(found, share)) if found else 1.0))
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Made samples that are kept, and those refused with the reason (a key of `REFUSALS`)."""
+
+    kept: tuple[Sample, ...]
+    refused: tuple[Problem, ...]
+
+    @property
+    def coverage(self) -> Counter[str]:
+        """How often each character stands in what is kept."""
+        return Counter(c for s in self.kept for c in s.text)
+
+
+def judge(made: Sequence[Sample], readings: Sequence[Reading], bands: Sequence[Band], copies: Sequence[bool]) -> Judged:
+    """Sort made samples into kept and refused. `readings[i]` is the judge's of `made[i]`, `bands[i]` that judge's."""
+    kept, refused = [], []
+    for sample, reading, band, copy in zip(made, readings, bands, copies, strict=True):
+        hard = hardness(reading, sample.text)
+        if copy:
+            refused.append(Problem(sample.name, "near copy", "of a training picture"))
+        elif hard > band.high:
+            detail = f"read as {reading.text!r}, {hard:.2f} nats a character, over {band.high:.2f}"
+            refused.append(Problem(sample.name, "too hard", detail))
+        elif hard < band.low:
+            refused.append(Problem(sample.name, "too easy", f"{hard:.4f} nats a character, under {band.low:.4f}"))
+        else:
+            kept.append(sample)
+    return Judged(tuple(kept), tuple(refused))
+
+
+def near_copies(made: Sequence[Sample], real: Sequence[Sample]) -> list[bool]:
+    """Whether each made picture is nearly one real picture: its nearest is under a third as far as its second nearest.
+
+    Distances are Euclidean between grey pictures of 48 x 16 pixels with mean 0 and deviation 1. The test of Yoon et al.
+    2023, "Diffusion Probabilistic Models Generalize when They Fail to Memorize".
+    """
+    if len(real) < 2:
+        return [False] * len(made)
+    ours, theirs = _thumbnails(real), _thumbnails(made)
+    squares = (ours**2).sum(1)
+    copies = []
+    for k in range(0, len(theirs), 256):
+        part = theirs[k : k + 256]
+        distances = np.maximum(squares + (part**2).sum(1)[:, None] - 2 * part @ ours.T, 0) ** 0.5
+        nearest = np.partition(distances, 1, axis=1)[:, :2]
+        copies += (nearest[:, 0] < COPY * nearest[:, 1]).tolist()
+    return copies
+
+
+def _thumbnails(samples: Sequence[Sample]) -> NDArray[np.float32]:
+    small = np.stack([np.asarray(open_picture(s.read_bytes(), "L").resize(SHAPE), np.float32).ravel() for s in samples])
+    centred = small - small.mean(1, keepdims=True)
+    return np.asarray(centred / np.maximum(centred.std(1, keepdims=True), 1.0), dtype=np.float32)
+
+
+def refusal_table(judged: Judged) -> str:
+    """How many were kept and refused, and why."""
+    total = len(judged.kept) + len(judged.refused)
+    lines = [f"{len(judged.kept)} of {total} made pictures are kept"]
+    for kind, n in Counter(p.kind for p in judged.refused).most_common():
+        example = next(p for p in judged.refused if p.kind == kind)
+        lines.append(f"  {n:>6}  {kind}: {REFUSALS[kind]} ({example.name}: {example.detail})")
+    return "\n".join(lines)
+
+
+def coverage_table(judged: Judged, charset: str) -> str:
+    """How often each character stands in what is kept; those that never do are named."""
+    counts: Mapping[str, int] = judged.coverage
+    never = [c for c in charset if not counts.get(c)]
+    line = "characters kept: " + " ".join(f"{c}:{counts.get(c, 0)}" for c in charset)
+    return line + (f"\nnever seen: {''.join(never)}" if never else "")

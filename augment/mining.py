@@ -1,0 +1,211 @@
+"""Find what a reader misreads, or nearly, and write the requests that practice on it needs."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from augment.method import Request, write_requests
+from augment.sheet import Cell, contact_sheet, marked
+from recognizer.errors import UserError
+from recognizer.images import open_picture
+from recognizer.readings import Confusion, Reading, confusions
+from recognizer.samples import FolderWriter, Problem, Sample, split, write_folder
+
+NEAR = 0.8  # a sample whose label is held less likely than this is nearly misread
+
+
+@dataclass(frozen=True)
+class Hard:
+    """A sample that is misread or nearly so. `hardness` is nats a character of its label's likelihood."""
+
+    sample: Sample
+    reading: Reading
+    hardness: float
+
+    @property
+    def misread(self) -> bool:
+        return self.reading.text != self.sample.text
+
+
+@dataclass(frozen=True)
+class Mined:
+    """What mining found: hard samples, the hardest first; which characters were read as which; how many were read."""
+
+    hard: tuple[Hard, ...]
+    confused: Counter[Confusion]
+    read: int
+
+
+def hardness(reading: Reading, text: str) -> float:
+    """Nats a character of the true label; bounded where the label has no alignment at all."""
+    assert reading.nll is not None
+    return min(reading.nll / len(text), 50.0)
+
+
+def mine(samples: Sequence[Sample], readings: Sequence[Reading], near: float = NEAR) -> Mined:
+    """Rank what was misread, or whose label was held less likely than `near`, misread ones first, then by hardness."""
+    found = [
+        Hard(sample, reading, hardness(reading, sample.text))
+        for sample, reading in zip(samples, readings, strict=True)
+        if reading.text != sample.text or (reading.nll or 0.0) > -np.log(near)
+    ]
+    found.sort(key=lambda h: (not h.misread, -h.hardness, h.sample.name))
+    pairs = [(s.text, r.text) for s, r in zip(samples, readings, strict=True)]
+    return Mined(tuple(found), confusions(pairs), len(samples))
+
+
+def plan(
+    mined: Mined, samples: Sequence[Sample], count: int, seed: int, mode: str = "mined"
+) -> tuple[list[Request], list[Request]]:
+    """Requests for practice, `count` that vary a real picture and `count` that draw a new text.
+
+    Sources are drawn by hardness, so that what is misread comes most often and no picture fills the plan. New texts
+    have the lengths of the labels and characters drawn by how often they are misread and how rarely they are seen; half
+    of them are the text of a hard sample with one character swapped for what it was taken for, or a misread one kept.
+
+    `mode` "random" takes sources and characters evenly instead: the control that says what mining adds.
+
+    Raises:
+        UserError: no samples, or an unknown mode.
+    """
+    if not samples:
+        raise UserError("there is no sample to plan practice from")
+    if mode not in ("mined", "random"):
+        raise UserError(f"practice on {mode!r} is not known: mined or random")
+    rng = np.random.default_rng([seed, 11])
+    chosen = mined.hard if mode == "mined" and mined.hard else ()
+    sources = [h.sample for h in chosen] or list(samples)
+    weight = np.array([0.2 + min(h.hardness, 3.0) for h in chosen] or [1.0] * len(sources))
+    drawn = rng.choice(len(sources), (2, count), p=weight / weight.sum())
+    sizes = {i: open_picture(sources[i].read_bytes(), "L").size for i in np.unique(drawn).tolist()}
+
+    seen = Counter(c for s in samples for c in s.text)
+    missed: Counter[str] = Counter()
+    taken_for: dict[str, Counter[str]] = {}
+    for (true, read), times in mined.confused.items() if mode == "mined" else ():
+        if true:
+            missed[true] += times
+            if read in seen:
+                taken_for.setdefault(true, Counter())[read] += times
+    alphabet = sorted(seen)
+    mean = sum(seen.values()) / len(seen)
+    character_weight = np.array([(1 + 10 * missed[c] / seen[c]) * min(4.0, (mean / seen[c]) ** 0.5) for c in alphabet])
+    if mode == "random":
+        character_weight = np.ones(len(alphabet))
+    character_weight /= character_weight.sum()
+    lengths = [len(s.text) for s in samples]
+
+    vary, draw = [], []
+    for k in range(count):
+        source = sources[drawn[0, k]]
+        width, height = sizes[int(drawn[0, k])]
+        vary.append(Request(source.text, int(rng.integers(2**31)), width, height, source.name, "hard sample"))
+        width, height = sizes[int(drawn[1, k])]
+        text, why = sources[drawn[1, k]].text, "contrast pair"
+        places = [i for i, c in enumerate(text) if c in taken_for]
+        if places and rng.random() < 0.5:
+            i = int(rng.choice(places))
+            others = taken_for[text[i]]
+            swap = rng.choice(list(others), p=np.array(list(others.values())) / others.total())
+            text = text[:i] + str(swap) + text[i + 1 :]
+        else:
+            text = "".join(rng.choice(alphabet, int(rng.choice(lengths)), p=character_weight))
+            why = "weighted characters"
+        draw.append(Request(text, int(rng.integers(2**31)), width, height, None, why))
+    return vary, draw
+
+
+def folds_of(samples: Sequence[Sample], folds: int, seed: int = 0) -> list[list[Sample]]:
+    """Samples in `folds` parts alike in lengths and characters.
+
+    Raises:
+        UserError: fewer than 2 folds, or fewer samples than folds need.
+    """
+    if not 2 <= folds <= len(samples) // 2:
+        raise UserError(f"{len(samples)} samples cannot be read out of {folds} folds: give 2 to {len(samples) // 2}")
+    return split(samples, [1.0] * folds, seed)
+
+
+def read_out_of_folds(
+    model: Path, samples: Sequence[Sample], folds: int, out: Path, seed: int = 0, jobs: int = 2
+) -> tuple[list[Sample], list[Reading], list[Problem]]:
+    """Read samples: those that can be used, what was read in each, and what was set aside.
+
+    With `folds`, each part is read by a reader trained on the others, with the settings of `model` from where `model`
+    started; they go to `out/folds`, and what is there already is used again. Without, `model` itself reads.
+
+    Raises:
+        UserError: no weights, or too few samples for the folds.
+    """
+    from accelerate import Accelerator
+
+    from recognizer.training.evaluate import evaluate
+
+    if not folds:
+        pictures, outcome = evaluate(model, samples, Accelerator())
+        return pictures.samples, outcome.readings, pictures.problems
+    parts = folds_of(samples, folds, seed)
+    train_folds(model, parts, out / "folds", jobs)
+    kept: list[Sample] = []
+    readings: list[Reading] = []
+    problems: list[Problem] = []
+    for k, part in enumerate(parts):
+        pictures, outcome = evaluate(out / "folds" / f"fold-{k}", part, Accelerator())
+        kept += pictures.samples
+        readings += outcome.readings
+        problems += pictures.problems
+    return kept, readings, problems
+
+
+def train_folds(model: Path, parts: Sequence[Sequence[Sample]], out: Path, jobs: int) -> None:
+    """Train a reader on all parts but one, for each part, into `out/fold-K`."""
+    from recognizer.settings import make
+    from recognizer.training.checkpoint import read_weights
+    from recognizer.training.side_by_side import Training, train_side_by_side
+    from recognizer.training.train import TrainSettings
+
+    _, description = read_weights(model)
+    before = make(TrainSettings, description.settings, f"settings in {model}")
+    trainings = []
+    for k in range(len(parts)):
+        data = out / f"data-{k}"
+        if not data.exists():
+            write_folder([s for j, part in enumerate(parts) if j != k for s in part], data)
+        changed = {
+            "data": [str(data)], "validation": None, "label_pattern": None, "limit": None, "with_synthetic": [],
+            "charset": description.charset, "threads": 1, "tracker": "none",
+        }  # fmt: skip
+        trainings.append(Training(before.model_copy(update=changed), out / f"fold-{k}"))
+    train_side_by_side(trainings, jobs, "fold")
+
+
+def write_mined(mined: Mined, requests: Sequence[Request], out: Path) -> None:
+    """Write `hard/` (samples and what was read), `confusions.json`, `requests.jsonl` and `sheet.png` into `out`."""
+    out.mkdir(parents=True, exist_ok=True)
+    with FolderWriter(out / "hard") as writer:
+        for h in mined.hard:
+            about: dict[str, Any] = {
+                "read": h.reading.text, "confidence": h.reading.confidence, "nll": h.reading.nll,
+                "hardness": h.hardness, "name": h.sample.name,
+            }  # fmt: skip
+            writer.add(h.sample.name, h.sample.read_bytes(), h.sample.text, about)
+    rows = [{"true": true, "read": read, "times": n} for (true, read), n in mined.confused.most_common()]
+    (out / "confusions.json").write_text(json.dumps(rows, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    write_requests(requests, out / "requests.jsonl")
+    if mined.hard:
+        cells = [hard_cell(h) for h in mined.hard[:60]]
+        contact_sheet([cells[i : i + 6] for i in range(0, len(cells), 6)], out / "sheet.png")
+
+
+def hard_cell(h: Hard) -> Cell:
+    """A hard sample as a cell of a contact sheet: its picture, its label, and what was read with its errors marked."""
+    caption, wrong = marked(h.sample.text, h.reading.text)
+    before = f"{h.sample.text}: "
+    return Cell(open_picture(h.sample.read_bytes(), "RGB"), before + caption, (False,) * len(before) + wrong)

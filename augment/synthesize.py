@@ -1,0 +1,89 @@
+"""Answer requests with pictures, each with its method, settings, seed and source in its metadata."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from augment.method import Method, Request, Sources
+from augment.methods import create
+from recognizer.charset import Charset
+from recognizer.errors import UserError
+from recognizer.images import open_picture
+from recognizer.samples import FolderWriter, Manifest
+
+BATCH = 64
+
+
+def make(
+    method: Method, requests: Sequence[Request], sources: Sources | None = None
+) -> Iterator[tuple[Request, Image.Image]]:
+    """Answer requests, a few at a time, in order.
+
+    Raises:
+        UserError: a source that is not there, or what the method refuses.
+    """
+    for k in range(0, len(requests), BATCH):
+        group = requests[k : k + BATCH]
+        given = [sources(r.source) if sources is not None and r.source is not None else None for r in group]
+        yield from zip(group, method.make(group, given), strict=True)
+
+
+def synthesize(
+    name: str,
+    settings: dict[str, Any],
+    requests: Sequence[Request],
+    out: Path,
+    sources: Sources | None = None,
+    each: Callable[[], object] = lambda: None,
+) -> int:
+    """Make one PNG a request into a new folder with `metadata.jsonl`; gives their number.
+
+    Raises:
+        UserError: nothing asked, the folder is taken, or what the method refuses. Nothing half-written is left.
+    """
+    if not requests:
+        raise UserError("there is nothing to make: no requests")
+    method = create(name, settings)
+    with FolderWriter(out) as writer:
+        for k, (request, picture) in enumerate(make(method, requests, sources)):
+            data = io.BytesIO()
+            picture.save(data, "PNG", compress_level=1)
+            about = {"method": name, "settings": settings, "seed": request.seed, "source": request.source}
+            writer.add(f"{k:06d}.png", data.getvalue(), request.text, about | {"why": request.why})
+            each()
+    return len(requests)
+
+
+def requests_for_texts(texts: Sequence[str], size: tuple[int, int], seed: int) -> list[Request]:
+    """A request for each text, at one size (width, height)."""
+    return [Request(text, seed + i, *size) for i, text in enumerate(texts)]
+
+
+def random_texts(charset: Charset, lengths: Sequence[int], count: int, seed: int) -> list[str]:
+    """Texts of evenly drawn lengths and characters."""
+    rng = np.random.default_rng([seed, 13])
+    return ["".join(rng.choice(list(charset.characters), int(rng.choice(lengths)))) for _ in range(count)]
+
+
+def requests_for_sources(manifest: Manifest, count: int, seed: int) -> list[Request]:
+    """Requests that vary the pictures of a manifest in turn, each under its own text.
+
+    Raises:
+        UserError: the manifest is empty.
+    """
+    if not len(manifest):
+        raise UserError(f"{manifest.source} has no sample to vary")
+    requests = []
+    sizes: dict[str, tuple[int, int]] = {}
+    for k in range(count):
+        sample = manifest.samples[k % len(manifest)]
+        if sample.name not in sizes:
+            sizes[sample.name] = open_picture(sample.read_bytes(), "L").size
+        requests.append(Request(sample.text, seed + k, *sizes[sample.name], sample.name))
+    return requests

@@ -1,0 +1,107 @@
+"""The command `practice`: the whole loop, from labels to a reader that has practised what it misread."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from recognizer.errors import UserError, one_line_errors
+
+typer_app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
+    help="Train a reader, find what it misreads, make lookalikes of that, and practise while it pays.",
+)  # fmt: skip
+
+Pattern = Annotated[
+    str | None, typer.Option("--label-pattern", help="Labels are in the file names, as in '{text}_{id}.png'.")
+]
+Sets = Annotated[list[str] | None, typer.Option("--set", help="Any other setting, as name=value; repeatable.")]
+
+
+def app() -> None:
+    """The command, with one line for a user's mistake in place of a traceback."""
+    with one_line_errors():
+        typer_app()
+
+
+@typer_app.command()
+def run(
+    data: Annotated[list[Path] | None, typer.Option(help="Labelled pictures; repeatable.", show_default=False)] = None,
+    out: Annotated[Path | None, typer.Option(help="The run's folder; given again, the run goes on.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on with this run.")] = None,
+    validation: Annotated[Path | None, typer.Option(help="Labelled pictures to validate on; else a quarter.")] = None,
+    test: Annotated[Path | None, typer.Option(help="Labelled pictures that are read once, at the end.")] = None,
+    start: Annotated[str | None, typer.Option("--from", help="Weights or run to start from, or 'nothing'.")] = None,
+    methods: Annotated[str | None, typer.Option(help="Methods that make pictures, with commas.")] = None,
+    rounds: Annotated[int | None, typer.Option(help="At most so many rounds; 3.")] = None,
+    folds: Annotated[int | None, typer.Option(help="Parts for reading out of fold; 3.")] = None,
+    pictures: Annotated[int | None, typer.Option(help="Pictures that the first readers see; else by labels.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Use only the first so many samples.")] = None,
+    jobs: Annotated[int | None, typer.Option(help="Trainings beside each other; else one a processor.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
+    label_pattern: Pattern = None,
+    config: Annotated[Path | None, typer.Option(help="Settings as TOML; options here go over it.")] = None,
+    sets: Sets = None,
+) -> None:
+    """Practise. Killed at any moment, the same command goes on."""
+    from pipelines.practice import PracticeSettings, practice, resumed_settings
+    from pipelines.report import print_summary, write_report
+    from recognizer.settings import load
+
+    if resume is not None:
+        if data or out is not None or config is not None or sets:
+            raise UserError("--resume goes on with the run's own settings: give nothing beside it")
+        settings, out = resumed_settings(resume), resume
+    else:
+        if out is None:
+            raise UserError("say where the run goes: --out RUN")
+        if not data and config is None:
+            raise UserError("say what to practise on: --data DIR")
+        given = {
+            "data": [str(path) for path in data] if data else None, "start": start,
+            "validation": str(validation) if validation else None, "test": str(test) if test else None,
+            "methods": methods.split(",") if methods else None, "rounds": rounds, "folds": folds,
+            "pictures": pictures, "limit": limit, "jobs": jobs, "seed": seed, "label_pattern": label_pattern,
+        }  # fmt: skip
+        settings = load(PracticeSettings, config, given, sets or ())
+    practice(settings, out)
+    path = write_report(out)
+    print_summary(out)
+    print(f"report: {path}")
+    print(f"read with: recognizer predict --model {out} PICTURE")
+
+
+@typer_app.command()
+def status(out: Annotated[Path, typer.Argument(metavar="RUN", help="A practice run's folder.")]) -> None:
+    """Say where a run is."""
+    from pipelines.report import print_summary
+
+    print_summary(out)
+
+
+@typer_app.command()
+def report(out: Annotated[Path, typer.Argument(metavar="RUN", help="A practice run's folder.")]) -> None:
+    """Write the HTML report of a run anew."""
+    from pipelines.report import write_report
+
+    print(f"report: {write_report(out)}")
+
+
+@typer_app.command()
+def scheme(
+    out: Annotated[Path, typer.Argument(help="A new folder; its parts are labelled/ and test/.")],
+    labelled: Annotated[int, typer.Option(help="Labelled pictures.")] = 600,
+    test: Annotated[int, typer.Option(help="Test pictures.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+) -> None:
+    """Draw the embedded scheme that stands for your own pictures in the demonstration."""
+    from pipelines.scheme import write_scheme
+
+    write_scheme(out, labelled, test, seed)
+    print(f"{out}: {labelled} labelled pictures and {test} to test on")
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,268 @@
+"""Pictures that nobody vouches for, and the size that a reader takes."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from recognizer.images import MAX_PIXELS, WIDTH_STEP, Frame, PictureError, normalise, open_picture
+
+
+def encoded(picture: Image.Image, form: str = "PNG", **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+def pixels(picture: Image.Image) -> list[Any]:
+    """Row by row: a number each where the picture is grey, else a tuple."""
+    values = np.asarray(picture)
+    return values.ravel().tolist() if values.ndim == 2 else [tuple(p) for p in values.reshape(-1, 3).tolist()]
+
+
+def noise(width: int = 40, height: int = 20, seed: int = 0) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width), dtype=np.uint8))
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that says how large it is and holds nothing."""
+    chunks = [
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)),
+        (b"IDAT", zlib.compress(b"")),
+        (b"IEND", b""),
+    ]
+    body = b"".join(struct.pack(">I", len(d)) + t + d + struct.pack(">I", zlib.crc32(t + d)) for t, d in chunks)
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+# ------------------------------------------------------------------------------------------------- every kind of pixel
+
+
+def test_palette_and_its_transparent_entry() -> None:
+    picture = Image.new("P", (3, 1))
+    picture.putpalette([255, 0, 0, 0, 0, 255, 0, 128, 0])
+    picture.putdata([0, 1, 2])
+    assert pixels(open_picture(encoded(picture))) == [(255, 0, 0), (0, 0, 255), (0, 128, 0)]
+    through = open_picture(encoded(picture, transparency=1))
+    assert pixels(through) == [(255, 0, 0), (255, 255, 255), (0, 128, 0)]
+
+
+def test_alpha_is_laid_on_white() -> None:
+    rgba = Image.new("RGBA", (3, 1))
+    rgba.putdata([(0, 0, 0, 0), (0, 0, 0, 255), (200, 0, 0, 128)])
+    clear, solid, half = pixels(open_picture(encoded(rgba)))
+    assert (clear, solid) == ((255, 255, 255), (0, 0, 0))
+    assert half == pytest.approx((227, 127, 127), abs=2)
+    grey = Image.new("LA", (2, 1))
+    grey.putdata([(0, 0), (90, 255)])
+    assert pixels(open_picture(encoded(grey), "L")) == [255, 90]
+    assert pixels(open_picture(encoded(rgba, "WEBP", lossless=True), "L"))[:2] == [255, 0]
+
+
+def test_transparent_colour_without_an_alpha_channel_is_white() -> None:
+    grey = Image.new("L", (2, 1))
+    grey.putdata([7, 90])
+    assert pixels(open_picture(encoded(grey, transparency=7), "L")) == [255, 90]
+    rgb = Image.new("RGB", (2, 1))
+    rgb.putdata([(1, 2, 3), (9, 9, 9)])
+    assert pixels(open_picture(encoded(rgb, transparency=(1, 2, 3)))) == [(255,) * 3, (9, 9, 9)]
+
+
+@pytest.mark.parametrize("form", ["PNG", "TIFF"])
+def test_16_bit_greys_are_scaled_and_not_clipped(form: str) -> None:
+    values = np.array([[0, 257, 128 * 257, 65535]], np.uint16)
+    data = encoded(Image.fromarray(values), form)
+    assert Image.open(io.BytesIO(data)).mode == "I;16"
+    assert pixels(open_picture(data, "L")) == [0, 1, 128, 255]
+    assert open_picture(data).getpixel((2, 0)) == (128, 128, 128)
+
+
+def test_16_bit_transparent_grey_is_white_and_the_others_stay() -> None:
+    values = np.array([[0, 257, 128 * 257, 65535]], np.uint16)
+    opened = open_picture(encoded(Image.fromarray(values), transparency=257), "L")
+    assert pixels(opened) == [0, 255, 128, 255]
+
+
+def test_floating_point_greys() -> None:
+    for values, expected in (([-1, np.nan, 0, 3], [0, 0, 63, 255]), ([77, 0], [77, 0]), ([np.nan], [0])):
+        data = encoded(Image.fromarray(np.array([values], np.float32)), "TIFF")
+        assert pixels(open_picture(data, "L")) == expected
+
+
+def test_one_bit() -> None:
+    picture = Image.new("1", (3, 1))
+    picture.putdata([0, 255, 0])
+    for form in ("PNG", "BMP", "TIFF", "PPM"):
+        assert pixels(open_picture(encoded(picture, form), "L")) == [0, 255, 0]
+
+
+def test_cmyk_jpeg() -> None:
+    picture = Image.new("CMYK", (16, 16), (0, 255, 255, 0))
+    data = encoded(picture, "JPEG", quality=95)
+    assert Image.open(io.BytesIO(data)).mode == "CMYK"
+    assert open_picture(data).getpixel((8, 8)) == pytest.approx((255, 0, 0), abs=4)
+
+
+def test_an_animation_gives_its_first_frame(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue", "green")]
+    for form in ("GIF", "PNG", "TIFF"):
+        data = encoded(frames[0], form, save_all=True, append_images=frames[1:])
+        path = tmp_path / f"a.{form}"
+        path.write_bytes(data)
+        for source in (data, path):
+            assert open_picture(source).getpixel((4, 4)) == (255, 0, 0)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_an_open_picture_is_copied(mode: Any) -> None:
+    source = Image.new(mode, (4, 4))
+    opened = open_picture(source, mode)
+    opened.paste(255 if mode == "L" else (255, 255, 255), (0, 0, 4, 4))
+    assert opened.mode == mode
+    assert source.getextrema() in ((0, 0), ((0, 0),) * 3)
+
+
+# --------------------------------------------------------------------------------------------- what cannot be opened
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n"
+
+
+NOT_PICTURES = {
+    "empty": (b"", "unreadable"),
+    "text": (b"AB3D\n", "unreadable"),
+    "a page": (b"<html>404</html>", "unreadable"),
+    "half a PNG": (encoded(noise())[:-60], "unreadable"),
+    "half a JPEG": (encoded(noise(), "JPEG")[:-200], "unreadable"),
+    "half a GIF": (encoded(noise(), "GIF")[:60], "unreadable"),
+    "no width": (png_header(0, 10), "unreadable"),
+    "PostScript": (EPS, "unreadable"),
+    "over Pillow's bound": (png_header(60_000, 60_000), "too large"),
+    "over ours": (png_header(8_000, 8_000), "too large"),
+    "over any": (png_header(2**31 - 1, 2**31 - 1), "too large"),
+}
+
+
+@pytest.mark.parametrize(("data", "kind"), NOT_PICTURES.values(), ids=NOT_PICTURES)
+def test_what_cannot_be_opened(data: bytes, kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(data)
+    for source in (data, path):
+        with pytest.raises(PictureError) as caught:
+            open_picture(source)
+        assert caught.value.kind == kind
+        assert str(caught.value)
+
+
+def test_missing_file_and_folder(tmp_path: Path) -> None:
+    for path, kind in ((tmp_path / "no.png", "missing file"), (tmp_path, "unreadable")):
+        with pytest.raises(PictureError) as caught:
+            open_picture(path)
+        assert caught.value.kind == kind
+
+
+def test_the_bound_on_pixels_is_exact() -> None:
+    assert open_picture(noise(40, 20), max_pixels=800).size == (40, 20)
+    for source in (noise(40, 20), encoded(noise(40, 20))):
+        with pytest.raises(PictureError, match="40 x 20 pixels, the bound is 799") as caught:
+            open_picture(source, max_pixels=799)
+        assert caught.value.kind == "too large"
+    assert Image.MAX_IMAGE_PIXELS is not None
+    assert MAX_PIXELS < Image.MAX_IMAGE_PIXELS  # so that ours is the one that speaks
+
+
+WHOLE = [
+    encoded(noise()),
+    encoded(noise(), "JPEG"),
+    encoded(noise(), "GIF"),
+    encoded(noise(), "TIFF"),
+    encoded(noise(), "BMP"),
+]
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from(WHOLE), st.data())
+def test_damaged_bytes_open_or_are_refused(data: bytes, draw: st.DataObject) -> None:
+    damaged = bytearray(data[: draw.draw(st.integers(0, len(data)))])
+    for at, byte in draw.draw(st.lists(st.tuples(st.integers(0, 200), st.integers(0, 255)), max_size=6)):
+        if at < len(damaged):
+            damaged[at] = byte
+    try:
+        assert open_picture(bytes(damaged), "L").mode == "L"
+    except PictureError as error:
+        assert error.kind in ("unreadable", "too large")
+
+
+# -------------------------------------------------------------------------------------------------- a reader's picture
+
+SIZES = st.tuples(st.integers(1, 400), st.integers(1, 200))
+
+
+@settings(max_examples=60, deadline=None)
+@given(SIZES, st.sampled_from([Frame(), Frame(48, 32, 320), Frame(32, 100, 200)]))
+def test_fit_has_the_height_and_a_whole_number_of_steps(size: tuple[int, int], frame: Frame) -> None:
+    grey = frame.fit(noise(*size))
+    width = frame.width_of(*size)
+    assert grey.dtype == np.uint8
+    assert grey.shape == (frame.height, frame.padded_width_of(*size))
+    assert grey.shape[1] % WIDTH_STEP == 0
+    assert 0 <= grey.shape[1] - width < WIDTH_STEP
+    assert frame.min_width <= width <= frame.max_width
+    resized = noise(*size).resize((width, frame.height), Image.Resampling.BILINEAR)
+    assert np.array_equal(grey[:, :width], np.asarray(resized))
+
+
+def test_aspect_is_kept_between_the_bounds() -> None:
+    frame = Frame(32, 64, 512)
+    assert frame.width_of(160, 60) == 85
+    assert frame.width_of(10, 60) == 64
+    assert frame.width_of(10_000, 60) == 512
+    assert frame.padded_width_of(160, 60) == 96
+    assert Frame(32, 16, 100).padded_width_of(10_000, 60) == 112
+
+
+def test_padding_is_the_median_of_the_border_and_depends_on_the_picture_alone() -> None:
+    frame = Frame(32, 64, 512)
+    picture = Image.new("L", (160, 60), 200)
+    picture.paste(10, (40, 20, 120, 40))
+    alone = frame.fit(picture)
+    assert (alone[:, 85:] == 200).all()
+    for other in (noise(300, 60), noise(20, 90), Image.new("L", (500, 40), 3)):
+        frame.fit(other)
+        assert np.array_equal(frame.fit(picture), alone)
+    assert np.array_equal(frame.fit(picture.convert("RGB")), alone)
+
+
+def test_a_width_that_fits_is_not_padded() -> None:
+    picture = noise(96, 32)
+    assert np.array_equal(Frame(32, 64, 512).fit(picture), np.asarray(picture))
+
+
+def test_thin_strokes_do_not_vanish_when_reduced() -> None:
+    picture = Image.new("L", (640, 320), 255)
+    picture.paste(0, (317, 0, 320, 320))
+    assert Frame(32, 64, 512).fit(picture).min() < 230
+
+
+def test_normalise() -> None:
+    batch = np.stack([Frame(32, 64, 64).fit(noise(seed=i)) for i in range(3)])
+    normal = normalise(batch)
+    assert normal.dtype == np.float32
+    assert np.allclose(normal.mean((1, 2)), 0, atol=1e-5)
+    assert np.allclose(normal.std((1, 2)), 1, atol=1e-5)
+    assert np.array_equal(normal[1], normalise(batch[1]))
+    assert np.allclose(normalise(batch // 2), normal, atol=0.05)  # contrast goes
+
+
+def test_normalise_does_not_blow_up_an_empty_picture() -> None:
+    assert not normalise(np.full((4, 4), 255, np.uint8)).any()
+    faint = np.tile(np.array([100, 102], np.uint8), (4, 2))
+    assert np.abs(normalise(faint)).max() == pytest.approx(1 / 8)

@@ -1,0 +1,301 @@
+"""The contract of every method in the table, what is particular to the drawn and the classical ones, and the sheets."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+from augment.method import Method, Request
+from augment.methods import METHODS, create, load_class
+from augment.sheet import GAP, LOST, WRONG, Cell, contact_sheet, marked
+from recognizer.errors import UserError
+
+ROOT = Path(__file__).resolve().parent.parent
+WHITE = (255, 255, 255)
+SIZES = [(160, 60), (100, 35), (200, 50), (61, 27)]
+TEXTS = ["aB3d", "0Oo1lI", "Wm9qg", "x"]
+METHOD = pytest.mark.parametrize("name", METHODS)
+
+
+def source_picture(text: str = "aB3dE", width: int = 120, height: int = 40) -> Image.Image:
+    picture = Image.new("RGB", (width, height), (240, 245, 250))
+    ImageDraw.Draw(picture).text((width / 8, height / 6), text, (30, 40, 90), ImageFont.load_default(height * 0.6))
+    return picture
+
+
+def requests_for(seed: int = 0) -> list[Request]:
+    return [
+        Request(text, seed + i, width, height, f"{i}.png")
+        for i, (text, (width, height)) in enumerate(zip(TEXTS, SIZES, strict=True))
+    ]
+
+
+def make(method: Method, requests: list[Request]) -> list[bytes]:
+    pictures = method.make(requests, [source_picture(r.text) for r in requests])
+    return [picture.tobytes() for picture in pictures]
+
+
+def hashes(name: str) -> list[str]:
+    return [hashlib.sha256(data).hexdigest() for data in make(create(name), requests_for())]
+
+
+# ----------------------------------------------------------------------------------------- the contract of all methods
+
+
+@METHOD
+def test_one_rgb_picture_of_the_asked_size_for_each_request(name: str) -> None:
+    requests = requests_for()
+    pictures = create(name).make(requests, [source_picture(r.text) for r in requests])
+    assert [(p.mode, p.size) for p in pictures] == [("RGB", (r.width, r.height)) for r in requests]
+    assert all(len(p.getcolors(maxcolors=10**6) or ()) > 8 for p in pictures), "a picture is blank"
+    assert create(name).make([], []) == []
+
+
+@METHOD
+def test_same_request_same_picture_alone_in_a_batch_and_in_another_order(name: str) -> None:
+    requests, method = requests_for(), create(name)
+    batch = make(method, requests)
+    assert make(create(name), requests) == batch
+    assert make(method, requests[::-1]) == batch[::-1]
+    assert [make(method, [request])[0] for request in requests] == batch
+
+
+def test_same_request_same_picture_in_another_process_with_other_threads() -> None:
+    code = "import json, test_methods as t; print(json.dumps({name: t.hashes(name) for name in t.METHODS}))"
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", "OMP_NUM_THREADS": "3"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == {name: hashes(name) for name in METHODS}
+
+
+@METHOD
+def test_other_seed_other_picture(name: str) -> None:
+    method = create(name)
+    assert all(a != b for a, b in zip(make(method, requests_for(0)), make(method, requests_for(100)), strict=True))
+
+
+@METHOD
+def test_sources_and_global_random_states_are_left_as_they_were(name: str) -> None:
+    requests = requests_for()
+    sources = [source_picture(r.text) for r in requests]
+    before = [s.tobytes() for s in sources]
+    states = random.getstate(), repr(np.random.get_state()), torch.get_rng_state()
+    create(name).make(requests, list(sources))
+    assert [s.tobytes() for s in sources] == before
+    assert random.getstate() == states[0]
+    assert repr(np.random.get_state()) == states[1]
+    assert torch.equal(torch.get_rng_state(), states[2])
+
+
+@METHOD
+def test_a_missing_source_is_refused_only_where_one_is_needed(name: str) -> None:
+    request = Request("aB3d", 1, 120, 40)
+    if load_class(name).needs_source:
+        with pytest.raises(UserError, match="source"):
+            create(name).make([request], [None])
+    else:
+        assert create(name).make([request], [None])[0].size == (120, 40)
+
+
+@METHOD
+def test_an_unknown_setting_is_refused_with_the_nearest(name: str) -> None:
+    known = next(iter(load_class(name).Settings.model_fields))
+    with pytest.raises(UserError, match=f"did you mean {known!r}"):
+        create(name, {known + "x": 1})
+
+
+def test_a_method_of_ones_own_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_method.py").write_text(
+        "from PIL import Image\n"
+        "from recognizer.settings import Settings\n"
+        "class Plain:\n"
+        "    class Settings(Settings):\n"
+        "        grey: int = 128\n"
+        "    needs_source = False\n"
+        "    def __init__(self, settings):\n"
+        "        self.settings = settings\n"
+        "    def make(self, requests, sources):\n"
+        "        return [Image.new('RGB', (r.width, r.height), (self.settings.grey,) * 3) for r in requests]\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    (picture,) = create("my_method:Plain", {"grey": 7}).make([Request("a", 0, 5, 4)], [None])
+    assert picture.size == (5, 4) and picture.getpixel((0, 0)) == (7, 7, 7)
+    with pytest.raises(UserError, match="did you mean 'grey'"):
+        create("my_method:Plain", {"gray": 7})
+    for wrong, told in (("my_method:Other", "Other"), ("no_such_module:X", "no_such_module"), ("captchas", "captcha")):
+        with pytest.raises(UserError, match=told):
+            create(wrong)
+
+
+# ------------------------------------------------------------------------------------------------------------- captcha
+
+
+def test_captcha_refuses_what_its_fonts_cannot_draw() -> None:
+    method = create("captcha")
+    for text, told in (("ab漢d", "漢"), ("a\u0378b", "u0378"), ("a b", "' '"), ("a\tb", "t")):
+        with pytest.raises(UserError, match="no font draws") as error:
+            method.make([Request(text, 1, 120, 40)], [None])
+        assert told in str(error.value)
+    with pytest.raises(UserError, match="no such file"):
+        create("captcha", {"fonts": ["missing.ttf"]})
+
+
+def test_captcha_seeds_the_package_for_its_own_call_only() -> None:
+    import captcha.image
+
+    own = vars(captcha.image)["secrets"]
+    with pytest.raises(UserError):
+        create("captcha").make([Request("a", 1, 120, 40), Request("漢", 1, 120, 40)], [None, None])
+    assert vars(captcha.image)["secrets"] is own
+    assert captcha.image.ImageCaptcha().generate_image("a").tobytes() != (
+        captcha.image.ImageCaptcha().generate_image("a").tobytes()
+    )
+
+
+def test_captcha_shrinks_a_long_text_and_settings_change_the_look() -> None:
+    plain = {"dots": 0, "curves": 0}
+    (long,) = create("captcha", plain).make([Request("m" * 14, 3, 100, 35)], [None])
+    assert _ink(long).any(axis=1).sum() < 25  # smaller letters, not ones squeezed to bars
+    sizes = [{"font_sizes": [20]}, {"font_sizes": [60]}]
+    small, large = (create("captcha", plain | s).make([Request("H", 3, 100, 60)], [None])[0] for s in sizes)
+    assert _ink(small).sum() * 3 < _ink(large).sum()
+    with pytest.raises(UserError, match="font_sizes"):
+        create("captcha", {"font_sizes": []})
+
+
+def test_captcha_ink_always_stands_out() -> None:
+    requests = [Request("HM8", seed, 100, 40) for seed in range(60)]
+    for picture in create("captcha").make(requests, [None] * 60):
+        grey = np.asarray(picture.convert("L"), dtype=int)
+        assert np.percentile(grey, 90) - np.percentile(grey, 5) > 30
+
+
+# ----------------------------------------------------------------------------------------------------------- classical
+
+
+def _ink(picture: Image.Image) -> np.ndarray:
+    pixels = np.asarray(picture, dtype=int)
+    paper = np.median(np.concatenate([pixels[0], pixels[-1]]), axis=0)
+    return np.asarray(np.abs(pixels - paper).max(axis=2) > 60)
+
+
+def test_classical_never_mirrors_unless_asked() -> None:
+    source = Image.new("RGB", (120, 40), WHITE)
+    ImageDraw.Draw(source).rectangle((8, 12, 36, 28), fill=(0, 0, 0))
+    requests = [Request("b", seed, 120, 40, "b.png") for seed in range(50)]
+
+    def on_the_left(settings: dict[str, object]) -> int:
+        pictures = create("classical", settings).make(requests, [source] * 50)
+        return sum(float(np.nonzero(_ink(p))[1].mean()) < 60 for p in pictures)
+
+    assert on_the_left({}) == 50
+    assert 10 < on_the_left({"flip": True}) < 40
+
+
+def test_classical_keeps_all_ink_in_the_picture() -> None:
+    source = Image.new("RGB", (120, 40), WHITE)  # four marks near the corners, as letters that fill their picture
+    for x in (2, 110):
+        for y in (2, 30):
+            ImageDraw.Draw(source).rectangle((x, y, x + 7, y + 7), fill=(0, 0, 0))
+    method = create("classical", {"noise": 0, "cutout": 0, "background": 0, "colour": 0, "jpeg": 0, "blur": 0})
+    for picture in method.make([Request("x", seed, 120, 40, "x.png") for seed in range(50)], [source] * 50):
+        dark = 1 - np.asarray(picture.convert("L"), dtype=float) / 255
+        for part in (dark[:20, :60], dark[:20, 60:], dark[20:, :60], dark[20:, 60:]):
+            assert part.sum() > 0.35 * 64
+
+
+def test_classical_at_strength_zero_is_the_source() -> None:
+    source = source_picture()
+    (picture,) = create("classical", {"strength": 0}).make([Request("a", 1, *source.size, "a.png")], [source])
+    assert np.abs(np.asarray(picture, dtype=int) - np.asarray(source, dtype=int)).max() <= 2
+
+
+def test_classical_fills_corners_with_the_border_s_median() -> None:
+    source = Image.new("RGB", (120, 40), (200, 120, 40))
+    ImageDraw.Draw(source).text((30, 8), "abc", (0, 0, 0), ImageFont.load_default(20))
+    method = create("classical", {"noise": 0, "background": 0, "colour": 0, "jpeg": 0, "blur": 0})
+    for picture in method.make([Request("abc", seed, 120, 40, "a.png") for seed in range(20)], [source] * 20):
+        for corner in ((0, 0), (119, 0), (0, 39), (119, 39)):
+            assert picture.getpixel(corner) == (200, 120, 40)
+
+
+@pytest.mark.parametrize("kind", ["affine", "perspective", "elastic", "colour", "background", "blur", "noise", "jpeg"])
+def test_each_kind_of_classical_change_works_by_itself(kind: str) -> None:
+    method = load_class("classical")
+    others = {name: 0 for name, field in method.Settings.model_fields.items() if field.default == 1.0}
+    changed = create("classical", others | {"strength": 1, kind: 1})
+    source = source_picture()
+    requests = [Request("a", seed, *source.size, "a.png") for seed in range(12)]
+    moved = [
+        np.abs(np.asarray(p, dtype=int) - np.asarray(source, dtype=int)).max()
+        for p in changed.make(requests, [source] * 12)
+    ]
+    assert max(moved) > 8
+
+
+def test_classical_takes_any_size_and_mode() -> None:
+    method = create("classical", {"strength": 2})
+    for size in ((1, 1), (2, 1), (1, 30), (300, 2)):
+        for seed in range(6):
+            request = Request("a", seed, 40, 20, "a.png")
+            assert method.make([request], [Image.new("L", size, 90)])[0].size == (40, 20)
+
+
+# -------------------------------------------------------------------------------------------------------------- sheets
+
+
+@pytest.mark.parametrize(
+    ("truth", "reading", "caption", "wrong"),
+    [
+        ("abc", "abc", "abc", "..."),
+        ("abc", "axc", "axc", ".x."),
+        ("abc", "ac", f"a{LOST}c", ".x."),
+        ("ac", "abc", "abc", ".x."),
+        ("abc", "", LOST * 3, "xxx"),
+        ("", "ab", "ab", "xx"),
+        ("0012", "O01", f"O01{LOST}", "x..x"),
+    ],
+)
+def test_a_caption_marks_what_was_misread(truth: str, reading: str, caption: str, wrong: str) -> None:
+    assert marked(truth, reading) == (caption, tuple(mark == "x" for mark in wrong))
+
+
+def test_contact_sheet_shows_every_cell_and_colours_only_what_is_wrong(tmp_path: Path) -> None:
+    red = Image.new("RGB", (40, 10), (255, 0, 0))
+    rows = [[Cell(red, "abc"), Cell(red, *marked("abc", "abc"))], [Cell(red.convert("L"), *marked("abc", "a8c\n"))]]
+    sheet = contact_sheet(rows, tmp_path / "sheet.png", height=48)
+    assert (tmp_path / "sheet.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    with Image.open(tmp_path / "sheet.png") as written:
+        assert written.tobytes() == sheet.tobytes()
+    pixels = np.asarray(sheet)
+    middle = sheet.height // 2
+    is_red, is_wrong = (pixels == (255, 0, 0)).all(axis=2), _is(pixels, WRONG)
+    assert is_red.sum() == 2 * 48 * 192
+    assert not is_wrong[:middle].any() and is_wrong[middle:].sum() > 10
+    assert sheet.width == 2 * 192 + 3 * GAP
+
+
+def _is(pixels: np.ndarray, colour: str) -> np.ndarray:
+    rgb = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+    return np.asarray((pixels == rgb).all(axis=2))
+
+
+def test_contact_sheet_refuses_what_it_cannot_show(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no picture"):
+        contact_sheet([[], []])
+    with pytest.raises(UserError, match="no such file"):
+        contact_sheet([[Cell(source_picture(), "a")]], font=tmp_path / "missing.ttf")
+
+
+def test_sheets_need_no_torch() -> None:
+    code = "import sys, augment.sheet; assert not {'torch', 'torchvision', 'captcha'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
