@@ -1,5 +1,656 @@
+"""What a practice run found: one HTML file for a person, pictures first, and a table for the terminal.
+
+Both work at any stage of a run, also while it is being written, and change nothing in it but `report.html`.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import re
+import shlex
+import tomllib
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
 from pathlib import Path
-def write_report(run: Path) -> Path:
-    return run / "report.html"
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+from rapidfuzz.distance import Hamming
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from augment.fidelity import REFUSALS, near_copies
+from augment.sheet import marked
+from pipelines.ledger import Entry
+from recognizer.errors import UserError
+from recognizer.images import PictureError, open_picture
+from recognizer.readings import Confusion, confusions
+from recognizer.samples import Sample, read_manifest
+
+BEYOND_CHANCE = 0.05  # McNemar's p under which a difference is called real
+LARGEST = (480, 128)  # width and height in pixels of an embedded picture: twice what the page shows
+OPENING, HARD, LATER_HARD, EACH, REFUSED, CHANGED = 8, 12, 6, 4, 12, 24  # pictures shown of each kind
+ROLES = ("before", "control", "after")
+PLOT = 300  # height of the curve in pixels
+APART = 14  # pixels between the scores of one round
+
+Scores = Mapping[str, Any]  # recognizer.readings.Scores.to_dict
+Piece = tuple[str, bool]  # a part of a text, and whether it is marked
+
+
+# ---------------------------------------------------------------------------------------------------- the run's folder
+
+
+@dataclass(frozen=True)
+class PracticeRun:
+    """A run's folder as it lies on disk: its settings, and the ledger's entries by their step."""
+
+    path: Path
+    settings: Mapping[str, Any]
+    steps: Mapping[str, Entry]
+
+    @classmethod
+    def open(cls, path: Path) -> PracticeRun:
+        """Read settings and ledger.
+
+        Raises:
+            UserError: no practice run's folder, or a ledger with a broken line.
+        """
+        try:
+            settings = tomllib.loads((path / "settings.toml").read_text(encoding="utf-8"))
+        except (FileNotFoundError, NotADirectoryError):
+            raise UserError(f"{path} is no practice run: it has no settings.toml") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise UserError(f"{path} is no practice run: its settings.toml cannot be read: {error}") from None
+        if not {"data", "methods", "rounds", "folds"} <= settings.keys():
+            raise UserError(f"{path} is no practice run: its settings.toml is another command's")
+        return cls(path, settings, _entries(path / "ledger.jsonl"))
+
+    @cached_property
+    def mined(self) -> list[int]:
+        """The rounds whose pictures are made."""
+        return sorted(int(m[1]) for step in self.steps if (m := re.fullmatch(r"round (\d+) mine", step)))
+
+    @cached_property
+    def rounds(self) -> list[int]:
+        """The rounds that are finished."""
+        return [n for n in self.mined if f"round {n}" in self.steps]
+
+    @cached_property
+    def next_step(self) -> str | None:
+        """The first step that is not done; None where the run is finished."""
+        planned = ["prepare", "baseline"]
+        for n in range(1, self.settings["rounds"] + 1):
+            planned += [f"round {n} mine", f"round {n}"]
+            if not self.steps.get(f"round {n}", {"goes_on": True})["goes_on"]:
+                break
+        planned += ["chosen"] + ["test"] * ("test" in self.settings)
+        return next((step for step in planned if step not in self.steps), None)
+
+    @property
+    def resume(self) -> str:
+        return f"practice run --resume {shlex.quote(str(self.path))}"
+
+    def scores(self) -> tuple[str, dict[str, Scores]]:
+        """The part that was read, `test` or `validation`, and the scores of each of `ROLES` that is there."""
+        if "test" in self.steps:
+            return "test", {role: self.steps["test"][role] for role in ROLES}
+        found: dict[str, Scores] = {}
+        if "baseline" in self.steps:
+            found["before"] = self.steps["baseline"]["validation"]
+        if self.rounds:
+            found["control"] = self.steps[f"round {self.rounds[-1]}"]["control"]
+            found["after"] = self.steps[f"round {self.rounds[-1]}"]["pupil"]
+        if "chosen" in self.steps:
+            found["after"] = self.steps["chosen"]["validation"]
+        return "validation", found
+
+
+def _entries(path: Path) -> dict[str, Entry]:
+    """The ledger's whole lines. Unlike `Ledger`, it mends nothing: a run may just be writing its last line."""
+    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    entries: dict[str, Entry] = {}
+    for number, line in enumerate(lines, 1):
+        try:
+            entry = json.loads(line)
+            entries[entry["step"]] = entry
+        except (ValueError, KeyError, TypeError):
+            raise UserError(f"{path}, line {number}, is no ledger entry") from None
+    return entries
+
+
+def _samples(path: Path) -> tuple[Sample, ...]:
+    """What a folder of the run holds; nothing where someone has cleared it away."""
+    try:
+        return read_manifest(path).samples
+    except UserError:
+        return ()
+
+
+# ------------------------------------------------------------------------------------------------------- the terminal
+
+
 def print_summary(run: Path) -> None:
-    pass
+    """Print a run's scores, rounds and next step on standard output.
+
+    Raises:
+        UserError: no practice run's folder.
+    """
+    found = PracticeRun.open(run)
+    console = Console(highlight=False, markup=False)
+    part, scores = found.scores()
+    if scores:
+        table = _plain_table(console, f"on {part}", "exact match", "95 % interval", "ignoring case", "CER", "n")
+        for role, own in scores.items():
+            table.add_row(
+                role, percent(own["exact"]), interval(own), percent(own["exact_ignoring_case"]),
+                f"{own['character_error_rate']:.3f}", f"{own['n']:,}",
+            )  # fmt: skip
+        console.print(table)
+    if test := found.steps.get("test"):
+        line = f"McNemar: after against before p {p_value(test['p_before'])}, against control p "
+        console.print(line + p_value(test["p_control"]), soft_wrap=True)
+    if found.mined:
+        table = _plain_table(console, "round", "pupil", "control", "kept of asked", "on validation")
+        for n in found.mined:
+            mine, done = found.steps[f"round {n} mine"], found.steps.get(f"round {n}")
+            asked = sum(facts["asked"] for facts in mine["methods"].values())
+            both = [percent(done[role]["exact"]) for role in ("pupil", "control")] if done else ["-", "-"]
+            table.add_row(str(n), *both, f"{mine['kept']:,} of {asked:,}", _outcome(done))
+        console.print(table)
+    if found.next_step:
+        console.print(f"the run is at step {found.next_step}; go on with: {found.resume}", soft_wrap=True)
+
+
+def _outcome(done: Entry | None) -> str:
+    if done is None:
+        return "not trained yet"
+    return "earned something" if done["goes_on"] else "earned nothing"
+
+
+def _plain_table(console: Console, first: str, *others: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD if console.is_terminal else None, header_style="bold")
+    table.add_column(first)
+    for name in others:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def interval(scores: Scores) -> str:
+    low, high = scores["exact_interval"]
+    return f"{100 * low:.1f} to {100 * high:.1f} %"
+
+
+def p_value(p: float) -> str:
+    return "< 0.0001" if p < 0.0001 else f"= {p:.2g}" if p < 0.1 else f"= {p:.2f}"
+
+
+def spell(seconds: float) -> str:
+    """Seconds as a person says them."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+# ----------------------------------------------------------------------------------------------------------- the page
+
+
+def write_report(run: Path) -> Path:
+    """Write `run/report.html`, whole or not at all, and give its path.
+
+    Raises:
+        UserError: no practice run's folder, or a run that has done nothing yet.
+    """
+    found = PracticeRun.open(run)
+    if not found.steps:
+        raise UserError(f"{run} has nothing to report yet: begin it with: {found.resume}")
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True, finalize=_shown,
+    )  # fmt: skip
+    environment.filters |= {"percent": percent, "interval": interval, "p_value": p_value, "spell": spell}
+    part, scores = found.scores()
+    page = environment.get_template("report.html").render(
+        run=found, verdict=verdict(found), part=part, scores=scores, axis=_axis(scores),
+        opening=[_tile(s) for s in _samples(found.path / "data" / "train")[:OPENING]],
+        rounds=[hard_round(found, n) for n in dict.fromkeys(found.mined[:1] + found.mined[-1:])],
+        changes=changes(found), curve=curve(found), confused=confused(found), methods=methods(found),
+        cost=[(name_of(step), entry["seconds"]) for step, entry in found.steps.items() if "seconds" in entry],
+        provenance=_provenance(found), quote=shlex.quote, plain=_plain, PLOT=PLOT,
+    )  # fmt: skip
+    path = run / "report.html"
+    tmp = run / f".report.html.{os.getpid()}.tmp"
+    try:
+        tmp.write_text(page, encoding="utf-8")
+        tmp.replace(path)
+    finally:
+        tmp.unlink(missing_ok=True)
+    return path
+
+
+def _shown(value: Any) -> Any:
+    """A stranger's text with control characters, direction marks and broken UTF-8 spelt out; all else as it is."""
+    if not isinstance(value, str) or isinstance(value, Markup) or value.isprintable():
+        return value
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in value)
+
+
+def name_of(step: str) -> str:
+    """A step of the ledger as a person calls it."""
+    names = {
+        "prepare": "Open and split the pictures", "baseline": "First readers: the baseline and one out of each fold",
+        "chosen": "Choose the reader", "test": "Read the test set",
+    }  # fmt: skip
+    if match := re.fullmatch(r"round (\d+)( mine)?", step):
+        what = "read out of fold, make and judge pictures" if match[2] else "train pupil and control"
+        return f"Round {match[1]}: {what}"
+    return names.get(step, step)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The page's title and the sentences under it."""
+
+    title: str
+    sentences: tuple[str, ...]
+
+
+def verdict(run: PracticeRun) -> Verdict:
+    """What may be said of a run: practice paid only where the test set says so beyond chance, twice."""
+    part, scores = run.scores()
+    if run.next_step:
+        said = [f"The next step is: {name_of(run.next_step).lower()}."]
+        if run.rounds:
+            said.append(f"So far, the latest pupil against its control, on {scores['after']['n']:,} validation pictures:")
+        return Verdict("Practice is not finished", tuple(said))
+    chosen = run.steps["chosen"]
+    before, control, after = (scores[role] for role in ROLES)
+    said = [
+        f"Of {after['n']:,} {part} pictures the reader that the run keeps reads {_count(after)} without a fault; "
+        f"before practice it was {_count(before)}, and a control {_control_of(chosen)} reads {_count(control)}."
+    ]
+    paid = "Practice did not pay here"
+    if not chosen["practised"]:
+        kept = "the reader from before practice" if chosen["reader"] == "baseline" else "a control"
+        said.append(f"No practised reader was better on validation, so the run keeps {kept}.")
+    if part == "validation":
+        said.append("There is no test set: validation pictures chose the reader, so that these figures flatter it.")
+        paid = "Practice paid on validation, and no test set confirms it" if chosen["practised"] else paid
+    elif chosen["practised"]:
+        test = run.steps["test"]
+        over_before = test["p_before"] < BEYOND_CHANCE and after["exact"] > before["exact"]
+        over_control = test["p_control"] < BEYOND_CHANCE and after["exact"] > control["exact"]
+        if over_before and over_control:
+            paid = "Practice paid"
+            said.append("Both differences are beyond chance.")
+        elif over_before:
+            said.append(
+                "It is better than before beyond chance, but not better than its control beyond chance: "
+                "training for longer explains as much as the made pictures do."
+            )
+        elif test["p_before"] < BEYOND_CHANCE:
+            paid = "Practice did harm here"
+            said.append("It is worse than before, beyond chance.")
+        else:
+            said.append("The difference from before is within chance on so many pictures.")
+    return Verdict(paid, tuple(said))
+
+
+def _count(scores: Scores) -> str:
+    return f"{round(scores['exact'] * scores['n']):,} ({percent(scores['exact'])})"
+
+
+def _control_of(chosen: Entry) -> str:
+    reader, control = (int(n[1]) if (n := re.match(r"round-(\d+)/", chosen[k])) else 0 for k in ("reader", "control"))
+    if chosen["practised"] and control > reader:
+        return f"that went on for longer, to round {control}, on the real pictures alone"
+    return "that saw as many pictures in training, none of them made,"
+
+
+def _axis(scores: Mapping[str, Scores]) -> float:
+    """Where the headline's scale ends, as a share: the tenth above all intervals."""
+    return max((-(-own["exact_interval"][1] // 0.1) / 10 for own in scores.values()), default=1.0) or 1.0
+
+
+# ------------------------------------------------------------------------------------------------------------ pictures
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A picture as a data URI (None where it can no longer be opened), its alternative text and what stands below."""
+
+    uri: str | None
+    alt: str
+    pieces: tuple[Piece, ...]
+    note: str = ""
+
+
+def _tile(sample: Sample, pieces: Sequence[Piece] = (), note: str = "", about: str = "") -> Tile:
+    return Tile(embedded(sample), f"{sample.text}{about}", tuple(pieces) or ((sample.text, False),), note)
+
+
+def embedded(sample: Sample) -> str | None:
+    """A sample's picture as a JPEG data URI; None where it cannot be opened any more."""
+    try:
+        picture = open_picture(sample.read_bytes(), "RGB")
+    except PictureError:
+        return None
+    picture.thumbnail(LARGEST)
+    data = io.BytesIO()
+    picture.save(data, "JPEG", quality=90)
+    return "data:image/jpeg;base64," + base64.b64encode(data.getvalue()).decode()
+
+
+def pieces_of(text: str, marks: Iterable[bool]) -> tuple[Piece, ...]:
+    """A text cut where its marks change."""
+    both = zip(text, marks, strict=True)
+    return tuple(("".join(c for c, _ in run), mark) for mark, run in groupby(both, key=lambda pair: pair[1]))
+
+
+def read_pieces(truth: str, read: str) -> tuple[Piece, ...]:
+    """What was read, with its wrong characters marked."""
+    return pieces_of(*marked(truth, read))
+
+
+@dataclass(frozen=True)
+class HardCase:
+    """A picture that was misread, and what was made of it and for it."""
+
+    tile: Tile
+    read: tuple[Piece, ...]
+    right: bool
+    hardness: float
+    practised: str
+    lookalikes: tuple[Tile, ...]
+    drawn: tuple[Tile, ...]
+
+
+@dataclass(frozen=True)
+class HardRound:
+    """The hardest pictures of a round, and what its judges refused with (reason, what that says); `gone` without any."""
+
+    number: int
+    facts: Entry
+    cases: tuple[HardCase, ...]
+    refused: tuple[Tile, ...]
+    reasons: tuple[tuple[str, str], ...]
+    gone: bool
+
+
+def hard_round(run: PracticeRun, number: int) -> HardRound:
+    """What a round mined, made and refused, as far as its folders are still there."""
+    folder, facts = run.path / f"round-{number}", run.steps[f"round {number} mine"]
+    hard, kept = _samples(folder / "mined" / "hard"), _samples(folder / "kept")
+    of_source: dict[str, list[Sample]] = {}
+    for sample in kept:
+        if source := sample.meta.get("source"):
+            of_source.setdefault(source, []).append(sample)
+    drawn = [s for s in kept if not s.meta.get("source")]
+    shown: Counter[str] = Counter()
+    cases = []
+    for sample in hard[: HARD if number == run.mined[0] else LATER_HARD]:
+        read = str(sample.meta["read"])
+        found = confusions([(sample.text, read)])
+        wanted = "".join(dict.fromkeys(true or taken for true, taken in found))
+        cases.append(
+            HardCase(
+                _tile(sample, about=f", read as {read}"), read_pieces(sample.text, read), read == sample.text,
+                float(sample.meta["hardness"]), wanted,
+                tuple(
+                    _tile(s, note=str(s.meta["method"]), about=f", made by {s.meta['method']}")
+                    for s in _in_turn(of_source.get(str(sample.meta["name"]), []))[:EACH]
+                ),
+                tuple(_drawn_tile(s, sample.text, wanted) for s in _practising(drawn, sample.text, wanted, shown)),
+            )  # fmt: skip
+        )
+    refused = _refused(run, folder, facts, {s.name for s in kept}) if kept else []
+    kinds = dict.fromkeys(kind for own in facts["methods"].values() for kind in own["refused"])
+    reasons = tuple((kind, REFUSALS.get(kind, "")) for kind in kinds)
+    return HardRound(number, facts, tuple(cases), tuple(refused), reasons, not hard)
+
+
+def _in_turn(samples: Sequence[Sample]) -> list[Sample]:
+    """Samples with their methods taking turns."""
+    turn: Counter[str] = Counter()
+    turns = []
+    for sample in samples:
+        turn[sample.meta["method"]] += 1
+        turns.append(turn[sample.meta["method"]])
+    return [sample for _, sample in sorted(zip(turns, samples, strict=True), key=lambda pair: pair[0])]
+
+
+def _practising(drawn: Sequence[Sample], text: str, wanted: str, shown: Counter[str]) -> list[Sample]:
+    """Drawn pictures with most of the wanted characters; its own contrast pairs first, then what was shown least."""
+    fitting = [s for s in drawn if set(s.text) & set(wanted)]
+    fitting.sort(key=lambda s: (not _is_pair(s, text), shown[s.name], -len(set(s.text) & set(wanted))))
+    shown.update(s.name for s in fitting[:EACH])
+    return fitting[:EACH]
+
+
+def _is_pair(sample: Sample, text: str) -> bool:
+    """Whether a drawn picture shows `text` with one character swapped."""
+    same_length = len(sample.text) == len(text)
+    return sample.meta.get("why") == "contrast pair" and same_length and Hamming.distance(sample.text, text) == 1
+
+
+def _drawn_tile(sample: Sample, text: str, wanted: str) -> Tile:
+    method = sample.meta["method"]
+    if _is_pair(sample, text):
+        marks = [a != b for a, b in zip(sample.text, text, strict=True)]
+        return _tile(sample, pieces_of(sample.text, marks), f"{method}, contrast pair", f", drawn by {method}")
+    return _tile(sample, pieces_of(sample.text, [c in wanted for c in sample.text]), method, f", drawn by {method}")
+
+
+def _refused(run: PracticeRun, folder: Path, facts: Entry, kept: set[str]) -> list[Tile]:
+    """Refused pictures with their reasons, methods in turn. A reason is not on disk: it is told from the counts."""
+    found: list[tuple[Sample, str]] = []
+    for method, own in facts["methods"].items():
+        made = [s for s in _samples(folder / "made" / method) if f"{method}/{s.name}" not in kept]
+        copies = [False] * len(made)
+        if "near copy" in own["refused"]:
+            copies = near_copies(made, _samples(run.path / "data" / "train"))
+        others = " or ".join(kind for kind in own["refused"] if kind != "near copy")
+        found += [(s, "near copy" if copy else others) for s, copy in zip(made, copies, strict=True)]
+    reasons = {id(s): reason for s, reason in found}
+    return [
+        _tile(s, note=f"{s.meta['method']}: {reasons[id(s)]}", about=f", refused: {reasons[id(s)]}")
+        for s in _in_turn([s for s, _ in found])[:REFUSED]
+    ]
+
+
+@dataclass(frozen=True)
+class Change:
+    """A test picture whose reading changed."""
+
+    tile: Tile
+    before: tuple[Piece, ...]
+    after: tuple[Piece, ...]
+
+
+@dataclass(frozen=True)
+class Changes:
+    """Readings that changed on test, in groups: title, how many there are, and the first of them."""
+
+    groups: tuple[tuple[str, int, tuple[Change, ...]], ...]
+    missing: str
+
+
+def changes(run: PracticeRun) -> Changes | None:
+    """Which readings of the test set changed; None before it is read."""
+    if "test" not in run.steps:
+        return None
+    rows = [r for r in run.steps["test"]["readings"] if r["before"] != r["after"]]
+    groups = {
+        "put right": [r for r in rows if r["after"] == r["text"]],
+        "now wrong": [r for r in rows if r["before"] == r["text"]],
+        "wrong before and after, otherwise": [r for r in rows if r["text"] not in (r["before"], r["after"])],
+    }
+    samples: dict[str, Sample] = {}
+    missing, folder = "", run.settings["test"]
+    try:
+        samples = {s.name: s for s in read_manifest(folder, run.settings.get("label_pattern"))} if rows else {}
+    except UserError as error:
+        missing = f"The test pictures cannot be shown any more ({error}); what was read in them is in the ledger."
+    shown = {
+        title: tuple(_change(row, samples.get(row["file_name"])) for row in own[:CHANGED])
+        for title, own in groups.items()
+    }
+    if not missing and any(change.tile.uri is None for own in shown.values() for change in own):
+        missing = f"Some pictures are no longer in {folder}, or have another label there, and are left out."
+    return Changes(tuple((title, len(own), shown[title]) for title, own in groups.items()), missing)
+
+
+def _change(row: Mapping[str, str], sample: Sample | None) -> Change:
+    text, before, after = row["text"], row["before"], row["after"]
+    uri = embedded(sample) if sample is not None and sample.text == text else None
+    tile = Tile(uri, f"{text}, read as {before} before and {after} after", ((text, False),), row["file_name"])
+    return Change(tile, read_pieces(text, before), read_pieces(text, after))
+
+
+# -------------------------------------------------------------------------------------------------------- the figures
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A score on the curve: `x` in per cent of its width, `y` and its interval in pixels from its top.
+
+    `apart` is in pixels, and keeps the intervals of a column from lying over each other.
+    """
+
+    role: str
+    x: float
+    apart: float
+    y: float
+    low: float
+    high: float
+    title: str
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Exact match by round. `ticks` are (y in pixels, label), `names` (x in per cent, label)."""
+
+    ticks: tuple[tuple[float, str], ...]
+    names: tuple[tuple[float, str], ...]
+    marks: tuple[Mark, ...]
+    lines: tuple[tuple[Mark, Mark], ...]
+    border: float | None  # x in per cent between validation and test
+
+
+def curve(run: PracticeRun) -> Curve | None:
+    """The curve on validation with test at its right end; None before the baseline is read."""
+    if "baseline" not in run.steps:
+        return None
+    columns: list[tuple[str, dict[str, Scores]]] = [("start", {"before": run.steps["baseline"]["validation"]})]
+    for n in run.rounds:
+        done = run.steps[f"round {n}"]
+        columns.append((str(n), {"control": done["control"], "pupil": done["pupil"]}))
+    border = None
+    if test := run.steps.get("test"):
+        border = 100 * len(columns) / (len(columns) + 1)
+        columns.append(("test", {"before": test["before"], "control": test["control"], "pupil": test["after"]}))
+    every = [own for _, column in columns for own in column.values()]
+    low = min(own["exact_interval"][0] for own in every) // 0.1 / 10
+    high = max(-(-own["exact_interval"][1] // 0.1) / 10 for own in every)
+    high = min(1.0, max(high, low + 0.2))
+    low = min(low, high - 0.2)
+
+    def height(share: float) -> float:
+        return round(PLOT * (high - share) / (high - low), 2)
+
+    marks: dict[tuple[str, int], Mark] = {}
+    for i, (name, column) in enumerate(columns):
+        for j, (role, own) in enumerate(column.items()):
+            where = "test" if name == "test" else "validation"
+            title = f"{role}, {where} {name if name.isdigit() else ''}".strip()
+            marks[role, i] = Mark(
+                role, round(100 * (i + 0.5) / len(columns), 3), APART * (j - (len(column) - 1) / 2),
+                height(own["exact"]), height(own["exact_interval"][0]), height(own["exact_interval"][1]),
+                f"{title}: {percent(own['exact'])}, 95 % interval {interval(own)}, n {own['n']:,}",
+            )  # fmt: skip
+    lines = [
+        (marks["before" if i == 1 else role, i - 1], marks[role, i])
+        for i in range(1, len(run.rounds) + 1)
+        for role in ("control", "pupil")
+    ]
+    step = 0.1 if high - low > 0.35 else 0.05
+    ticks = [low + k * step for k in range(round((high - low) / step) + 1)]
+    every_nth = -(-len(columns) // 12)
+    names = [
+        (100 * (i + 0.5) / len(columns), name)
+        for i, (name, _) in enumerate(columns)
+        if i % every_nth == 0 or name == "test"
+    ]
+    return Curve(
+        tuple((height(tick), f"{100 * tick:.0f} %") for tick in ticks), tuple(names), tuple(marks.values()),
+        tuple(lines), border,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Confused:
+    """How often each character was read as another by two readers, worst first.
+
+    A count is (times, whether at most): a ledger keeps the ten worst of each validation, and no more.
+    """
+
+    part: str
+    rows: tuple[tuple[str, str, tuple[tuple[int, bool], ...]], ...]
+    most: int
+
+
+def confused(run: PracticeRun) -> Confused | None:
+    """The ten worst confusions before and after together; None before anything is read."""
+    part, scores = run.scores()
+    both = [role for role in ("before", "after") if role in scores]
+    if not both:
+        return None
+    counts: list[Counter[Confusion]] = []
+    unlisted: list[int] = []
+    for role in both:
+        if part == "test":
+            counts.append(confusions([(r["text"], r[role]) for r in run.steps["test"]["readings"]]))
+            unlisted.append(0)
+        else:
+            listed = scores[role]["worst_confusions"]
+            counts.append(Counter({(c["truth"], c["read"]): c["count"] for c in listed}))
+            unlisted.append(listed[-1]["count"] if len(listed) == 10 else 0)
+    total = sum(counts, Counter[Confusion]())
+    worst = sorted(total, key=lambda pair: (-total[pair], pair))[:10]
+    rows = tuple(
+        (*pair, tuple((own.get(pair, bound), bound > 0 and pair not in own) for own, bound in zip(counts, unlisted)))
+        for pair in worst
+    )
+    return Confused(part, rows, max((n for *_, own in rows for n, _ in own), default=1))
+
+
+def methods(run: PracticeRun) -> list[tuple[int, str, Mapping[str, Any]]]:
+    """(round, method, facts) of everything that was made."""
+    return [(n, name, own) for n in run.mined for name, own in run.steps[f"round {n} mine"]["methods"].items()]
+
+
+def _plain(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _provenance(run: PracticeRun) -> dict[str, str]:
+    """Where the numbers come from: commit, versions, machine, and the hash of what the baseline trained on."""
+    found = {k: str(v) for k, v in run.steps["prepare"]["provenance"].items()} if "prepare" in run.steps else {}
+    trained = run.path / "baseline" / "run.json"
+    if trained.is_file():
+        found["data_sha256"] = str(json.loads(trained.read_text(encoding="utf-8")).get("data_sha256", "unknown"))
+    return found

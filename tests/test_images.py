@@ -188,7 +188,7 @@ WHOLE = [
 ]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.sampled_from(WHOLE), st.data())
 def test_damaged_bytes_open_or_are_refused(data: bytes, draw: st.DataObject) -> None:
     damaged = bytearray(data[: draw.draw(st.integers(0, len(data)))])

@@ -612,7 +612,7 @@ def hold_together(manifest: Manifest) -> None:
     assert sum(map(len, split(manifest.samples, [1, 1]))) == len(manifest)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(lines=st.lists(LINES, max_size=6))
 def test_a_manifest_of_junk_lines_is_read(junk_folder: Path, lines: list[bytes]) -> None:
     path = junk_folder / "metadata.jsonl"
@@ -623,7 +623,7 @@ def test_a_manifest_of_junk_lines_is_read(junk_folder: Path, lines: list[bytes])
 CELLS = st.text('ab",\n\r\0 ;', max_size=6) | NAMES.filter(str.isprintable)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(
     header=st.sampled_from(["file_name,text", "text,file_name,x", 'file_name,"te"xt', ""]),
     rows=st.lists(st.lists(CELLS)),
@@ -635,7 +635,7 @@ def test_a_table_of_junk_cells_is_read(junk_folder: Path, header: str, rows: lis
     hold_together(read_manifest(path))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 4095), st.binary(min_size=1, max_size=8)), max_size=4), st.integers(0, 6000))
 def test_a_damaged_shard_is_read(junk_folder: Path, damage: list[tuple[int, bytes]], keep: int) -> None:
     path = junk_folder / "damaged.tar"

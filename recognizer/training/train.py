@@ -59,7 +59,7 @@ class TrainSettings(Settings):
     size: Literal["tiny", "base"] = "tiny"
     head: HeadName = "conv"
     loss: Literal["ctc", "focal-ctc"] = "ctc"
-    bootstrap: Literal["ace", "lstm", "none"] = "ace"  # how the head gets off CTC's plateau, from nothing
+    bootstrap: Literal["ace+lstm", "ace", "lstm", "none"] = "ace+lstm"  # how the head gets off CTC's plateau, from nothing
     bootstrap_pictures: int = Field(8_000, ge=0)
     pictures: int | None = Field(None, ge=1)  # seen in all; else by the number of labels
     batch: int = Field(32, ge=2, le=65536)
@@ -161,7 +161,7 @@ def train(settings: TrainSettings, out: Path, resume: bool = False) -> Scores:
 
     bootstrapping = settings.start == "nothing" and settings.head == "conv" and settings.bootstrap != "none"
     heads: tuple[HeadName, ...] = (settings.head,)
-    if bootstrapping and settings.bootstrap == "lstm":
+    if bootstrapping and "lstm" in settings.bootstrap:
         heads = ("conv", "lstm")
     network = Network(settings.size, heads, data.charset.classes)
     network.to(memory_format=torch.channels_last)  # convolutions this small are a fifth faster so, on a CPU too
@@ -205,11 +205,11 @@ def train(settings: TrainSettings, out: Path, resume: bool = False) -> Scores:
             pictures = vary(batch.pictures, settings.vary, torch.Generator().manual_seed(place))
             with accelerator.autocast():
                 logits = network(pictures)
-            losses = [loss_of(logits[h], batch.targets, batch.lengths) for h in heads]
-            loss = torch.stack(losses).mean(1).sum()
-            if step < bootstrap and settings.bootstrap == "ace":
-                guided = aggregation(logits["conv"], batch.targets, batch.lengths).mean()
-                loss = loss + (guided - loss) * (1 - step / bootstrap)
+            losses = {h: loss_of(logits[h], batch.targets, batch.lengths).mean() for h in heads}
+            if step < bootstrap and "ace" in settings.bootstrap:
+                guide = aggregation(logits["conv"], batch.targets, batch.lengths).mean()
+                losses["conv"] = torch.lerp(guide, losses["conv"], step / bootstrap)
+            loss = torch.stack(list(losses.values())).sum()
             accelerator.backward(loss)
             accelerator.clip_grad_norm_(network.parameters(), settings.clip)
             optimizer.step()

@@ -1,0 +1,120 @@
+"""What several files of tests share: simple labelled pictures, a reader that learned them, and commands as typed."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import NamedTuple
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw, ImageFont
+
+os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is imported, here and in each process that a test starts
+
+CHARACTERS = "0123"
+
+
+class Ended(NamedTuple):
+    """How a command ended: its exit status, and what it wrote to standard output and to standard error."""
+
+    status: int
+    out: str
+    err: str
+
+
+def call(app: Callable[[], None], *words: object, stdin: bytes = b"") -> Ended:
+    """Run a command in this process as if its words had been typed."""
+    out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))
+    status = 0
+    typed = [app.__module__, *map(str, words)]
+    given = io.TextIOWrapper(io.BytesIO(stdin), encoding="utf-8")
+    with patch.object(sys, "argv", typed), patch.object(sys, "stdin", given), redirect_stdout(out), redirect_stderr(err):
+        try:
+            app()
+        except SystemExit as end:
+            status = end.code if isinstance(end.code, int) else int(end.code is not None)
+    return Ended(status, *(file.buffer.getvalue().decode() for file in (out, err)))  # type: ignore[attr-defined]
+
+
+def recognizer(*words: object, stdin: bytes = b"") -> Ended:
+    """The command `recognizer`."""
+    from recognizer.cli import app
+
+    return call(app, *words, stdin=stdin)
+
+
+def augment(*words: object) -> Ended:
+    """The command `augment`."""
+    from augment.cli import app
+
+    return call(app, *words)
+
+
+def refusal(ended: Ended) -> str:
+    """What a command refused, which must be one line and exit status 2."""
+    assert ended.status == 2, ended
+    lines = ended.err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: "), ended.err
+    assert not ended.out, ended.out
+    return lines[0].removeprefix("error: ")
+
+
+def draw(text: str, rng: np.random.Generator) -> Image.Image:
+    """Dark digits on light paper, 16 pixels a character, so that lengths differ in width."""
+    picture = Image.new("L", (16 * len(text) + 16, 32), 235)
+    at = 4 + int(rng.integers(8)), 1 + int(rng.integers(5))
+    ImageDraw.Draw(picture).text(at, text, 30, ImageFont.load_default(22))
+    return picture
+
+
+def draw_folder(folder: Path, texts: list[str], seed: int) -> Path:
+    """A folder of drawn samples `000.png`, ... with `metadata.jsonl`."""
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(seed)
+    rows = []
+    for i, text in enumerate(texts):
+        draw(text, rng).save(folder / f"{i:03d}.png")
+        rows.append(json.dumps({"file_name": f"{i:03d}.png", "text": text}) + "\n")
+    (folder / "metadata.jsonl").write_text("".join(rows))
+    return folder
+
+
+def random_labels(n: int, seed: int, characters: str = CHARACTERS) -> list[str]:
+    """Labels of two and three characters."""
+    rng = np.random.default_rng(seed)
+    return ["".join(rng.choice(list(characters), int(rng.choice([2, 3])))) for _ in range(n)]
+
+
+@pytest.fixture(scope="session")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Labelled folders of drawn digits: `train` (64 samples), `validation` (24), `eight` (8)."""
+    root = tmp_path_factory.mktemp("drawn")
+    for seed, (name, n) in enumerate({"train": 64, "validation": 24, "eight": 8}.items(), 1):
+        draw_folder(root / name, random_labels(n, seed), seed)
+    return root
+
+
+class Trained(NamedTuple):
+    """A finished run, and what the command that trained it said."""
+
+    run: Path
+    said: Ended
+
+
+@pytest.fixture(scope="session")
+def trained(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """A reader of the drawn digits, as `recognizer train` leaves it."""
+    run = tmp_path_factory.mktemp("trained") / "run"
+    said = recognizer(
+        "train", "--data", drawn / "train", "--validation", drawn / "validation", "--out", run, "--threads", 1,
+        "--pictures", 960, "--batch", 16, "--set", "bootstrap_pictures=320", "--set", "validations=6",
+    )  # fmt: skip
+    assert said.status == 0, said.err
+    return Trained(run, said)

@@ -1,0 +1,134 @@
+"""The losses against what they are meant to be: torch's CTC, a sum over all alignments, and the paper's own formula."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from recognizer.training.losses import LOSSES, aggregation, ctc, focal_ctc, nll
+
+LOSS = pytest.mark.parametrize("name", LOSSES)
+
+
+def case(n: int = 5, frames: int = 9, classes: int = 5, longest: int = 4, seed: int = 0) -> tuple[Tensor, ...]:
+    """Logits, and targets of several lengths that all have an alignment; the padding is no blank."""
+    rng = torch.Generator().manual_seed(seed)
+    logits = 2 * torch.randn(n, frames, classes, generator=rng)
+    targets = torch.randint(1, classes, (n, longest), generator=rng)
+    lengths = torch.tensor([1 + i % longest for i in range(n)])
+    return logits, targets, lengths
+
+
+def collapsed(path: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(k for k, _ in itertools.groupby(path) if k != 0)
+
+
+@pytest.mark.parametrize("text", [(1,), (2, 1), (1, 1), (1, 2, 1), (2, 2, 2), (1, 1, 2)])
+def test_nll_is_the_sum_over_all_alignments(text: tuple[int, ...]) -> None:
+    logits = 2 * torch.randn(1, 5, 3, generator=torch.Generator().manual_seed(len(text)))
+    p = logits[0].double().softmax(-1)
+    paths = itertools.product(range(3), repeat=5)
+    total = sum(math.prod(float(p[t, k]) for t, k in enumerate(path)) for path in paths if collapsed(path) == text)
+    found = nll(logits, torch.tensor([text]), torch.tensor([len(text)]))
+    assert float(found) == pytest.approx(-math.log(total), abs=1e-5)
+
+
+def test_a_label_without_an_alignment_has_an_infinite_nll() -> None:
+    logits = torch.zeros(3, 3, 4)
+    found = nll(logits, torch.tensor([[1, 2, 3, 1], [1, 1, 2, 0], [1, 2, 3, 0]]), torch.tensor([4, 3, 3]))
+    assert found.isinf().tolist() == [True, True, False]
+    assert float(found[2]) == pytest.approx(3 * math.log(4), abs=1e-5)  # one path of three frames
+
+
+@LOSS
+def test_a_loss_is_of_each_picture_alone(name: str) -> None:
+    logits, targets, lengths = case()
+    together = LOSSES[name](logits, targets, lengths)
+    assert together.shape == (5,) and bool((together > 0).all())
+    for i in range(5):
+        own = targets[i : i + 1, : int(lengths[i])]  # neither padded nor beside others
+        alone = LOSSES[name](logits[i : i + 1], own, lengths[i : i + 1])
+        assert float(alone) == pytest.approx(float(together[i]), rel=1e-5)
+
+
+@LOSS
+def test_a_loss_falls_along_its_gradient(name: str) -> None:
+    logits, targets, lengths = case()
+    logits.requires_grad_()
+    before = LOSSES[name](logits, targets, lengths).sum()
+    (gradient,) = torch.autograd.grad(before, logits)
+    before, logits = before.detach(), logits.detach()
+    assert bool(gradient.isfinite().all())
+    after = LOSSES[name](logits - 0.05 * gradient, targets, lengths).sum()
+    assert float(after) < float(before) - 0.01 * float((gradient**2).sum())
+
+
+@pytest.mark.parametrize("focal", [False, True])
+def test_ctc_and_focal_ctc_with_gamma_0_are_torchs_ctc_a_character(focal: bool) -> None:
+    logits, targets, lengths = case(seed=3)
+    ours, theirs = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+    found = focal_ctc(ours, targets, lengths, gamma=0.0) if focal else ctc(ours, targets, lengths)
+    flat = torch.cat([row[:n] for row, n in zip(targets, lengths, strict=True)])  # torch's other form of targets
+    log_probs = theirs.log_softmax(-1).transpose(0, 1)
+    expected = F.ctc_loss(log_probs, flat, torch.full((5,), 9), lengths, reduction="none") / lengths
+    torch.testing.assert_close(found, expected)
+    found.sum().backward()
+    expected.sum().backward()
+    torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+@pytest.mark.parametrize("gamma", [0.5, 1.0, 2.0])
+def test_focal_ctc_counts_easy_pictures_less(gamma: float) -> None:
+    logits, targets, lengths = case(n=8)
+    logits /= 4
+    plain = ctc(logits, targets, lengths)
+    focal = focal_ctc(logits, targets, lengths, gamma)
+    for own, weighed in zip(plain.tolist(), focal.tolist(), strict=True):
+        assert weighed == pytest.approx((1 - math.exp(-own)) ** gamma * own, rel=1e-5)
+    order = plain.argsort()
+    assert bool(((focal / plain)[order].diff() > 0).all())
+
+
+def literal_aggregation(logits: Tensor, text: list[int]) -> float:
+    """Equation 6 of Xie et al. 2019, loop by loop; in nats a character in place of nats a frame."""
+    frames, classes = logits.shape
+    loss = 0.0
+    for k in range(classes):
+        wanted = text.count(k) if k else frames - len(text)
+        seen = 0.0
+        for t in range(frames):
+            exponentials = [math.exp(float(logits[t, j])) for j in range(classes)]
+            seen += exponentials[k] / sum(exponentials)
+        loss -= wanted / frames * math.log(seen / frames)
+    return loss * frames / len(text)
+
+
+def test_aggregation_is_the_papers_formula() -> None:
+    logits, targets, lengths = case(n=6, longest=5)
+    targets[4] = torch.tensor([2, 2, 2, 1, 1])  # characters that come more than once
+    found = aggregation(logits, targets, lengths)
+    for i, n in enumerate(lengths.tolist()):
+        assert float(found[i]) == pytest.approx(literal_aggregation(logits[i], targets[i, :n].tolist()), rel=1e-5)
+
+
+def test_aggregation_is_least_where_each_class_is_seen_as_often_as_it_should() -> None:
+    targets, lengths = torch.tensor([[1, 2, 2, 0]]), torch.tensor([3])
+    shares = torch.tensor([5.0, 1.0, 2.0]) / 8  # of 8 frames: five blanks, a 1 and two 2
+    logits = shares.log().expand(1, 8, 3).clone().requires_grad_()
+    aggregation(logits, targets, lengths).sum().backward()
+    assert logits.grad is not None
+    torch.testing.assert_close(logits.grad, torch.zeros_like(logits.grad), atol=1e-6, rtol=0)
+
+
+def test_likelihoods_are_taken_in_float32_whatever_the_network_computes_in() -> None:
+    logits, targets, lengths = case(frames=60)
+    half = logits.bfloat16()
+    for loss in (nll, aggregation, *LOSSES.values()):
+        found = loss(half, targets, lengths)
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found, loss(half.float(), targets, lengths))

@@ -1,0 +1,138 @@
+"""Practice through its door: the whole loop at tiny size, killed and resumed, and what it does with bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.scheme import write_scheme
+
+SMALL = """
+folds = 2
+rounds = 1
+pictures = 192
+made = 0.5
+[reader]
+validations = 2
+batch = 16
+checkpoint_seconds = 0.5
+"""
+TIMES = {"seconds", "provenance"}
+
+
+def command(*words: str) -> list[str]:
+    return [sys.executable, "-m", "pipelines.cli", *words]
+
+
+def facts(run: Path) -> list[Any]:
+    """A ledger without what a clock says."""
+
+    def bare(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: bare(v) for k, v in value.items() if k not in TIMES}
+        return value
+
+    return [bare(json.loads(line)) for line in (run / "ledger.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("practice")
+    write_scheme(folder / "scheme", 60, 20, 0)
+    (folder / "small.toml").write_text(SMALL)
+    return folder
+
+
+def words(drawn: Path, out: str) -> list[str]:
+    scheme = drawn / "scheme"
+    return command(
+        "run", "--config", str(drawn / "small.toml"), "--data", str(scheme / "labelled"),
+        "--test", str(scheme / "test"), "--out", str(drawn / out), "--jobs", "1",
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def whole(drawn: Path) -> Path:
+    done = subprocess.run(words(drawn, "whole"), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return drawn / "whole"
+
+
+def test_a_run_leaves_all_that_it_says(whole: Path) -> None:
+    steps = {entry["step"]: entry for entry in facts(whole)}
+    assert list(steps) == ["prepare", "baseline", "round 1 mine", "round 1", "chosen", "test"]
+    assert steps["prepare"]["train"] + steps["prepare"]["validation"] == 60
+    asked = steps["round 1 mine"]["methods"]
+    assert {name: own["asked"] for name, own in asked.items()} == {"captcha": 11, "classical": 11}
+    kept = sum(own["kept"] for own in asked.values())
+    assert kept == steps["round 1 mine"]["kept"] == len((whole / "round-1/kept/metadata.jsonl").read_text().splitlines())
+    assert steps["test"]["before"]["n"] == 20
+    for name in ("report.html", "reader.onnx", "weights.safetensors", "round-1/mined/sheet.png"):
+        assert (whole / name).stat().st_size > 1000
+    row = json.loads((whole / "round-1/kept/metadata.jsonl").read_text().splitlines()[0])
+    assert {"method", "settings", "seed", "source"} <= set(row)
+
+
+def test_killed_at_any_moment_it_goes_on_to_the_same_end(whole: Path, drawn: Path) -> None:
+    out = drawn / "killed"
+    for seconds in (9.0, 7.0, 11.0, 8.0):
+        process = subprocess.Popen(
+            words(drawn, "killed"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        try:
+            process.wait(seconds)
+            break
+        except subprocess.TimeoutExpired:
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+    time.sleep(1)  # the training that it had started is ended with it
+    done = subprocess.run(words(drawn, "killed"), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert facts(out) == facts(whole)
+
+
+def test_a_finished_run_reads_its_test_set_no_more(whole: Path, drawn: Path) -> None:
+    before = (whole / "ledger.jsonl").read_bytes()
+    (drawn / "scheme" / "test").rename(drawn / "gone")
+    try:
+        done = subprocess.run(command("run", "--resume", str(whole)), capture_output=True, text=True, check=False)
+    finally:
+        (drawn / "gone").rename(drawn / "scheme" / "test")
+    assert done.returncode == 0, done.stderr
+    assert (whole / "ledger.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--out", "{new}"], "say what to practise on"),
+        (["--data", "{scheme}", "--out", "{new}", "--set", "round=2"], "did you mean 'rounds'"),
+        (["--data", "{scheme}", "--out", "{new}", "--set", "reader.bach=8"], "did you mean 'batch'"),
+        (["--data", "{scheme}", "--out", "{new}", "--methods", "capcha"], "no method is called 'capcha'"),
+        (["--data", "{scheme}/nowhere", "--out", "{new}"], "no such file or folder"),
+        (["--data", "{scheme}", "--out", "{new}", "--limit", "8", "--folds", "5"], "too few for practice"),
+        (["--data", "{scheme}", "--out", "{whole}"], "was begun with other settings"),
+        (["--resume", "{new}"], "is no practice run"),
+    ],
+)
+def test_a_mistake_is_one_line(
+    whole: Path, drawn: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, more: list[str],
+    said: str, tmp_path: Path,
+) -> None:  # fmt: skip
+    from pipelines.cli import app
+
+    places = {"scheme": drawn / "scheme/labelled", "new": tmp_path / "new", "whole": whole}
+    monkeypatch.setattr(sys, "argv", ["practice", "run", *(word.format(**places) for word in more)])
+    with pytest.raises(SystemExit) as ended:
+        app()
+    assert ended.value.code == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert said in lines[-1] and lines[-1].startswith("error: ")

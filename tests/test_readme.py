@@ -1,0 +1,62 @@
+"""Every command of the README, as a user types it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = [
+    line
+    for block in re.findall(r"<!-- run -->\n```sh\n(.*?)```", README, re.DOTALL)
+    for line in block.strip().splitlines()
+]
+# the same commands, with fewer pictures to draw and to train on
+SMALLER = {
+    "practice scheme": " --labelled 80 --test 30",
+    "recognizer train": " --pictures 256 --set validations=2 --threads 1",
+    "practice run": " --pictures 256 --rounds 1 --folds 2 --set made=0.2 --set reader.validations=2",
+}
+
+
+def run(command: str, folder: Path) -> None:
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, shell=True, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+
+
+def test_every_command_block_is_run_or_sets_up() -> None:
+    blocks = re.findall(r"(<!-- run -->\n)?```sh\n(.*?)```", README, re.DOTALL)
+    others = [line for marked, block in blocks if not marked for line in block.strip().splitlines()]
+    assert {shlex.split(line, comments=True)[0] for line in others} == {"make", "python3", "pip"}
+    assert len(COMMANDS) > 12
+
+
+def test_commands_smaller(tmp_path: Path) -> None:
+    for command in COMMANDS:
+        for start, more in SMALLER.items():
+            if command.startswith(start):
+                command = re.sub(r" --(labelled|test) \d+", "", command) + more
+        run(command, tmp_path)
+    assert (tmp_path / "runs/practice/report.html").stat().st_size > 10_000
+    assert (tmp_path / "readings.json").stat().st_size > 100
+
+
+@pytest.mark.slow
+def test_commands_literally(tmp_path: Path) -> None:
+    for command in COMMANDS:
+        run(command, tmp_path)
+
+
+@pytest.mark.slow
+def test_make_practice(tmp_path: Path) -> None:
+    """In a fresh clone, with nothing installed by hand."""
+    run(f"git clone -q {ROOT} clone && make -C clone practice", tmp_path)
+    assert (tmp_path / "clone/runs/practice/report.html").exists()
