@@ -65,8 +65,8 @@ def main() -> None:
                 times[name].append((time.process_time() - began) / len(group) * 1000)
     medians = {name: statistics.median(own) for name, own in times.items()}
     print(json.dumps({"pictures": len(files), "cpu_ms_a_picture": {k: round(v, 3) for k, v in medians.items()}}))
-    if "ddddocr" in medians:
-        print(json.dumps({f"ratio, {k}": round(medians["ddddocr"] / v, 1) for k, v in medians.items() if k != "ddddocr"}))
+    if (peer_ms := medians.pop("ddddocr", None)) is not None:
+        print(json.dumps({f"ratio, {name}": round(peer_ms / own, 1) for name, own in medians.items()}))
 
 
 if __name__ == "__main__":

@@ -28,11 +28,14 @@ from augment.methods import load_class
 from augment.mining import folds_of, mine, plan, write_mined
 from augment.synthesize import synthesize
 from pipelines.ledger import Ledger, locked
+from recognizer.charset import Charset
 from recognizer.errors import UserError
+from recognizer.images import MAX_PIXELS, Frame
 from recognizer.progress import Alone, Bar, say
 from recognizer.readings import Reading, Scores, mcnemar
 from recognizer.samples import Manifest, Sample, merge, problem_table, read_manifest, split, write_folder
 from recognizer.settings import Settings, load, make, to_toml
+from recognizer.training.batches import Pictures
 from recognizer.training.evaluate import evaluate
 from recognizer.training.side_by_side import Training, train_side_by_side
 from recognizer.training.train import TrainSettings, provenance
@@ -145,22 +148,17 @@ def prepare(settings: PracticeSettings, out: Path, ledger: Ledger) -> Run:
     """Copy train, validation and each fold's training part into the run, so that it depends on nothing outside."""
     data, began = out / "data", time.monotonic()
     if "prepare" not in ledger:
-        from recognizer.training.batches import Pictures
-
         whole = merge([read_manifest(path, settings.label_pattern) for path in settings.data])
         if settings.limit:
             whole = whole.first(settings.limit)
         held = read_manifest(settings.validation, settings.label_pattern) if settings.validation else Manifest(())
         test = read_manifest(settings.test, settings.label_pattern) if settings.test else Manifest(())
-        from recognizer.charset import Charset
-        from recognizer.images import Frame
-
         longest = max((len(s.text) for s in whole), default=1)
         charset = Charset.of(s.text for s in (*whole, *held)) if len(whole) else Charset("0")
         with Bar(Alone(), "opening", len(whole) + len(held)) as bar:
-            frame = Frame(32, min(16 * longest, 512))
-            usable = Pictures(whole.samples, charset, frame, 16_000_000, bar.advance)
-            usable_held = Pictures(held.samples, charset, frame, 16_000_000, bar.advance)
+            frame = Frame.for_texts(longest)
+            usable = Pictures(whole.samples, charset, frame, MAX_PIXELS, bar.advance)
+            usable_held = Pictures(held.samples, charset, frame, MAX_PIXELS, bar.advance)
         problems = [*whole.problems, *usable.problems, *held.problems, *usable_held.problems]
         say(Alone(), problem_table(problems, len(whole) + len(held) + len(whole.problems) + len(held.problems)))
         if settings.validation:

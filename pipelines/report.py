@@ -37,7 +37,7 @@ from recognizer.samples import Sample, read_manifest
 
 BEYOND_CHANCE = 0.05  # McNemar's p under which a difference is called real
 LARGEST = (480, 128)  # width and height in pixels of an embedded picture: twice what the page shows
-OPENING, HARD, LATER_HARD, EACH, REFUSED, CHANGED = 8, 12, 6, 4, 12, 24  # pictures shown of each kind
+OPENING, HARD, LATER_HARD, EACH, REFUSED, CHANGED = 6, 12, 6, 4, 12, 20  # pictures shown of each kind
 ROLES = ("before", "control", "after")
 PLOT = 300  # height of the curve in pixels
 APART = 14  # pixels between the scores of one round

@@ -345,7 +345,7 @@ def check(
     from collections import Counter
 
     from recognizer.charset import Charset
-    from recognizer.images import Frame, PictureError
+    from recognizer.images import STRIDE, Frame, PictureError
     from recognizer.progress import Alone, Bar
     from recognizer.samples import Problem, merge, problem_table, read_manifest
     from recognizer.samples import check as check_sample
@@ -353,12 +353,12 @@ def check(
     manifest = merge([read_manifest(path, label_pattern) for path in data])
     allowed = Charset.named(charset) if charset else None
     longest = max((len(s.text) for s in manifest), default=1)
-    frame = Frame(height, min(16 * longest, 512))
+    frame = Frame.for_texts(longest, height)
     problems, good = list(manifest.problems), []
     with Bar(Alone(), "checking", len(manifest)) as bar:
         for sample in manifest:
             try:
-                check_sample(sample, allowed, frame, 4, max_pixels)
+                check_sample(sample, allowed, frame, STRIDE, max_pixels)
                 good.append(sample)
             except PictureError as error:
                 problems.append(Problem(sample.name, error.kind, str(error)))

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+STRIDE = 4  # pixels to a frame of a reader's output, of every size
 WIDTH_STEP = 16
 MAX_PIXELS = 16_000_000
 Grey = NDArray[np.uint8]
@@ -99,6 +100,11 @@ class Frame:
     height: int = 32
     min_width: int = 64
     max_width: int = 512
+
+    @classmethod
+    def for_texts(cls, longest: int, height: int = 32, max_width: int = 512) -> Frame:
+        """The frame in which texts of up to `longest` characters have four output frames for each."""
+        return cls(height, min(max(4 * STRIDE * longest, WIDTH_STEP), max_width), max_width)
 
     def width_of(self, width: int, height: int) -> int:
         """The width that a picture of `width` x `height` pixels is resized to, before padding."""

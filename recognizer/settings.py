@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from recognizer.errors import UserError
 class Settings(BaseModel):
     """A frozen set of named values. Unknown names and values of the wrong type are refused at the door."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
 S = TypeVar("S", bound=Settings)
@@ -36,6 +37,8 @@ def make(cls: type[S], values: Mapping[str, Any], where: str = "settings") -> S:
         name = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
             raise UserError(f"{where}: no setting is called {name!r}{_nearest(name, _names(cls))}") from None
+        if first["type"] == "missing":
+            raise UserError(f"{where}: {name} must be given") from None
         raise UserError(f"{where}: {name or cls.__name__} = {first['input']!r}: {first['msg']}") from None
 
 
@@ -65,10 +68,10 @@ def load(cls: type[S], file: Path | None, given: Mapping[str, Any], sets: Sequen
         if not equals or not name:
             raise UserError(f"--set {item!r}: write name=value")
         try:
-            value = tomllib.loads(f"v = {text}")["v"]
+            read = tomllib.loads(f"v = {text}")
         except tomllib.TOMLDecodeError:
-            value = text
-        _put(values, name.strip(), value)
+            read = {}
+        _put(values, name.strip(), read["v"] if list(read) == ["v"] else text)
     return make(cls, values, where)
 
 
@@ -102,15 +105,22 @@ def to_toml(settings: Settings) -> str:
 
 
 def _table(values: Mapping[str, Any], path: tuple[str, ...]) -> list[str]:
-    lines = [f"[{'.'.join(path)}]"] if path else []
-    lines += [f"{k} = {_toml(v)}" for k, v in values.items() if not isinstance(v, Mapping) and v is not None]
+    lines = [f"[{'.'.join(map(_key, path))}]"] if path else []
+    lines += [f"{_key(k)} = {_toml(v)}" for k, v in values.items() if not isinstance(v, Mapping) and v is not None]
     for name, inner in values.items():
         if isinstance(inner, Mapping):
             lines += ["", *_table(inner, (*path, name))]
     return lines
 
 
+def _key(name: str) -> str:
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _toml(name)
+
+
 def _toml(value: Any) -> str:
     if isinstance(value, list):
         return "[" + ", ".join(_toml(v) for v in value) + "]"
-    return json.dumps(value, ensure_ascii=False)  # JSON's strings, numbers and booleans are TOML's
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{_key(k)} = {_toml(v)}" for k, v in value.items()) + "}"
+    # JSON's strings, numbers and booleans are TOML's, but for one control character that JSON leaves as it is
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

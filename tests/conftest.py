@@ -33,9 +33,9 @@ def call(app: Callable[[], None], *words: object, stdin: bytes = b"") -> Ended:
     """Run a command in this process as if its words had been typed."""
     out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))
     status = 0
-    typed = [app.__module__, *map(str, words)]
     given = io.TextIOWrapper(io.BytesIO(stdin), encoding="utf-8")
-    with patch.object(sys, "argv", typed), patch.object(sys, "stdin", given), redirect_stdout(out), redirect_stderr(err):
+    typed = patch.multiple(sys, argv=[app.__module__, *map(str, words)], stdin=given)
+    with typed, redirect_stdout(out), redirect_stderr(err):
         try:
             app()
         except SystemExit as end:

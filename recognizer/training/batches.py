@@ -16,10 +16,9 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from recognizer.charset import Charset
-from recognizer.images import Frame, Grey, PictureError, normalise, open_picture
+from recognizer.images import STRIDE, Frame, Grey, PictureError, normalise, open_picture
 from recognizer.samples import Problem, Sample, check
 from recognizer.settings import Settings
-from recognizer.training.model import STRIDE
 
 CACHE_BYTES = 1_000_000_000
 

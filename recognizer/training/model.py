@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-STRIDE = 4  # pixels to a frame
 HeadName = Literal["conv", "lstm"]
 
 

@@ -10,7 +10,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
@@ -27,14 +27,14 @@ from recognizer.errors import Stopped, UserError
 from recognizer.images import MAX_PIXELS, Frame
 from recognizer.progress import Bar, say
 from recognizer.readings import Scores
-from recognizer.samples import Sample, content_hash, merge, problem_table, read_manifest, split
+from recognizer.samples import Problem, Sample, content_hash, merge, problem_table, read_manifest, split
 from recognizer.settings import Settings, load, to_toml
 from recognizer.training import checkpoint
 from recognizer.training.batches import Pictures, Plan, StepSampler, Variation, collate, vary
 from recognizer.training.collapse import find_collapse
 from recognizer.training.evaluate import read_pictures
 from recognizer.training.losses import LOSSES, aggregation
-from recognizer.training.model import SIZES, STRIDE, HeadName, Network
+from recognizer.training.model import SIZES, HeadName, Network
 
 
 class FrameSettings(Settings):
@@ -59,7 +59,7 @@ class TrainSettings(Settings):
     size: Literal["tiny", "base"] = "tiny"
     head: HeadName = "conv"
     loss: Literal["ctc", "focal-ctc"] = "ctc"
-    bootstrap: Literal["ace+lstm", "ace", "lstm", "none"] = "ace+lstm"  # how the head gets off CTC's plateau, from nothing
+    bootstrap: Literal["ace+lstm", "ace", "lstm", "none"] = "ace+lstm"  # off CTC's plateau, from nothing
     bootstrap_pictures: int = Field(8_000, ge=0)
     pictures: int | None = Field(None, ge=1)  # seen in all; else by the number of labels
     batch: int = Field(32, ge=2, le=65536)
@@ -137,6 +137,7 @@ class Data:
     validation: Pictures
     charset: Charset
     frame: Frame
+    problems: list[Problem]
     hash: str
 
 
@@ -331,8 +332,9 @@ def read_data(settings: TrainSettings, accelerator: Accelerator) -> Data:
     charset = Charset.named(settings.charset) if settings.charset else Charset.of(s.text for s in (*kept, *held))
     longest = max((len(s.text) for s in (*kept, *held, *made.samples)), default=1)
     form = SIZES[settings.size]
-    narrow = settings.frame.min_width or min(4 * STRIDE * longest, settings.frame.max_width)
-    frame = Frame(form.height, max(narrow, 2 * STRIDE), settings.frame.max_width)
+    frame = Frame.for_texts(longest, form.height, settings.frame.max_width)
+    if settings.frame.min_width:
+        frame = replace(frame, min_width=min(settings.frame.min_width, frame.max_width))
 
     with Bar(accelerator, "opening", len(kept) + len(made) + len(held)) as bar:
 
@@ -355,7 +357,7 @@ def read_data(settings: TrainSettings, accelerator: Accelerator) -> Data:
         f"{len(validation)} to validate; {len(charset)} characters, labels of up to {longest}",
     )
     everything = content_hash((*pictures.samples, *validation.samples))
-    return Data(pictures, len(real_pictures), validation, charset, frame, everything)
+    return Data(pictures, len(real_pictures), validation, charset, frame, problems, everything)
 
 
 def open_run(settings: TrainSettings, out: Path, data: Data, resume: bool) -> None:
@@ -376,8 +378,7 @@ def open_run(settings: TrainSettings, out: Path, data: Data, resume: bool) -> No
         raise UserError(f"{out} exists and is not empty: name a new folder, or go on with --resume {out}")
     out.mkdir(parents=True, exist_ok=True)
     (out / "settings.toml").write_text(to_toml(settings), encoding="utf-8")
-    problems = [*data.train.problems, *data.validation.problems]
-    rows = [json.dumps({"file_name": p.name, "reason": p.kind, "detail": p.detail}) + "\n" for p in problems]
+    rows = [json.dumps({"file_name": p.name, "reason": p.kind, "detail": p.detail}) + "\n" for p in data.problems]
     (out / "problems.jsonl").write_text("".join(rows), encoding="utf-8")
     (out / "run.json").write_text(json.dumps(provenance() | {"data_sha256": data.hash}, indent=2) + "\n")
 

@@ -1,0 +1,400 @@
+"""The report and the summary of a practice run at every stage, and the ledger that they are made from."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from augment.method import sources_of
+from augment.mining import mine, plan, write_mined
+from augment.synthesize import synthesize
+from pipelines.ledger import Ledger, locked
+from pipelines.report import PracticeRun, print_summary, verdict, write_report
+from pipelines.scheme import write_scheme
+from recognizer.errors import UserError
+from recognizer.readings import Reading, Scores, mcnemar
+from recognizer.samples import Manifest, Sample, read_manifest, split, write_folder
+
+ROOT = Path(__file__).resolve().parent.parent
+HOSTILE = "<script>alert(1)</script>"
+TAKEN_FOR = {"0": "O", "O": "0", "1": "I", "I": "1", "5": "S", "S": "5", "8": "B", "B": "8", "Z": "2", "2": "Z"}
+STEPS = ["prepare", "baseline", "round 1 mine", "round 1", "round 2 mine", "round 2", "chosen", "test"]
+Pairs = list[tuple[str, str]]
+
+
+# ------------------------------------------------------------------------------------------------------- a run's folder
+
+
+def misread(text: str, care: float, rng: np.random.Generator) -> str:
+    """What a reader that looks with `care`, 0 to 1, reads: likely twins taken for each other, some characters lost."""
+    read = [TAKEN_FOR.get(c, "" if rng.random() < 0.3 else c) if rng.random() > care else c for c in text]
+    return "".join(read)
+
+
+def pairs_of(samples: Sequence[Sample], care: float, seed: int) -> Pairs:
+    rng = np.random.default_rng(seed)
+    return [(s.text, misread(s.text, care, rng)) for s in samples]
+
+
+def scores(pairs: Pairs) -> dict[str, object]:
+    return Scores.of(pairs).to_dict()
+
+
+def build(run: Path, labelled: int = 40, test: int = 60, test_care: tuple[float, float, float] = (0.7, 0.8, 0.95)) -> Path:
+    """A finished run of two rounds as `practise` leaves it, but for the weights: what was read is made up."""
+    write_scheme(run.parent / "scheme", labelled, test)
+    run.mkdir()
+    (run / "settings.toml").write_text(
+        f'data = ["{run.parent}/scheme/labelled"]\ntest = "{run.parent}/scheme/test"\nrounds = 2\nfolds = 2\n'
+        'start = "nothing"\nmethods = ["captcha", "classical"]\nmade = 2.0\nseed = 7\n\n[reader]\n'
+    )
+    ledger = Ledger(run / "ledger.jsonl")
+    train, validation = split(read_manifest(run.parent / "scheme" / "labelled").samples, (0.75, 0.25))
+    for name, part in (("train", train), ("validation", validation)):
+        write_folder(part, run / "data" / name)
+    train = list(read_manifest(run / "data" / "train"))
+    ledger.record(
+        "prepare", train=len(train), validation=len(validation), test=test, charset="0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ",
+        problems=0, provenance={"commit": "abc1234", "python": "3.11", "device": "cpu"}, seconds=0.4,
+    )  # fmt: skip
+    ledger.record("baseline", validation=scores(pairs_of(validation, 0.7, 1)), seconds=95.0)
+    for number in (1, 2):
+        make_round(run, ledger, number, train)
+        ledger.record(
+            f"round {number}", pupil=scores(pairs_of(validation, 0.8 + 0.07 * number, 2)),
+            control=scores(pairs_of(validation, 0.75 + 0.03 * number, 3)),
+            before=scores(pairs_of(validation, 0.7, 1)), goes_on=number == 1, changed=3, seconds=42.0,
+        )  # fmt: skip
+    ledger.record(
+        "chosen", reader="round-2/pupil", practised=True, control="round-2/control",
+        validation=scores(pairs_of(validation, 0.94, 2)),
+    )  # fmt: skip
+    record_test(ledger, read_manifest(run.parent / "scheme" / "test").samples, test_care)
+    return run
+
+
+def make_round(run: Path, ledger: Ledger, number: int, train: Sequence[Sample]) -> None:
+    folder, pairs = run / f"round-{number}", pairs_of(train, 0.7, number)
+    readings = [Reading(read, 0.5, (), nll=0.1 if read == text else 2.0 + i % 7) for i, (text, read) in enumerate(pairs)]
+    mined = mine(train, readings)
+    vary, draw = plan(mined, train, 2 * len(train), number)
+    write_mined(mined, [], folder / "mined")
+    sources = sources_of(Manifest(tuple(train)))
+    kept, methods = [], {}
+    for name, asked in (("captcha", draw[: len(train)]), ("classical", vary[: len(train)])):
+        synthesize(name, {}, asked, folder / "made" / name, sources)
+        made = [Sample(f"{name}/{s.name}", s.text, s.path, meta=s.meta) for s in read_manifest(folder / "made" / name)]
+        kept += made[:-3]
+        methods[name] = {
+            "asked": len(asked), "kept": len(made) - 3, "refused": {"too hard": 3}, "read_right": 0.25, "seconds": 1.5
+        }  # fmt: skip
+    write_folder(kept, folder / "kept")
+    hard = sum(h.misread for h in mined.hard)
+    ledger.record(
+        f"round {number} mine", read=len(train), misread=hard, near=len(mined.hard) - hard, out_of_fold=scores(pairs),
+        methods=methods, kept=len(kept), seconds=8.0,
+    )  # fmt: skip
+
+
+def record_test(ledger: Ledger, samples: Sequence[Sample], care: tuple[float, float, float]) -> None:
+    found = {role: pairs_of(samples, c, 4) for role, c in zip(("before", "control", "after"), care, strict=True)}
+    rows = [
+        {"file_name": s.name, "text": s.text, **{role: own[i][1] for role, own in found.items()}}
+        for i, s in enumerate(samples)
+    ]
+    right = {role: [text == read for text, read in own] for role, own in found.items()}
+    ledger.record(
+        "test", set_aside=0, readings=rows, **{role: scores(own) for role, own in found.items()},
+        p_before=mcnemar(right["before"], right["after"]), p_control=mcnemar(right["control"], right["after"]),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tmp_path_factory.mktemp("practice") / "run")
+
+
+@pytest.fixture
+def run(finished: Path, tmp_path: Path) -> Path:
+    """A copy of the finished run that a test may change."""
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+def change(run: Path, step: str, **facts: object) -> None:
+    """Put other facts into a ledger's entry."""
+    entries = [json.loads(line) for line in (run / "ledger.jsonl").read_text().splitlines()]
+    lines = [json.dumps(e | facts if e["step"] == step else e) + "\n" for e in entries]
+    (run / "ledger.jsonl").write_text("".join(lines))
+
+
+# --------------------------------------------------------------------------------------------------------- the report
+
+
+class Page(HTMLParser):
+    """A page's elements; a wrong nesting is an error."""
+
+    VOID = frozenset({"meta", "img", "br"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.elements: list[tuple[str, dict[str, str]]] = []
+        self.words = ""
+        self.marked: list[str] = []
+        self.feed(text)
+        self.close()
+        assert not self.open, f"not closed: {self.open}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, {k: v or "" for k, v in attrs}))
+        if tag not in self.VOID:
+            self.open.append(tag)
+        if tag == "mark":
+            self.marked.append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open and self.open.pop() == tag, f"</{tag}> closes nothing, line {self.getpos()}"
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] not in ("style", "title"):
+            self.words += data
+        if self.open and self.open[-1] == "mark":
+            self.marked[-1] += data
+
+    @property
+    def text(self) -> str:
+        return " ".join(self.words.split())
+
+    def all(self, tag: str) -> list[dict[str, str]]:
+        return [attrs for name, attrs in self.elements if name == tag]
+
+
+def page_of(run: Path) -> Page:
+    return Page(write_report(run).read_text(encoding="utf-8"))
+
+
+def test_the_page_loads_nothing_and_every_picture_opens(run: Path) -> None:
+    page = page_of(run)
+    assert not page.all("script") and not page.all("link") and not page.all("iframe")
+    source = (run / "report.html").read_text()
+    assert "http:" not in source and "https:" not in source and "url(" not in source and "@import" not in source
+    for tag, attrs in page.elements:
+        for name, value in attrs.items():
+            assert not name.startswith("on"), f"<{tag} {name}>"
+            if name in ("src", "href", "srcset"):
+                assert value.startswith(("data:image/jpeg;base64,", "#")), f"<{tag} {name}={value[:40]}>"
+    pictures = page.all("img")
+    assert len(pictures) > 50 and all(attrs["alt"] for attrs in pictures)
+    for attrs in pictures:
+        Image.open(io.BytesIO(base64.b64decode(attrs["src"].partition(",")[2]))).verify()
+    anchors = {attrs["id"] for _, attrs in page.elements if "id" in attrs}
+    assert {attrs["href"][1:] for attrs in page.all("a")} <= anchors
+    assert [path.name for path in run.glob(".report*")] == []
+
+
+def test_the_headline_says_what_the_test_set_says(run: Path) -> None:
+    page, entry = page_of(run), Ledger(run / "ledger.jsonl")["test"]
+    assert entry["p_before"] < 0.05 and entry["p_control"] < 0.05
+    right = sum(r["after"] == r["text"] for r in entry["readings"])
+    assert "Practice paid" in page.text and f"Of 60 test pictures the reader that the run keeps reads {right}" in page.text
+    low, high = entry["after"]["exact_interval"]
+    assert f"{100 * entry['after']['exact']:.1f} %" in page.text and f"{100 * low:.1f} to {100 * high:.1f} %" in page.text
+
+
+@pytest.mark.parametrize(
+    ("before", "control", "p_before", "p_control", "title"),
+    [
+        (0.2, 0.4, 0.001, 0.001, "Practice paid"),
+        (0.2, 0.4, 0.001, 0.30, "Practice did not pay here"),
+        (0.2, 0.4, 0.20, 0.001, "Practice did not pay here"),
+        (0.9, 0.4, 0.001, 0.001, "Practice did harm here"),
+        (0.2, 0.9, 0.001, 0.001, "Practice did not pay here"),
+    ],
+)
+def test_practice_pays_only_beyond_chance_over_both(
+    run: Path, before: float, control: float, p_before: float, p_control: float, title: str
+) -> None:
+    entry = Ledger(run / "ledger.jsonl")["test"]
+    facts = {role: {**entry[role], "exact": v} for role, v in (("before", before), ("control", control), ("after", 0.6))}
+    change(run, "test", **facts, p_before=p_before, p_control=p_control)
+    assert verdict(PracticeRun.open(run)).title == title
+
+
+def test_a_run_that_keeps_an_unpractised_reader_did_not_pay(run: Path) -> None:
+    change(run, "chosen", reader="baseline", practised=False)
+    page = page_of(run)
+    assert "Practice did not pay here" in page.text and "keeps the reader from before practice" in page.text
+
+
+def test_wrong_characters_and_lookalikes_stand_beside_the_hardest_picture(run: Path) -> None:
+    hard = read_manifest(run / "round-1" / "mined" / "hard").samples[0]
+    page = page_of(run)
+    wrong = {TAKEN_FOR[c] for c in hard.text if c in TAKEN_FOR and c not in hard.meta["read"]} | {"·"}
+    assert wrong & set("".join(page.marked))
+    made = [s for s in read_manifest(run / "round-1" / "kept") if s.meta["source"] == hard.meta["name"]]
+    alts = [attrs["alt"] for attrs in page.all("img")]
+    assert alts.count(f"{hard.text}, made by classical") >= min(len(made), 4)
+    assert f"{hard.text}, read as {hard.meta['read']}" in alts
+    assert any(alt.endswith("drawn by captcha") for alt in alts)
+    assert any(alt.endswith("refused: too hard") for alt in alts) and "Too hard: its label is less likely" in page.text
+
+
+def test_a_marked_reading_shows_wrong_and_lost_characters(run: Path) -> None:
+    entry = Ledger(run / "ledger.jsonl")["test"]
+    rows = [{**entry["readings"][0], "text": "AB12", "before": "A812", "after": "AB1"}]
+    change(run, "test", readings=rows)
+    source = write_report(run).read_text()
+    assert '>A<mark class="wrong">8</mark>12</bdi>' in source
+    assert '>AB1<mark class="wrong">·</mark></bdi>' in source
+    assert "0 put right; 0 now wrong; 1 wrong before and after, otherwise." in Page(source).text
+
+
+def test_hostile_text_is_shown_and_never_run(run: Path) -> None:
+    entry = Ledger(run / "ledger.jsonl")["test"]
+    rows = [{**r, "text": HOSTILE, "before": '"><img src=x onerror=alert(1)>', "after": HOSTILE} for r in entry["readings"]]
+    rows[0]["before"] = "\u202egnp\x07\ud800"
+    change(run, "test", readings=json.loads(json.dumps(rows)))
+    listed = run / "round-1" / "mined" / "hard" / "metadata.jsonl"
+    samples = [json.loads(line) | {"text": HOSTILE} for line in listed.read_text().splitlines()]
+    listed.write_text("".join(json.dumps(row) + "\n" for row in samples))
+    page = page_of(run)
+    assert not page.all("script") and all("onerror" not in attrs for attrs in page.all("img"))
+    assert HOSTILE in page.text
+    source = (run / "report.html").read_text(encoding="utf-8")
+    assert "&lt;script&gt;" in source and "\u202e" not in source and "\\u202e" in source and "\\ud800" in source
+
+
+@pytest.mark.parametrize("done", range(1, len(STEPS) + 1))
+def test_a_run_at_any_stage_is_reported(run: Path, done: int, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = (run / "ledger.jsonl").read_bytes().splitlines(keepends=True)
+    cut = b"".join(lines[:done]) + b'{"step": "half'
+    (run / "ledger.jsonl").write_bytes(cut)
+    page = page_of(run)
+    print_summary(run)
+    said = capsys.readouterr().out
+    if done < len(STEPS):
+        assert "Practice is not finished" in page.text and f"practice run --resume {run}" in page.text
+        assert f"the run is at step {STEPS[done]}; go on with: practice run --resume {run}" in said
+    else:
+        assert "not finished" not in page.text and "--resume" not in said
+    assert (run / "ledger.jsonl").read_bytes() == cut, "a report must not touch a ledger that is being written"
+
+
+def test_a_run_that_was_cleared_and_whose_test_set_is_gone_is_reported(run: Path) -> None:
+    for name in ("data", "round-1", "round-2"):
+        shutil.rmtree(run / name)
+    settings = (run / "settings.toml").read_text()
+    gone = run / "nowhere"
+    (run / "settings.toml").write_text(re.sub(r'test = ".*"', f'test = "{gone}"', settings))
+    page = page_of(run)
+    assert f"cannot be shown any more ({gone}: no such file or folder)" in page.text
+    assert not page.all("img") and "holds no hard pictures any more" in page.text
+    assert "put right" in page.text and page.marked
+
+
+def test_a_test_picture_under_another_label_is_left_out(run: Path) -> None:
+    entry = Ledger(run / "ledger.jsonl")["test"]
+    change(run, "test", readings=[{**r, "text": "OTHER", "before": "X", "after": "OTHER"} for r in entry["readings"]])
+    page = page_of(run)
+    assert "have another label there, and are left out" in page.text and "60 put right" in page.text
+
+
+def test_without_a_test_set_validation_speaks_and_says_so(run: Path) -> None:
+    settings = (run / "settings.toml").read_text()
+    (run / "settings.toml").write_text(re.sub(r'test = ".*"\n', "", settings))
+    lines = (run / "ledger.jsonl").read_text().splitlines(keepends=True)
+    (run / "ledger.jsonl").write_text("".join(lines[:-1]))
+    page = page_of(run)
+    assert "There is no test set" in page.text and "no test set confirms it" in page.text and "≤" in page.text
+
+
+def test_what_is_no_run_or_did_nothing_yet_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for tell in (write_report, print_summary):
+        with pytest.raises(UserError, match=r"no practice run: it has no settings\.toml"):
+            tell(tmp_path / "nothing")
+    (tmp_path / "settings.toml").write_text('data = ["x"]\n')
+    for tell in (write_report, print_summary):
+        with pytest.raises(UserError, match="another command's"):
+            tell(tmp_path)
+    (tmp_path / "settings.toml").write_text('data = ["x"]\nmethods = ["captcha"]\nrounds = 2\nfolds = 2\n')
+    with pytest.raises(UserError, match="nothing to report yet"):
+        write_report(tmp_path)
+    assert not (tmp_path / "report.html").exists()
+    print_summary(tmp_path)
+    assert "the run is at step prepare" in capsys.readouterr().out
+
+
+def test_the_summary_prints_the_numbers(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    print_summary(run)
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    ledger = Ledger(run / "ledger.jsonl")
+    for role in ("before", "control", "after"):
+        own = ledger["test"][role]
+        low, high = own["exact_interval"]
+        assert [
+            role, f"{100 * own['exact']:.1f}", "%", f"{100 * low:.1f}", "to", f"{100 * high:.1f}", "%",
+            f"{100 * own['exact_ignoring_case']:.1f}", "%", f"{own['character_error_rate']:.3f}", "60",
+        ] in rows  # fmt: skip
+    pupil, control = (f"{100 * ledger['round 1'][role]['exact']:.1f}" for role in ("pupil", "control"))
+    assert ["1", pupil, "%", control, "%", "54", "of", "60", "earned", "something"] in rows
+
+
+def test_status_and_report_work_without_torch(run: Path) -> None:
+    code = "import sys; sys.modules['torch'] = None; from pipelines.cli import app; app()"
+    for command in ("status", "report"):
+        done = subprocess.run([sys.executable, "-c", code, command, str(run)], capture_output=True, text=True, cwd=ROOT)
+        assert done.returncode == 0, done.stderr
+    assert done.stdout == f"report: {run}/report.html\n"
+
+
+# --------------------------------------------------------------------------------------------------------- the ledger
+
+
+def test_a_cut_off_last_line_is_dropped_and_done_again(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    Ledger(path).record("prepare", train=3)
+    whole = path.read_bytes()
+    path.write_bytes(whole + b'{"step": "baseline", "secon')
+    ledger = Ledger(path)
+    assert "prepare" in ledger and "baseline" not in ledger
+    ledger.record("baseline", seconds=1)
+    assert path.read_bytes() == whole + b'{"step": "baseline", "seconds": 1}\n'
+    assert [entry["step"] for entry in Ledger(path)] == ["prepare", "baseline"]
+
+
+@pytest.mark.parametrize("broken", [b'{"step": "ba', b"[1]", b'{"train": 3}', b"\xff"])
+def test_a_broken_middle_line_is_a_users_error(run: Path, broken: bytes) -> None:
+    path = run / "ledger.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(lines[0] + broken + b"\n" + b"".join(lines[2:]))
+    for read in (lambda: Ledger(path), lambda: write_report(run), lambda: print_summary(run)):
+        with pytest.raises(UserError, match="line 2, is no ledger entry"):
+            read()
+
+
+def test_two_processes_cannot_hold_one_run(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from pipelines.ledger import locked\n"
+        f"with locked(Path({str(tmp_path)!r})): print('held', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
+    ) as other:
+        assert other.stdout is not None and other.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match="being written by another process"), locked(tmp_path):
+            pass
+        other.communicate("")
+    with locked(tmp_path):  # the other is gone: the run is free
+        pass
