@@ -157,8 +157,9 @@ def filter_made(
     """Keep the made pictures that still show their text and copy no training picture; say what was refused, and why."""
     from accelerate import Accelerator
 
-    from augment.fidelity import band_of, coverage_table, near_copies, refusal_table
+    from augment.fidelity import Band, band_of, coverage_table, exact_text, near_copies, refusal_table, widened
     from augment.fidelity import judge as sort
+    from augment.mining import hardness
     from recognizer.samples import merge, problem_table, read_manifest, write_folder
     from recognizer.training.checkpoint import read_weights
     from recognizer.training.evaluate import evaluate
@@ -172,8 +173,13 @@ def filter_made(
         empty = manifest if not len(pictures) else real
         raise UserError(f"{empty.source}: no sample is left that the judge can read")
     band = band_of(known.samples, known_outcome.readings, low)
+    hard = {s.name: hardness(r, s.text) for s, r in zip(known.samples, known_outcome.readings, strict=True)}
+    bands = [
+        Band(low, float("inf")) if exact_text(s) else widened(band, hard.get(str(s.meta.get("source"))))
+        for s in pictures.samples
+    ]
     copies = near_copies(pictures.samples, train.samples)
-    judged = sort(pictures.samples, outcome.readings, [band] * len(pictures), copies)
+    judged = sort(pictures.samples, outcome.readings, bands, copies)
     print(problem_table([*manifest.problems, *pictures.problems], len(manifest)), file=sys.stderr, end="")
     print(refusal_table(judged))
     print(coverage_table(judged, read_weights(judge)[1].charset))

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from augment.methods import METHODS, load_class
 from augment.mining import hardness
 from recognizer.images import open_picture
 from recognizer.readings import Reading
@@ -58,6 +59,20 @@ class Judged:
     def coverage(self) -> Counter[str]:
         """How often each character stands in what is kept."""
         return Counter(c for s in self.kept for c in s.text)
+
+
+def exact_text(sample: Sample) -> bool:
+    """Whether a made sample was drawn by a method whose pictures show their text by construction."""
+    name = sample.meta.get("method")
+    return isinstance(name, str) and name in METHODS and load_class(name).exact_text
+
+
+def widened(band: Band, source_hardness: float | None) -> Band:
+    """The band for a picture made of a real one that is hard itself: up to 1 nat a character harder than its source.
+
+    What practice works on is what the judge misreads as well; an unwidened band would refuse just that.
+    """
+    return band if source_hardness is None else Band(band.low, max(band.high, source_hardness + 1.0))
 
 
 def judge(made: Sequence[Sample], readings: Sequence[Reading], bands: Sequence[Band], copies: Sequence[bool]) -> Judged:

@@ -41,10 +41,16 @@ class Request:
 
 
 class Method(Protocol):
-    """What makes pictures. `Settings` is its own settings class; `needs_source` says that it varies real pictures."""
+    """What makes pictures.
+
+    `Settings` is its own settings class. `needs_source` says that it varies real pictures. `exact_text` says that its
+    pictures show their text by construction (drawn from a font), so that no reader need judge whether they do: one that
+    never saw the font would refuse them all.
+    """
 
     Settings: ClassVar[type[Settings]]
     needs_source: ClassVar[bool]
+    exact_text: ClassVar[bool]
 
     def __init__(self, settings: Any) -> None: ...
 

@@ -182,7 +182,8 @@ def train_folds(model: Path, parts: Sequence[Sequence[Sample]], out: Path, jobs:
             "data": [str(data)], "validation": None, "label_pattern": None, "limit": None, "with_synthetic": [],
             "charset": description.charset, "threads": 1, "tracker": "none",
         }  # fmt: skip
-        trainings.append(Training(before.model_copy(update=changed), out / f"fold-{k}"))
+        settings = make(TrainSettings, before.model_dump() | changed, f"settings in {model}")
+        trainings.append(Training(settings, out / f"fold-{k}"))
     train_side_by_side(trainings, jobs, "fold")
 
 

@@ -21,10 +21,10 @@ class Ledger:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._entries: dict[str, Entry] = {}
+        self._size = 0  # of the whole lines; what a kill left after them is cut off by the next record
         if path.exists():
-            whole, _, cut = path.read_bytes().rpartition(b"\n")
-            if cut:
-                _replace(path, whole + b"\n" if whole else b"")
+            whole, newline, _ = path.read_bytes().rpartition(b"\n")
+            self._size = len(whole) + len(newline)
             for number, line in enumerate(whole.splitlines(), 1):
                 try:
                     entry = json.loads(line)
@@ -44,18 +44,14 @@ class Ledger:
     def record(self, step: str, **facts: Any) -> Entry:
         """Append a finished step and wait until the disk has it."""
         entry = {"step": step, **facts}
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+        with self.path.open("ab") as file:
+            file.truncate(self._size)
+            file.write(json.dumps(entry).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
+            self._size = file.tell()
         self._entries[step] = entry
         return entry
-
-
-def _replace(path: Path, data: bytes) -> None:
-    tmp = path.with_name(path.name + ".tmp")
-    tmp.write_bytes(data)
-    tmp.replace(path)
 
 
 @contextmanager

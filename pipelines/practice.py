@@ -8,6 +8,7 @@ does not beat it, and the round before, ends practice.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import time
@@ -22,10 +23,10 @@ import torch
 from accelerate import Accelerator
 from pydantic import Field
 
-from augment.fidelity import Band, Judged, band_of, judge, near_copies
+from augment.fidelity import Band, Judged, band_of, exact_text, judge, near_copies, widened
 from augment.method import Request, sources_of
 from augment.methods import load_class
-from augment.mining import folds_of, mine, plan, write_mined
+from augment.mining import folds_of, hardness, mine, plan, write_mined
 from augment.synthesize import synthesize
 from pipelines.ledger import Ledger, locked
 from recognizer.charset import Charset
@@ -95,7 +96,7 @@ class Run:
             changed["pictures"] = max(1, round(base.pictures_for(len(self.train)) * s.round_share))
             changed["learning_rate"] = base.learning_rate * s.round_rate
             changed["synthetic_share"] = s.made_share
-        return Training(base.model_copy(update=changed), out)
+        return Training(make(TrainSettings, base.model_dump() | changed, "reader settings"), out)
 
 
 def practice(settings: PracticeSettings, out: Path) -> Ledger:
@@ -252,18 +253,22 @@ def mine_and_make(run: Run, number: int, folder: Path, before: Sequence[Path]) -
 
     bands = [band_of(fold, own) for fold, own in zip(run.folds, per_fold, strict=True)]
     fold_of = {s.name: k for k, fold in enumerate(run.folds) for s in fold}
+    hard = {s.name: hardness(r, s.text) for s, r in zip(samples, readings, strict=True)}
     sources = sources_of(Manifest(run.train, source=str(run.out / "data" / "train")))
     methods: dict[str, dict[str, Any]] = {}
     kept: list[Sample] = []
+    refused: list[str] = []
     share = max(1, count // len(run.settings.methods))
     for i, name in enumerate(run.settings.methods):
         asked = (vary if load_class(name).needs_source else draw)[i * share : (i + 1) * share]
-        judged, facts = make_and_judge(name, asked, folder / "made", sources, judges, bands, fold_of, run.train)
+        judged, facts = make_and_judge(name, asked, folder / "made", sources, judges, bands, fold_of, hard, run.train)
         kept += judged.kept
+        refused += [json.dumps({"file_name": p.name, "reason": p.kind, "detail": p.detail}) for p in judged.refused]
         methods[name] = facts
         say(Alone(), f"  {name}: {len(judged.kept)} of {len(asked)} kept")
     if not kept:
         raise UserError(f"round {number}: no made picture was kept; look at {folder / 'made'}")
+    (folder / "refused.jsonl").write_text("".join(line + "\n" for line in refused), encoding="utf-8")
     write_folder(kept, folder / "kept")
     run.ledger.record(
         f"round {number} mine", read=len(samples), misread=misread, near=len(mined.hard) - misread,
@@ -280,9 +285,10 @@ def make_and_judge(
     judges: Sequence[Path],
     bands: Sequence[Band],
     fold_of: Mapping[str, int],
+    hard: Mapping[str, float],
     train: Sequence[Sample],
 ) -> tuple[Judged, dict[str, Any]]:
-    """Make one method's pictures and judge each by the reader that did not train on its source."""
+    """Make one method's pictures and judge each by the reader that did not train on its source, where one must."""
     began = time.monotonic()
     with Bar(Alone(), f"making with {name}", len(asked)) as bar:
         synthesize(name, {}, asked, made / name, sources, bar.advance)
@@ -294,9 +300,11 @@ def make_and_judge(
     for k, reader in enumerate(judges):
         own = [i for i in range(len(pictures)) if fold[i] == k]
         readings.update(zip(own, read(reader, [pictures[i] for i in own]), strict=True))
-    judged = judge(
-        pictures, [readings[i] for i in range(len(pictures))], [bands[k] for k in fold], near_copies(pictures, train)
-    )
+    own_bands = [
+        Band(0.0, float("inf")) if exact_text(s) else widened(bands[k], hard.get(s.meta["source"] or ""))
+        for s, k in zip(pictures, fold, strict=True)
+    ]
+    judged = judge(pictures, [readings[i] for i in range(len(pictures))], own_bands, near_copies(pictures, train))
     return judged, {
         "asked": len(asked), "kept": len(judged.kept), "refused": dict(Counter(p.kind for p in judged.refused)),
         "read_right": sum(readings[i].text == s.text for i, s in enumerate(pictures)) / len(pictures),
@@ -330,6 +338,7 @@ def choose(run: Run, best: Path, control: Path) -> None:
     """Keep the best of all readers on validation as the run's weights: also a control, where practice did not pay."""
     if "chosen" in run.ledger:
         return
+    began = time.monotonic()
     candidates = [run.out / "baseline", best, control, *sorted(run.out.glob("round-*/pupil"))]
     scores = {path: scores_of(run.validation, read(path, run.validation)) for path in dict.fromkeys(candidates)}
     winner = max(scores, key=lambda path: rank(scores[path]))
@@ -341,6 +350,7 @@ def choose(run: Run, best: Path, control: Path) -> None:
     run.ledger.record(
         "chosen", reader=str(winner.relative_to(run.out)), practised=winner.name == "pupil",
         control=str(control.relative_to(run.out)), validation=scores[winner].to_dict(),
+        seconds=time.monotonic() - began,
     )  # fmt: skip
 
 
@@ -348,7 +358,7 @@ def read_test(run: Run) -> None:
     """Read the test set, once: with the baseline, with the last control, and with the reader that was chosen."""
     if "test" in run.ledger or run.settings.test is None:
         return
-    chosen = run.ledger["chosen"]
+    chosen, began = run.ledger["chosen"], time.monotonic()
     samples = read_manifest(run.settings.test, run.settings.label_pattern).samples
     readers = {"before": "baseline", "control": chosen["control"], "after": chosen["reader"]}
     found = {role: read_some(run.out / path, samples) for role, path in readers.items()}
@@ -362,6 +372,7 @@ def read_test(run: Run) -> None:
         "test", set_aside=len(samples) - len(usable), readings=rows,
         **{role: own.to_dict() for role, own in scores.items()},
         p_before=mcnemar(right["before"], right["after"]), p_control=mcnemar(right["control"], right["after"]),
+        seconds=time.monotonic() - began,
     )  # fmt: skip
 
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 import base64
 import io
 import json
+import math
 import os
 import re
 import shlex
 import tomllib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
@@ -40,7 +41,6 @@ LARGEST = (480, 128)  # width and height in pixels of an embedded picture: twice
 OPENING, HARD, LATER_HARD, EACH, REFUSED, CHANGED = 6, 12, 6, 4, 12, 20  # pictures shown of each kind
 ROLES = ("before", "control", "after")
 PLOT = 300  # height of the curve in pixels
-APART = 14  # pixels between the scores of one round
 
 Scores = Mapping[str, Any]  # recognizer.readings.Scores.to_dict
 Piece = tuple[str, bool]  # a part of a text, and whether it is marked
@@ -168,6 +168,8 @@ def print_summary(run: Path) -> None:
         console.print(table)
     if found.next_step:
         console.print(f"the run is at step {found.next_step}; go on with: {found.resume}", soft_wrap=True)
+    else:
+        console.print(f"the run is finished and keeps the reader of {found.steps['chosen']['reader']}")
 
 
 def _outcome(done: Entry | None) -> str:
@@ -225,12 +227,14 @@ def write_report(run: Path) -> Path:
     environment.filters |= {"percent": percent, "interval": interval, "p_value": p_value, "spell": spell}
     part, scores = found.scores()
     page = environment.get_template("report.html").render(
-        run=found, verdict=verdict(found), part=part, scores=scores, axis=_axis(scores),
+        run=found, verdict=verdict(found), part=part, scores=scores, labels=_labels(found),
+        axis=max((_tenth_above(own) for own in scores.values()), default=1.0),
         opening=[_tile(s) for s in _samples(found.path / "data" / "train")[:OPENING]],
         rounds=[hard_round(found, n) for n in dict.fromkeys(found.mined[:1] + found.mined[-1:])],
-        changes=changes(found), curve=curve(found), confused=confused(found), methods=methods(found),
+        changes=changes(found), curve=curve(found), confused=confused(found),
         cost=[(name_of(step), entry["seconds"]) for step, entry in found.steps.items() if "seconds" in entry],
-        provenance=_provenance(found), quote=shlex.quote, plain=_plain, PLOT=PLOT,
+        provenance=_provenance(found), settings=(run / "settings.toml").read_text(encoding="utf-8"),
+        quote=shlex.quote, name_of=name_of, PLOT=PLOT,
     )  # fmt: skip
     path = run / "report.html"
     tmp = run / f".report.html.{os.getpid()}.tmp"
@@ -252,7 +256,7 @@ def _shown(value: Any) -> Any:
 def name_of(step: str) -> str:
     """A step of the ledger as a person calls it."""
     names = {
-        "prepare": "Open and split the pictures", "baseline": "First readers: the baseline and one out of each fold",
+        "prepare": "Open and split the pictures", "baseline": "Train the first readers",
         "chosen": "Choose the reader", "test": "Read the test set",
     }  # fmt: skip
     if match := re.fullmatch(r"round (\d+)( mine)?", step):
@@ -273,41 +277,52 @@ def verdict(run: PracticeRun) -> Verdict:
     """What may be said of a run: practice paid only where the test set says so beyond chance, twice."""
     part, scores = run.scores()
     if run.next_step:
-        said = [f"The next step is: {name_of(run.next_step).lower()}."]
+        said = [f"Its next step is “{name_of(run.next_step)}”."]
         if run.rounds:
-            said.append(f"So far, the latest pupil against its control, on {scores['after']['n']:,} validation pictures:")
+            both = (
+                f"the pupil reads {_count(scores['after'])} without a fault and its control {_count(scores['control'])}"
+            )
+            said.append(f"After round {run.rounds[-1]}, of {scores['after']['n']:,} {part} pictures {both}.")
         return Verdict("Practice is not finished", tuple(said))
-    chosen = run.steps["chosen"]
+    chosen, test = run.steps["chosen"], run.steps.get("test")
     before, control, after = (scores[role] for role in ROLES)
-    said = [
-        f"Of {after['n']:,} {part} pictures the reader that the run keeps reads {_count(after)} without a fault; "
-        f"before practice it was {_count(before)}, and a control {_control_of(chosen)} reads {_count(control)}."
-    ]
-    paid = "Practice did not pay here"
+    of = f"Of {after['n']:,} {part} pictures"
+    title = "Practice did not pay here"
     if not chosen["practised"]:
-        kept = "the reader from before practice" if chosen["reader"] == "baseline" else "a control"
-        said.append(f"No practised reader was better on validation, so the run keeps {kept}.")
-    if part == "validation":
-        said.append("There is no test set: validation pictures chose the reader, so that these figures flatter it.")
-        paid = "Practice paid on validation, and no test set confirms it" if chosen["practised"] else paid
-    elif chosen["practised"]:
-        test = run.steps["test"]
-        over_before = test["p_before"] < BEYOND_CHANCE and after["exact"] > before["exact"]
-        over_control = test["p_control"] < BEYOND_CHANCE and after["exact"] > control["exact"]
-        if over_before and over_control:
-            paid = "Practice paid"
-            said.append("Both differences are beyond chance.")
-        elif over_before:
+        if chosen["reader"] == "baseline":
+            said = [
+                f"{of} the reader from before practice reads {_count(after)} without a fault, and the run keeps it."
+            ]
+            said.append(f"A control that trained on with the real pictures alone reads {_count(control)}.")
+        else:
+            said = [
+                f"{of} a control that trained on with the real pictures alone reads {_count(after)} without a fault."
+            ]
+            said.append(f"The run keeps it. The reader from before practice reads {_count(before)}.")
+        said.append("No practised reader was better on validation.")
+    else:
+        said = [
+            f"{of} the reader reads {_count(after)} without a fault after practice, {_count(before)} before it, and a "
+            f"control {_control_of(chosen)} {_count(control)}."
+        ]
+        if test is None:
+            title = "Practice paid on validation, and no test set confirms it"
+        elif test["p_before"] >= BEYOND_CHANCE:
+            said.append("On so many pictures the difference from before is within chance.")
+        elif after["exact"] < before["exact"]:
+            title = "Practice did harm here"
+            said.append("It is worse than before, beyond chance.")
+        elif test["p_control"] >= BEYOND_CHANCE or after["exact"] < control["exact"]:
             said.append(
-                "It is better than before beyond chance, but not better than its control beyond chance: "
+                "It is better than before beyond chance, but not better than its control: "
                 "training for longer explains as much as the made pictures do."
             )
-        elif test["p_before"] < BEYOND_CHANCE:
-            paid = "Practice did harm here"
-            said.append("It is worse than before, beyond chance.")
         else:
-            said.append("The difference from before is within chance on so many pictures.")
-    return Verdict(paid, tuple(said))
+            title = "Practice paid"
+            said.append("Both differences are beyond chance.")
+    if test is None:
+        said.append("There is no test set: validation pictures chose the reader, so that these figures flatter it.")
+    return Verdict(title, tuple(said))
 
 
 def _count(scores: Scores) -> str:
@@ -315,15 +330,19 @@ def _count(scores: Scores) -> str:
 
 
 def _control_of(chosen: Entry) -> str:
-    reader, control = (int(n[1]) if (n := re.match(r"round-(\d+)/", chosen[k])) else 0 for k in ("reader", "control"))
-    if chosen["practised"] and control > reader:
+    """How long the control trained, against a practised reader: both are named `round-N/...`."""
+    reader, control = (int(re.findall(r"\d+", chosen[key])[0]) for key in ("reader", "control"))
+    if control > reader:
         return f"that went on for longer, to round {control}, on the real pictures alone"
     return "that saw as many pictures in training, none of them made,"
 
 
-def _axis(scores: Mapping[str, Scores]) -> float:
-    """Where the headline's scale ends, as a share: the tenth above all intervals."""
-    return max((-(-own["exact_interval"][1] // 0.1) / 10 for own in scores.values()), default=1.0) or 1.0
+def _labels(run: PracticeRun) -> dict[str, str]:
+    """What each of `ROLES` is called beside its figure."""
+    after = "latest pupil"
+    if "chosen" in run.steps:
+        after = "after practice" if run.steps["chosen"]["practised"] else "kept, unpractised"
+    return {"before": "before practice", "control": "control", "after": after}
 
 
 # ------------------------------------------------------------------------------------------------------------ pictures
@@ -376,12 +395,16 @@ class HardCase:
     hardness: float
     practised: str
     lookalikes: tuple[Tile, ...]
+    refused: int  # of what was made from it
     drawn: tuple[Tile, ...]
 
 
 @dataclass(frozen=True)
 class HardRound:
-    """The hardest pictures of a round, and what its judges refused with (reason, what that says); `gone` without any."""
+    """The hardest pictures of a round, and what its judges refused, with (reason, what that says).
+
+    `gone` says that no hard picture is there.
+    """
 
     number: int
     facts: Entry
@@ -400,27 +423,30 @@ def hard_round(run: PracticeRun, number: int) -> HardRound:
         if source := sample.meta.get("source"):
             of_source.setdefault(source, []).append(sample)
     drawn = [s for s in kept if not s.meta.get("source")]
+    refused = _refused(run, folder, facts, {s.name for s in kept}) if kept else []
     shown: Counter[str] = Counter()
     cases = []
     for sample in hard[: HARD if number == run.mined[0] else LATER_HARD]:
         read = str(sample.meta["read"])
         found = confusions([(sample.text, read)])
         wanted = "".join(dict.fromkeys(true or taken for true, taken in found))
-        cases.append(
-            HardCase(
-                _tile(sample, about=f", read as {read}"), read_pieces(sample.text, read), read == sample.text,
-                float(sample.meta["hardness"]), wanted,
-                tuple(
-                    _tile(s, note=str(s.meta["method"]), about=f", made by {s.meta['method']}")
-                    for s in _in_turn(of_source.get(str(sample.meta["name"]), []))[:EACH]
-                ),
-                tuple(_drawn_tile(s, sample.text, wanted) for s in _practising(drawn, sample.text, wanted, shown)),
-            )  # fmt: skip
-        )
-    refused = _refused(run, folder, facts, {s.name for s in kept}) if kept else []
+        lookalikes = _in_turn(of_source.get(str(sample.meta["name"]), []))[:EACH]
+        practising = _practising(drawn, sample.text, wanted, shown)
+        case = HardCase(
+            _tile(sample, about=f", read as {read}"), read_pieces(sample.text, read), read == sample.text,
+            float(sample.meta["hardness"]), wanted,
+            tuple(_tile(s, (), s.meta["method"], f", made by {s.meta['method']}") for s in lookalikes),
+            sum(s.meta["source"] == sample.meta["name"] for s in refused),
+            tuple(_drawn_tile(s, sample.text, wanted) for s in practising),
+        )  # fmt: skip
+        cases.append(case)
     kinds = dict.fromkeys(kind for own in facts["methods"].values() for kind in own["refused"])
     reasons = tuple((kind, REFUSALS.get(kind, "")) for kind in kinds)
-    return HardRound(number, facts, tuple(cases), tuple(refused), reasons, not hard)
+    tiles = [
+        _tile(s, (), f"{s.meta['method']}: {s.meta['reason']}", f", refused: {s.meta['reason']}")
+        for s in _in_turn(refused)[:REFUSED]
+    ]
+    return HardRound(number, facts, tuple(cases), tuple(tiles), reasons, not hard)
 
 
 def _in_turn(samples: Sequence[Sample]) -> list[Sample]:
@@ -455,21 +481,18 @@ def _drawn_tile(sample: Sample, text: str, wanted: str) -> Tile:
     return _tile(sample, pieces_of(sample.text, [c in wanted for c in sample.text]), method, f", drawn by {method}")
 
 
-def _refused(run: PracticeRun, folder: Path, facts: Entry, kept: set[str]) -> list[Tile]:
-    """Refused pictures with their reasons, methods in turn. A reason is not on disk: it is told from the counts."""
-    found: list[tuple[Sample, str]] = []
+def _refused(run: PracticeRun, folder: Path, facts: Entry, kept: set[str]) -> list[Sample]:
+    """Refused pictures with their reason in `meta`. A reason is not on disk: it is told from the counts."""
+    found: list[Sample] = []
     for method, own in facts["methods"].items():
         made = [s for s in _samples(folder / "made" / method) if f"{method}/{s.name}" not in kept]
         copies = [False] * len(made)
         if "near copy" in own["refused"]:
             copies = near_copies(made, _samples(run.path / "data" / "train"))
-        others = " or ".join(kind for kind in own["refused"] if kind != "near copy")
-        found += [(s, "near copy" if copy else others) for s, copy in zip(made, copies, strict=True)]
-    reasons = {id(s): reason for s, reason in found}
-    return [
-        _tile(s, note=f"{s.meta['method']}: {reasons[id(s)]}", about=f", refused: {reasons[id(s)]}")
-        for s in _in_turn([s for s, _ in found])[:REFUSED]
-    ]
+        other = " or ".join(kind for kind in own["refused"] if kind != "near copy")
+        reasons = ["near copy" if copy else other for copy in copies]
+        found += [replace(s, meta={**s.meta, "reason": why}) for s, why in zip(made, reasons, strict=True)]
+    return found
 
 
 @dataclass(frozen=True)
@@ -517,7 +540,7 @@ def changes(run: PracticeRun) -> Changes | None:
 def _change(row: Mapping[str, str], sample: Sample | None) -> Change:
     text, before, after = row["text"], row["before"], row["after"]
     uri = embedded(sample) if sample is not None and sample.text == text else None
-    tile = Tile(uri, f"{text}, read as {before} before and {after} after", ((text, False),), row["file_name"])
+    tile = Tile(uri, f"{text}, read as {before} before and {after} after", ((text, False),))
     return Change(tile, read_pieces(text, before), read_pieces(text, after))
 
 
@@ -526,14 +549,10 @@ def _change(row: Mapping[str, str], sample: Sample | None) -> Change:
 
 @dataclass(frozen=True)
 class Mark:
-    """A score on the curve: `x` in per cent of its width, `y` and its interval in pixels from its top.
-
-    `apart` is in pixels, and keeps the intervals of a column from lying over each other.
-    """
+    """A score on the curve: `x` in per cent of its width, `y` and its interval in pixels from its top."""
 
     role: str
     x: float
-    apart: float
     y: float
     low: float
     high: float
@@ -551,6 +570,10 @@ class Curve:
     border: float | None  # x in per cent between validation and test
 
 
+def _tenth_above(scores: Scores) -> float:
+    return math.ceil(10 * float(scores["exact_interval"][1])) / 10
+
+
 def curve(run: PracticeRun) -> Curve | None:
     """The curve on validation with test at its right end; None before the baseline is read."""
     if "baseline" not in run.steps:
@@ -562,24 +585,25 @@ def curve(run: PracticeRun) -> Curve | None:
     border = None
     if test := run.steps.get("test"):
         border = 100 * len(columns) / (len(columns) + 1)
-        columns.append(("test", {"before": test["before"], "control": test["control"], "pupil": test["after"]}))
+        columns.append(("test", {"before": test["before"], "control": test["control"], "after": test["after"]}))
     every = [own for _, column in columns for own in column.values()]
-    low = min(own["exact_interval"][0] for own in every) // 0.1 / 10
-    high = max(-(-own["exact_interval"][1] // 0.1) / 10 for own in every)
-    high = min(1.0, max(high, low + 0.2))
+    low = min(math.floor(10 * float(own["exact_interval"][0])) / 10 for own in every)
+    high = min(1.0, max(*(_tenth_above(own) for own in every), low + 0.2))
     low = min(low, high - 0.2)
 
     def height(share: float) -> float:
         return round(PLOT * (high - share) / (high - low), 2)
 
+    width = 100 / len(columns)
+    apart = min(2.0, width / 4)  # so that the intervals of a column do not lie over each other
     marks: dict[tuple[str, int], Mark] = {}
     for i, (name, column) in enumerate(columns):
         for j, (role, own) in enumerate(column.items()):
             where = "test" if name == "test" else "validation"
             title = f"{role}, {where} {name if name.isdigit() else ''}".strip()
             marks[role, i] = Mark(
-                role, round(100 * (i + 0.5) / len(columns), 3), APART * (j - (len(column) - 1) / 2),
-                height(own["exact"]), height(own["exact_interval"][0]), height(own["exact_interval"][1]),
+                role, round((i + 0.5) * width + apart * (j - (len(column) - 1) / 2), 3), height(own["exact"]),
+                height(own["exact_interval"][0]), height(own["exact_interval"][1]),
                 f"{title}: {percent(own['exact'])}, 95 % interval {interval(own)}, n {own['n']:,}",
             )  # fmt: skip
     lines = [
@@ -590,11 +614,7 @@ def curve(run: PracticeRun) -> Curve | None:
     step = 0.1 if high - low > 0.35 else 0.05
     ticks = [low + k * step for k in range(round((high - low) / step) + 1)]
     every_nth = -(-len(columns) // 12)
-    names = [
-        (100 * (i + 0.5) / len(columns), name)
-        for i, (name, _) in enumerate(columns)
-        if i % every_nth == 0 or name == "test"
-    ]
+    names = [((i + 0.5) * width, name) for i, (name, _) in enumerate(columns) if i % every_nth == 0 or name == "test"]
     return Curve(
         tuple((height(tick), f"{100 * tick:.0f} %") for tick in ticks), tuple(names), tuple(marks.values()),
         tuple(lines), border,
@@ -631,20 +651,9 @@ def confused(run: PracticeRun) -> Confused | None:
             unlisted.append(listed[-1]["count"] if len(listed) == 10 else 0)
     total = sum(counts, Counter[Confusion]())
     worst = sorted(total, key=lambda pair: (-total[pair], pair))[:10]
-    rows = tuple(
-        (*pair, tuple((own.get(pair, bound), bound > 0 and pair not in own) for own, bound in zip(counts, unlisted)))
-        for pair in worst
-    )
+    known = list(zip(counts, unlisted, strict=True))
+    rows = tuple((*pair, tuple((own.get(pair, n), n > 0 and pair not in own) for own, n in known)) for pair in worst)
     return Confused(part, rows, max((n for *_, own in rows for n, _ in own), default=1))
-
-
-def methods(run: PracticeRun) -> list[tuple[int, str, Mapping[str, Any]]]:
-    """(round, method, facts) of everything that was made."""
-    return [(n, name, own) for n in run.mined for name, own in run.steps[f"round {n} mine"]["methods"].items()]
-
-
-def _plain(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)
 
 
 def _provenance(run: PracticeRun) -> dict[str, str]:

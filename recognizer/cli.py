@@ -79,6 +79,8 @@ def train(
     sets: Sets = None,
 ) -> None:
     """Train a reader. Ctrl-C saves; --resume goes on."""
+    from accelerate import PartialState
+
     from recognizer.settings import load
     from recognizer.training.train import TrainSettings, resumed_settings
     from recognizer.training.train import train as run
@@ -90,7 +92,8 @@ def train(
         "precision": precision, "seed": seed, "threads": threads, "tracker": tracker, "label_pattern": label_pattern,
     }  # fmt: skip
     if resume is not None:
-        others = [name for name, value in {**given, "out": out, "config": config, "set": sets}.items() if value]
+        rest = {**given, "out": out, "config": config, "set": sets or None}
+        others = ["from" if name == "start" else name for name, value in rest.items() if value is not None]
         if others:
             raise UserError(f"--resume goes on with the run's own settings: leave --{others[0].replace('_', '-')} out")
         settings, out = resumed_settings(resume), resume
@@ -101,6 +104,8 @@ def train(
             raise UserError("say where the run goes: --out RUN")
         settings = load(TrainSettings, config, given, sets or ())
     scores = run(settings, out, resume=resume is not None)
+    if not PartialState().is_main_process:
+        return
     print(f"validation: {_scores_line(scores)}")
 
     from recognizer.deploy.export import export as write_onnx

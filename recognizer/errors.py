@@ -41,7 +41,8 @@ def one_line_errors() -> Iterator[None]:
         if extra is None:
             raise
         print(
-            f"error: this command needs {error.name}, which is not installed: pip install 'lookalike[{extra}]'",
+            f"error: this command needs {error.name}, which is not installed: "
+            f"in the clone of lookalike, pip install -e '.[{extra}]'",
             file=sys.stderr,
         )
         raise SystemExit(2) from None

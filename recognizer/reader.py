@@ -16,7 +16,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from PIL import Image
 
-from recognizer.charset import Charset
+from recognizer.charset import NAMED, Charset
 from recognizer.decode import Constraint, beam, greedy, sequence_probabilities
 from recognizer.errors import UserError
 from recognizer.images import MAX_PIXELS, Frame, Grey, normalise, open_picture
@@ -187,7 +187,9 @@ def constraint_of(
     """
     parts = []
     if characters is not None:
-        parts.append(Constraint.characters(Charset.named(characters).characters, charset))
+        # of a named set, what the reader knows; a character that was typed out must be one that it knows
+        known = "".join(c for c in NAMED.get(characters, "") if c in charset)
+        parts.append(Constraint.characters(known or characters, charset))
     if length is not None:
         parts.append(Constraint.length(length, charset))
     if pattern is not None:

@@ -120,7 +120,7 @@ def test_a_method_of_ones_own_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         "class Plain:\n"
         "    class Settings(Settings):\n"
         "        grey: int = 128\n"
-        "    needs_source = False\n"
+        "    needs_source = False\n    exact_text = True\n"
         "    def __init__(self, settings):\n"
         "        self.settings = settings\n"
         "    def make(self, requests, sources):\n"

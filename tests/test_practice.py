@@ -73,7 +73,9 @@ def test_a_run_leaves_all_that_it_says(whole: Path) -> None:
     asked = steps["round 1 mine"]["methods"]
     assert {name: own["asked"] for name, own in asked.items()} == {"captcha": 11, "classical": 11}
     kept = sum(own["kept"] for own in asked.values())
-    assert kept == steps["round 1 mine"]["kept"] == len((whole / "round-1/kept/metadata.jsonl").read_text().splitlines())
+    assert (
+        kept == steps["round 1 mine"]["kept"] == len((whole / "round-1/kept/metadata.jsonl").read_text().splitlines())
+    )
     assert steps["test"]["before"]["n"] == 20
     for name in ("report.html", "reader.onnx", "weights.safetensors", "round-1/mined/sheet.png"):
         assert (whole / name).stat().st_size > 1000

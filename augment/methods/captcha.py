@@ -55,6 +55,7 @@ class Captcha:
 
     Settings: ClassVar[type[Settings]] = CaptchaSettings
     needs_source: ClassVar[bool] = False
+    exact_text: ClassVar[bool] = True
 
     def __init__(self, settings: CaptchaSettings) -> None:
         self.settings = settings

@@ -50,6 +50,7 @@ class Classical:
 
     Settings: ClassVar[type[Settings]] = ClassicalSettings
     needs_source: ClassVar[bool] = True
+    exact_text: ClassVar[bool] = False
 
     def __init__(self, settings: ClassicalSettings) -> None:
         self.settings = settings

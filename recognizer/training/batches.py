@@ -104,15 +104,16 @@ def collate(items: Sequence[Item]) -> Batch:
 class Plan:
     """Which samples stand in each step: the endless shuffled passes over real and over made samples, side by side.
 
-    Samples 0 to `real` - 1 are real, the rest made; made ones take `made_share` of each batch. Where widths differ, the
-    samples of `WINDOW` steps are sorted by width and cut into batches, which come in random order.
+    Samples 0 to `real` - 1 are real, the rest made; made ones take `made_share` of each batch, and each kind at least
+    one place. Where widths differ, the samples of `WINDOW` steps are sorted by width and cut into batches, which come
+    in random order.
     """
 
     WINDOW = 32
 
     def __init__(self, widths: Sequence[int], real: int, batch: int, made_share: float, seed: int) -> None:
         made = len(widths) - real
-        self.batch_made = round(batch * made_share) if made else 0
+        self.batch_made = min(max(round(batch * made_share), 1), batch - 1) if made else 0
         self.batch_real = batch - self.batch_made
         self._parts = [(0, real, self.batch_real), (real, made, self.batch_made)]
         self._widths, self._seed = np.asarray(widths), seed

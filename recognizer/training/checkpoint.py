@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from accelerate import Accelerator
@@ -82,8 +82,11 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], Description]:
             state = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 (not a dict)
         frame = Frame(**about.pop("frame"))
         description = Description(frame=frame, **about)
-        if description.size not in SIZES:
-            raise ValueError(f"no size is called {description.size!r}")
+        if description.size not in SIZES or description.head not in get_args(HeadName):
+            raise ValueError(f"no reader is {description.size!r} with a head {description.head!r}")
+        if description.frame.height != SIZES[description.size].height:
+            raise ValueError(f"a {description.size!r} reader is not {description.frame.height} pixels high")
+        Charset(description.charset)
         return state, description
     except (SafetensorError, ValueError, TypeError, KeyError, OSError) as error:
         raise UserError(f"{path} is no weights file that can be read: {error}") from None
@@ -113,13 +116,14 @@ def start_from(network: Network, path: Path, charset: Charset, size: str) -> str
     that says what was taken.
 
     Raises:
-        UserError: weights of another size, or no weights.
+        UserError: weights of another size, no weights, or ones that do not fit their description.
     """
     state, description = read_weights(path)
     if description.size != size:
         raise UserError(
             f"{path} is a {description.size!r} reader and cannot start a {size!r} one: --size {description.size}"
         )
+    build(state, description)
     old = {c: i for i, c in enumerate(description.charset, 1)}
     shared = [(old[c], i) for i, c in enumerate(charset.characters, 1) if c in old]
     rows = torch.tensor([(0, 0), *shared])

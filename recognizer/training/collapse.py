@@ -18,11 +18,12 @@ class Collapse(NamedTuple):
         return f"{self.kind}: {self.figure}. Try: {self.advice}"
 
 
-def find_collapse(truths: Sequence[str], read: Sequence[str], spread: float) -> Collapse | None:
+def find_collapse(truths: Sequence[str], read: Sequence[str], spread: float | None) -> Collapse | None:
     """The collapse that readings of labelled pictures show, or None.
 
     `spread` is how much the frames' class probabilities differ from picture to picture: their standard deviation over
-    the pictures, averaged over frames and summed over classes. It is about 0 where the pictures are not looked at.
+    the pictures, averaged over frames and summed over classes. It is about 0 where the pictures are not looked at, and
+    None where it cannot be told.
     """
     if len(truths) < 8:
         return None
@@ -41,7 +42,7 @@ def find_collapse(truths: Sequence[str], read: Sequence[str], spread: float) -> 
             f"{times / len(read):.0%} of the validation pictures are read as {answer!r}",
             "a smaller --learning-rate, more varied labels, and look whether the labels fit",
         )
-    if spread < 0.02:
+    if spread is not None and spread < 0.02:
         return Collapse(
             "prior only",
             f"the outputs differ by {spread:.3f} from picture to picture: the pictures are not looked at",

@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from recognizer.charset import Charset
+from recognizer.errors import UserError
 from recognizer.images import MAX_PIXELS, normalise
 from recognizer.reader import readings_of
 from recognizer.readings import Reading
@@ -26,12 +27,13 @@ from recognizer.training.model import HeadName, Network
 class Outcome(NamedTuple):
     """A reading of each picture, in order, and two figures of the outputs as a whole.
 
-    `blank_rate` is the share of frames that say blank; `spread` as in `collapse.find_collapse`.
+    `blank_rate` is the share of frames that say blank; `spread` as in `collapse.find_collapse`, None where no two
+    pictures have one width.
     """
 
     readings: list[Reading]
     blank_rate: float
-    spread: float
+    spread: float | None
 
 
 @torch.inference_mode()
@@ -42,6 +44,9 @@ def read_pictures(
 
     Pictures of one width make a batch, so that no picture is padded for its neighbours and a reading depends on its
     picture alone.
+
+    Raises:
+        UserError: an output that is not finite.
     """
     by_width: dict[int, list[int]] = defaultdict(list)
     for i, width in enumerate(pictures.widths):
@@ -65,7 +70,7 @@ def read_pictures(
     return Outcome(
         [whole[i] for i in range(len(pictures))],
         sum(t[1] for t in totals) / max(1, sum(t[2] for t in totals)),
-        float(np.mean(all_spreads)) if all_spreads else float("inf"),
+        float(np.mean(all_spreads)) if all_spreads else None,
     )
 
 
@@ -89,6 +94,8 @@ def _read_group(
     items = [pictures[i] for i in group]
     x = torch.from_numpy(normalise(np.stack([item.grey for item in items]))[:, None])
     logits: torch.Tensor = network(x.to(device))[head].float()
+    if not logits.isfinite().all():
+        raise UserError("the reader's outputs are not finite: train it anew with a smaller --learning-rate")
     lengths = torch.tensor([len(item.ids) for item in items])
     targets = torch.zeros(len(items), int(lengths.max()), dtype=torch.long)
     for row, item in zip(targets, items, strict=True):

@@ -10,7 +10,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
@@ -94,6 +94,7 @@ class Progress:
     best_step: int = 0
     stale: int = 0
     done: bool = False
+    losses: list[float] = field(default_factory=list)  # of the steps since the last validation
 
     def state_dict(self) -> dict[str, Any]:
         return dict(vars(self))
@@ -194,7 +195,6 @@ def train(settings: TrainSettings, out: Path, resume: bool = False) -> Scores:
     )
     loss_of = LOSSES[settings.loss]
     saved, began, first = time.monotonic(), time.monotonic(), progress.step
-    running: list[float] = []
 
     with interruptible() as interrupted, Bar(accelerator, "training", total, progress.step, settings.batch) as bar:
         for batch in batches if not progress.done else ():
@@ -219,14 +219,15 @@ def train(settings: TrainSettings, out: Path, resume: bool = False) -> Scores:
             average.update(bare)
             progress.step += 1
 
-            running.append(float(loss.detach()))
-            if not all_finite(accelerator, running[-1]):
+            progress.losses.append(float(losses[settings.head].detach()))
+            if not all_finite(accelerator, float(loss.detach())):
                 raise UserError(
-                    f"the loss is {running[-1]} at step {step}: try --learning-rate {settings.learning_rate / 4:g}; "
-                    f"the best weights so far are kept in {out}"
+                    f"the loss is {float(loss.detach())} at step {step}: "
+                    f"try --learning-rate {settings.learning_rate / 4:g}"
+                    + (f"; the best weights so far are kept in {out}" if progress.best_step else "")
                 )
             blank_rate = float((logits[settings.head].detach().argmax(-1) == 0).float().mean())
-            bar.advance(loss=running[-1], blank=blank_rate)
+            bar.advance(loss=progress.losses[-1], blank=blank_rate)
 
             if progress.step % every == 0 or progress.step == total:
                 with averaged(bare, average):
@@ -235,10 +236,12 @@ def train(settings: TrainSettings, out: Path, resume: bool = False) -> Scores:
                 read = [r.text for r in outcome.readings]
                 scores = Scores.of(list(zip(texts, read, strict=True)))
                 alarm = find_collapse(texts, read, outcome.spread) if step >= bootstrap else None
+                mean_loss = sum(progress.losses) / len(progress.losses)
+                progress.losses.clear()
                 metrics.write(
                     progress.step,
                     steps=total,
-                    loss=sum(running) / len(running),
+                    loss=mean_loss,
                     validation_nll=finite_mean([r.nll for r in outcome.readings]),
                     exact=scores.exact,
                     exact_ignoring_case=scores.exact_ignoring_case,
@@ -251,11 +254,10 @@ def train(settings: TrainSettings, out: Path, resume: bool = False) -> Scores:
                     **({"alarm": str(alarm)} if alarm else {}),
                 )
                 bar.note(
-                    f"step {progress.step:>6}  loss {sum(running) / len(running):.3f}  "
+                    f"step {progress.step:>6}  loss {mean_loss:.3f}  "
                     f"exact {scores.exact:.3f}  CER {scores.character_error_rate:.3f}  blank {outcome.blank_rate:.2f}"
                     + (f"\n  collapse? {alarm}" if alarm and progress.step > total // 3 else "")
                 )
-                running.clear()
                 if (scores.exact, -scores.character_error_rate) >= progress.best:
                     gained = (scores.exact, -scores.character_error_rate) > progress.best
                     progress.best, progress.best_step = (scores.exact, -scores.character_error_rate), progress.step
@@ -281,7 +283,6 @@ def train(settings: TrainSettings, out: Path, resume: bool = False) -> Scores:
             if progress.done:
                 break
 
-    metrics.close()
     best, _ = checkpoint.read_weights(out)
     bare.load_state_dict({**bare.state_dict(), **{k: v.to(accelerator.device) for k, v in best.items()}})
     outcome = read_pictures(bare.eval(), settings.head, data.validation, accelerator)
@@ -289,6 +290,7 @@ def train(settings: TrainSettings, out: Path, resume: bool = False) -> Scores:
     scores = Scores.of(pairs)
     if accelerator.is_main_process:
         (out / "scores.json").write_text(json.dumps(scores.to_dict(), indent=2) + "\n", encoding="utf-8")
+    metrics.close()  # last of all: it takes the processes apart
     return scores
 
 
@@ -302,7 +304,7 @@ def make_accelerator(settings: TrainSettings, out: Path) -> Accelerator:
         has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
         precision = "bf16" if has_bf16 else "fp16" if torch.cuda.is_available() else "no"
     try:
-        return Accelerator(
+        accelerator = Accelerator(
             mixed_precision=precision,
             log_with=None if settings.tracker == "none" else settings.tracker,
             project_dir=str(out / "log"),
@@ -311,6 +313,9 @@ def make_accelerator(settings: TrainSettings, out: Path) -> Accelerator:
         )
     except ValueError as error:
         raise UserError(f"--precision {settings.precision}, --tracker {settings.tracker}: {error}") from None
+    if settings.batch % accelerator.num_processes:
+        raise UserError(f"--batch {settings.batch} cannot be shared evenly among {accelerator.num_processes} processes")
+    return accelerator
 
 
 def read_data(settings: TrainSettings, accelerator: Accelerator) -> Data:
@@ -493,7 +498,7 @@ class Metrics:
     def write(self, step: int, **values: Any) -> None:
         if self._accelerator.is_main_process:
             with self._path.open("a") as file:
-                file.write(json.dumps({"step": step, **values}) + "\n")
+                file.write(json.dumps({"step": step, **values}, allow_nan=False) + "\n")
         numbers = {k: v for k, v in values.items() if isinstance(v, int | float)}
         self._accelerator.log(numbers, step=step)
 

@@ -1,0 +1,626 @@
+"""Training says the truth: it learns, goes on exactly where it was, keeps its best, and reads the same everywhere."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from conftest import Trained, draw_folder, random_labels, recognizer
+from PIL import Image
+from torch import Tensor
+
+from recognizer.charset import Charset
+from recognizer.deploy.export import export
+from recognizer.errors import UserError
+from recognizer.images import STRIDE, Frame, normalise, open_picture
+from recognizer.reader import Reader
+from recognizer.readings import Reading
+from recognizer.samples import read_manifest
+from recognizer.training import batches
+from recognizer.training.batches import Item, Pictures, Plan, StepSampler, Variation, collate, vary
+from recognizer.training.checkpoint import Description, build, last_state, read_weights, save_weights, start_from
+from recognizer.training.collapse import find_collapse
+from recognizer.training.evaluate import evaluate, read_pictures
+from recognizer.training.model import SIZES, HeadName, Network
+from recognizer.training.train import Average, TrainSettings, train, weight_groups
+
+SMALL = {"threads": 1, "tracker": "none", "batch": 16, "bootstrap_pictures": 320}
+CLOCK = {"seconds", "pictures_per_second"}
+
+
+def settings(data: Path, validation: Path, **changed: Any) -> TrainSettings:
+    return TrainSettings(**{**SMALL, "data": (str(data),), "validation": str(validation), **changed})
+
+
+def metrics(run: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl without what a clock says."""
+    rows = [json.loads(line, parse_constant=pytest.fail) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k not in CLOCK} for row in rows]
+
+
+def assert_same_weights(a: Path, b: Path) -> None:
+    one, other = read_weights(a)[0], read_weights(b)[0]
+    assert one.keys() == other.keys()
+    for name, tensor in one.items():
+        assert torch.equal(tensor, other[name]), name
+
+
+def exact(run: Path, data: Path) -> float:
+    pictures, outcome = evaluate(run, read_manifest(data).samples, Accelerator())
+    return float(np.mean([s.text == r.text for s, r in zip(pictures.samples, outcome.readings, strict=True)]))
+
+
+# ------------------------------------------------------------------------------------------------------------ batches
+
+
+@pytest.mark.parametrize("widths", [[64], [64, 96, 128]])
+def test_a_plan_follows_from_seed_and_step_alone(widths: list[int]) -> None:
+    def plan(seed: int) -> Plan:
+        return Plan([widths[i % len(widths)] for i in range(37)], 25, 8, 0.25, seed)
+
+    forwards, steps = plan(1), range(100)
+    expected = [forwards.indices(step) for step in steps]
+    backwards = plan(1)
+    assert [backwards.indices(step) for step in reversed(steps)] == expected[::-1]
+    assert list(StepSampler(plan(1), 41, 100)) == expected[41:]
+    assert [plan(2).indices(step) for step in steps] != expected
+
+
+@pytest.mark.parametrize("widths", [[64], [64, 96, 128]])
+@pytest.mark.parametrize("share", [0.25, 0.5])
+def test_a_plan_takes_the_made_share_exactly_and_every_sample_equally_often(widths: list[int], share: float) -> None:
+    real, made, batch = 11, 7, 8
+    plan = Plan([widths[i % len(widths)] for i in range(real + made)], real, batch, share, 0)
+    seen: Counter[int] = Counter()
+    for step in range(32 * 11 * 7):
+        chosen = plan.indices(step)
+        assert len(chosen) == batch and sum(i >= real for i in chosen) == batch * share
+        seen.update(chosen)
+        if len(widths) == 1 or step % 32 == 31:  # with several widths, at the end of each window
+            for part in (range(real), range(real, real + made)):
+                times = [seen[i] for i in part]
+                assert max(times) - min(times) <= 1
+    assert len({seen[i] for i in range(real)}) == len({seen[i] for i in range(real, real + made)}) == 1
+
+
+def test_a_plan_without_made_samples_fills_its_batches_with_real_ones() -> None:
+    assert sorted(Plan([64] * 8, 8, 8, 0.5, 0).indices(0)) == list(range(8))
+
+
+def test_a_plan_leaves_both_kinds_a_place_in_each_batch() -> None:
+    for share in (0.01, 0.99):
+        chosen = Plan([64] * 8, 4, 4, share, 0).indices(0)
+        assert 0 < sum(i < 4 for i in chosen) < 4, f"of share {share}"
+
+
+def test_a_plan_sorts_each_window_by_width_and_shuffles_its_batches() -> None:
+    rng = np.random.default_rng(0)
+    widths = (16 * rng.integers(4, 20, 300)).tolist()
+    plan = Plan(widths, 300, 8, 0.5, 0)
+    for window in range(3):
+        own = [[widths[i] for i in plan.indices(32 * window + place)] for place in range(32)]
+        narrowest = [min(batch) for batch in own]
+        assert narrowest != sorted(narrowest)
+        in_order = sorted(own, key=lambda batch: (min(batch), max(batch)))
+        assert all(max(a) <= min(b) for a, b in pairwise(in_order))
+
+
+def test_collate_pads_each_picture_with_its_own_edge() -> None:
+    rng = np.random.default_rng(0)
+    greys = [rng.integers(0, 256, (32, width), dtype=np.uint8) for width in (64, 96)]
+    batch = collate([Item(greys[0], [1, 2]), Item(greys[1], [3, 2, 1])])
+    assert batch.pictures.shape == (2, 1, 32, 96) and batch.pictures.dtype == torch.float32
+    np.testing.assert_array_equal(batch.pictures[0, 0, :, :64], normalise(greys[0]))
+    np.testing.assert_array_equal(batch.pictures[1, 0], normalise(greys[1]))
+    np.testing.assert_array_equal(batch.pictures[0, 0, :, 64:], np.median(normalise(greys[0])[:, -1]))
+    assert batch.targets.tolist() == [[1, 2, 0], [3, 2, 1]] and batch.lengths.tolist() == [2, 3]
+
+
+def test_pictures_beyond_the_cache_are_opened_again_and_the_same(drawn: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    samples, charset = read_manifest(drawn / "eight").samples, Charset("0123")
+    cached = Pictures(samples, charset, Frame(), 10**6)
+    monkeypatch.setattr(batches, "CACHE_BYTES", 3 * 32 * 64)
+    opened = Pictures(samples, charset, Frame(), 10**6)
+    for i in range(8):
+        np.testing.assert_array_equal(opened[i].grey, cached[i].grey)
+        assert opened[i].ids == cached[i].ids == charset.encode(samples[i].text)
+    (opened.samples[0].path.parent / "gone").touch()  # the folder can be written, and still nothing in it is
+    assert len(opened._greys) < 8 == len(cached._greys)
+
+
+def variation(**changed: float) -> Variation:
+    off = dict.fromkeys(Variation.model_fields, 0.0)
+    return Variation(**{**off, **changed})
+
+
+def some_pictures() -> Tensor:
+    rng = torch.Generator().manual_seed(0)
+    smooth = torch.nn.functional.interpolate(torch.randn(4, 1, 8, 24, generator=rng), (32, 96), mode="bicubic")
+    return (smooth - smooth.mean((2, 3), keepdim=True)) / smooth.std((2, 3), keepdim=True)
+
+
+def test_variation_follows_from_its_generator_alone() -> None:
+    pictures = some_pictures()
+    before = pictures.clone()
+    a, b, c = (vary(pictures, Variation(), torch.Generator().manual_seed(seed)) for seed in (5, 5, 6))
+    assert torch.equal(a, b) and not torch.equal(a, c) and torch.equal(pictures, before)
+    assert torch.allclose(vary(pictures, variation(), torch.Generator()), pictures, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", Variation.model_fields)
+def test_each_kind_of_variation_changes_pictures_and_mirrors_none(name: str) -> None:
+    pictures = some_pictures()
+    strength = 1.0 if name == "erase" else Variation.model_fields[name].default
+    varied = vary(pictures, variation(**{name: strength}), torch.Generator().manual_seed(0))
+    assert varied.shape == pictures.shape and not torch.allclose(varied, pictures, atol=0.01)
+    like = (varied * pictures).mean((1, 2, 3))
+    mirrored = torch.stack([(varied * pictures.flip(d)).mean((1, 2, 3)) for d in ((2,), (3,), (2, 3))])
+    assert bool((like > mirrored.max(0).values + 0.3).all())
+
+
+# -------------------------------------------------------------------------------------------------- weights and norms
+
+
+def test_the_average_follows_the_weights_fast_at_first_and_slowly_then() -> None:
+    network = torch.nn.Linear(1, 1, bias=False)
+    average, literal = Average(network, 10.0), float(network.weight.detach())  # type: ignore[arg-type]
+    for k in range(1, 200):
+        with torch.no_grad():
+            network.weight.fill_(k)
+        average.update(network)  # type: ignore[arg-type]
+        decay = min(0.9, k / (9 + k))
+        literal = decay * literal + (1 - decay) * k
+        assert float(average.shadow["weight"]) == pytest.approx(literal, rel=1e-5)
+    assert literal == pytest.approx(199 - 9, abs=0.01)  # an average over the last ten lags by nine
+
+
+def test_norms_and_biases_do_not_decay() -> None:
+    network = Network("tiny", ("conv", "lstm"), 5)
+    decaying, others = weight_groups(network, 0.01)
+    assert (decaying["weight_decay"], others["weight_decay"]) == (0.01, 0.0)
+    names = {id(p): name for name, p in network.named_parameters()}
+    assert len(decaying["params"]) + len(others["params"]) == len(names)
+    kept = [names[id(p)] for p in others["params"]]
+    assert all("norm" in n or "bias" in n or "stem.1" in n or "body" in n or "shortcut.2" in n for n in kept)
+
+
+def described(charset: str = "0123", size: str = "tiny", head: HeadName = "conv") -> tuple[Network, Description]:
+    """A network that a training might have left: its norms are not those that it starts with."""
+    torch.manual_seed(0)
+    network = Network(size, (head,), len(charset) + 1)
+    for name, tensor in network.state_dict().items():
+        if name.endswith("running_mean"):
+            tensor.normal_(0, 0.2)
+        elif name.endswith("running_var"):
+            tensor.uniform_(0.5, 2)
+    with torch.no_grad():
+        for p in network.heads[head].classify.parameters():  # type: ignore[union-attr]
+            p.normal_(0, 1)
+    return network, Description(size, head, charset, Frame(SIZES[size].height, 48, 512))
+
+
+def saved(path: Path, charset: str = "0123", size: str = "tiny", head: HeadName = "conv") -> Path:
+    network, description = described(charset, size, head)
+    save_weights(path, network.state_dict(), description)
+    return path
+
+
+def test_weights_come_back_with_their_description(tmp_path: Path) -> None:
+    network, description = described("0é日✓")
+    save_weights(tmp_path / "weights.safetensors", network.state_dict(), description)
+    for path in (tmp_path, tmp_path / "weights.safetensors"):
+        state, found = read_weights(path)
+        assert found == description
+        for name, tensor in network.state_dict().items():
+            if tensor.ndim > 1:
+                assert torch.equal(state[name], tensor.half().float())
+            elif tensor.is_floating_point():
+                assert torch.equal(state[name], tensor)
+    assert [path.name for path in tmp_path.iterdir()] == ["weights.safetensors"]
+
+
+@pytest.mark.parametrize("head", ["conv", "lstm"])
+def test_starting_from_weights_keeps_the_rows_of_known_characters_exactly(tmp_path: Path, head: HeadName) -> None:
+    path = saved(tmp_path / "old.safetensors", "abcd", head=head)
+    old, _ = read_weights(path)
+    network = Network("tiny", (head,), 6)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    said = start_from(network, path, Charset("xdbya"), "tiny")
+    assert said == f"started from {path}: 3 of 5 characters were known to it"
+    known = {0: 0, 2: 4, 3: 2, 5: 1}  # blank, d, b, a
+    for name, tensor in network.state_dict().items():
+        if ".classify." in name:
+            for row in range(6):
+                assert torch.equal(tensor[row], old[name][known[row]] if row in known else before[name][row])
+        elif tensor.is_floating_point():
+            assert torch.equal(tensor, old[name]), name
+
+
+def test_starting_with_another_head_keeps_the_trunk_and_says_so(tmp_path: Path) -> None:
+    path = saved(tmp_path / "old.safetensors", head="lstm")
+    network = Network("tiny", ("conv",), 5)
+    before = {name: tensor.clone() for name, tensor in network.heads.state_dict().items()}
+    assert ", but not its lstm head: 4 of 4" in start_from(network, path, Charset("0123"), "tiny")
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.heads.state_dict().items())
+    old, _ = read_weights(path)
+    assert torch.equal(network.state_dict()["trunk.stem.0.weight"], old["trunk.stem.0.weight"])
+
+
+def test_starting_from_another_size_is_refused(tmp_path: Path) -> None:
+    path = saved(tmp_path / "old.safetensors", size="base")
+    with pytest.raises(UserError, match="'base' reader and cannot start a 'tiny' one: --size base"):
+        start_from(Network("tiny", ("conv",), 5), path, Charset("0123"), "tiny")
+
+
+def test_starting_from_weights_that_do_not_fit_their_description_is_refused(tmp_path: Path) -> None:
+    network, description = described()
+    state = network.state_dict()
+    missing = {name: tensor for name, tensor in state.items() if name != "trunk.stem.0.weight"}
+    for k, broken in enumerate([missing, state | {"heads.conv.classify.bias": torch.zeros(2)}]):
+        save_weights(tmp_path / f"{k}.safetensors", broken, description)
+        with pytest.raises(UserError, match="do not fit their description"):
+            start_from(Network("tiny", ("conv",), 5), tmp_path / f"{k}.safetensors", Charset("0123"), "tiny")
+
+
+# ------------------------------------------------------------------------------------------ the same reading everywhere
+
+
+@pytest.mark.parametrize(
+    ("size", "head"),
+    [("tiny", "lstm"), ("base", "conv"), pytest.param("base", "lstm", marks=pytest.mark.slow)],
+)
+def test_onnx_equals_torch(tmp_path: Path, size: str, head: HeadName) -> None:
+    path = saved(tmp_path / "weights.safetensors", size=size, head=head)
+    file, difference = export(path)
+    assert file == tmp_path / "reader.onnx" and 0 < difference < 1e-4
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["reader.onnx", "weights.safetensors"]
+    assert_reads_as_torch(Reader(file), build(*read_weights(path)), head)
+
+
+def test_onnx_equals_torch_after_training(trained: Trained) -> None:
+    assert_reads_as_torch(Reader(trained.run), build(*read_weights(trained.run)), "conv")
+
+
+def assert_reads_as_torch(reader: Reader, network: Network, head: HeadName) -> None:
+    rng, means = np.random.default_rng(1), []
+    for n, width in [(1, 16), (1, 64), (7, 48), (2, 304), (3, 512), (33, 80)]:
+        smooth = rng.integers(0, 256, (n, reader.frame.height // 4, width // 4), dtype=np.uint8)
+        greys = [np.asarray(Image.fromarray(s).resize((width, reader.frame.height))) for s in smooth]
+        with torch.inference_mode():
+            logits: Tensor = network(torch.from_numpy(normalise(np.stack(greys))[:, None]))[head]
+        expected = logits.log_softmax(-1).numpy()
+        found = reader.log_probabilities(greys)
+        assert found.shape == (n, width // STRIDE, 5)
+        np.testing.assert_allclose(found, expected, atol=1e-4)
+        means.append(expected.std())
+    assert min(means) > 0.3, "outputs that are all alike compare nothing"
+
+
+def same(a: Reading, b: Reading) -> bool:
+    close = abs(a.confidence - b.confidence) < 1e-4 and [c for c, _ in a.characters] == [c for c, _ in b.characters]
+    return (
+        a.text == b.text
+        and close
+        and np.allclose([p for _, p in a.characters], [p for _, p in b.characters], atol=1e-4)
+    )
+
+
+def test_the_reader_reads_what_evaluate_reads(trained: Trained, drawn: Path) -> None:
+    pictures, outcome = evaluate(trained.run, read_manifest(drawn / "train").samples, Accelerator())
+    reader = Reader(trained.run)
+    readings = reader.read([reader.open(s.path) for s in pictures.samples])
+    assert len(set(pictures.widths)) > 1 and len({r.text for r in readings}) > 20
+    assert all(same(a, b) for a, b in zip(readings, outcome.readings, strict=True))
+
+
+def test_a_reading_does_not_depend_on_its_neighbours(trained: Trained, drawn: Path) -> None:
+    samples = read_manifest(drawn / "validation").samples
+    reader = Reader(trained.run)
+    greys = [reader.open(s.path) for s in samples]
+    together = reader.read(greys)
+    assert all(same(reader.read([grey])[0], r) for grey, r in zip(greys, together, strict=True))
+    few = reader.read(greys[::-1], batch=2)
+    assert all(same(a, b) for a, b in zip(few[::-1], together, strict=True))
+
+    state, description = read_weights(trained.run)
+    network, pictures = build(state, description), Pictures(samples, Charset("0123"), description.frame, 10**6)
+    alone, all_of_them = (read_pictures(network, "conv", pictures, Accelerator(), batch=n) for n in (1, 128))
+    for a, b in zip(alone.readings, all_of_them.readings, strict=True):
+        assert same(a, b) and a.nll == pytest.approx(b.nll, abs=1e-4)
+    assert alone.blank_rate == all_of_them.blank_rate
+
+
+# ----------------------------------------------------------------------------------------------------------- it learns
+
+
+def test_a_reader_learns_eight_pictures_by_heart(drawn: Path, tmp_path: Path) -> None:
+    eight = drawn / "eight"
+    scores = train(settings(eight, eight, pictures=720, batch=8, validations=4), tmp_path / "run")
+    assert scores.exact == 1.0 and scores.character_error_rate == 0.0 and scores.n == 8
+    assert exact(tmp_path / "run", eight) == 1.0
+    assert json.loads((tmp_path / "run" / "scores.json").read_text()) == scores.to_dict()
+
+
+@pytest.mark.parametrize(
+    "how",
+    [{"bootstrap": "lstm"}, {"bootstrap": "none"}, {"head": "lstm"}, {"loss": "focal-ctc"}, {"precision": "bf16"}],
+)
+def test_every_way_to_train_runs_and_leaves_one_head(drawn: Path, tmp_path: Path, how: dict[str, Any]) -> None:
+    from accelerate.state import AcceleratorState
+
+    run, head = tmp_path / "run", how.get("head", "conv")
+    AcceleratorState._reset_state(True)  # type: ignore[no-untyped-call]
+    try:
+        train(settings(drawn / "train", drawn / "eight", pictures=96, validations=2, **how), run)
+    finally:
+        AcceleratorState._reset_state(True)  # type: ignore[no-untyped-call]
+    state, description = read_weights(run)
+    assert description.head == head
+    assert {name.split(".")[1] for name in state if name.startswith("heads.")} == {head}
+    rows = metrics(run)
+    assert [row["step"] for row in rows] == [3, 6] and rows[1]["loss"] < rows[0]["loss"]
+
+
+def test_made_pictures_teach_what_the_real_ones_do_not_hold(whole: Path, drawn: Path) -> None:
+    real = "".join(s.text for s in read_manifest(json_settings(whole)["data"][0]))
+    assert set(real) == {"0", "1"}
+    assert metrics(whole)[-1]["exact"] > 0.7  # of pictures of which nearly all hold a 2 or a 3
+
+
+def json_settings(run: Path) -> dict[str, Any]:
+    return dict(read_weights(run)[1].settings)
+
+
+def test_the_best_weights_are_kept_and_not_the_last(trained: Trained, drawn: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    how = settings(
+        drawn / "train", drawn / "validation", start=str(trained.run), pictures=160, validations=10, learning_rate=0.5
+    )
+    scores = train(how, run)
+    rows = metrics(run)
+    ranks = [(row["exact"], -row["cer"]) for row in rows]
+    assert ranks[-1] < max(ranks) == (scores.exact, -scores.character_error_rate)
+    assert exact(run, drawn / "validation") == scores.exact
+    best = max(i for i, rank in enumerate(ranks) if rank == max(ranks))
+    about = read_weights(run)[1].scores
+    assert about["step"] == rows[best]["step"] and about["validation"] == json.loads(json.dumps(scores.to_dict()))
+
+
+def test_training_stops_where_nothing_more_is_gained(trained: Trained, drawn: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    how = settings(
+        drawn / "train", drawn / "validation", start=str(trained.run), pictures=1600, validations=50, patience=3
+    )
+    train(how, run)
+    rows = metrics(run)
+    assert rows[-1]["steps"] == 100 and len(rows) < 20
+    ranks = [(row["exact"], -row["cer"]) for row in rows]
+    first_best = ranks.index(max(ranks))
+    assert len(rows) - 1 - first_best == 3
+
+
+def test_a_loss_that_is_not_finite_ends_the_training_in_one_line(drawn: Path, tmp_path: Path) -> None:
+    for validations, said in (
+        (1, r"the loss is nan at step 1: try --learning-rate 2.5e\+29$"),
+        (10, "the reader's outputs"),
+    ):
+        run = tmp_path / str(validations)
+        how = settings(drawn / "eight", drawn / "eight", pictures=160, learning_rate=1e30, validations=validations)
+        with pytest.raises(UserError, match=said):
+            train(how, run)
+        assert not (run / "weights.safetensors").exists(), "weights that read nothing were kept"
+
+
+def test_metrics_stay_json_where_a_figure_cannot_be_told(drawn: Path, tmp_path: Path) -> None:
+    one = draw_folder(tmp_path / "one", ["01"], 0)  # pictures are compared with each other, and there is no other
+    train(settings(drawn / "eight", one, charset="0123", pictures=16, validations=1), tmp_path / "run")
+    assert metrics(tmp_path / "run")[0]["spread"] is None
+
+
+def test_what_cannot_be_used_is_set_aside_and_listed(drawn: Path, tmp_path: Path) -> None:
+    data = shutil.copytree(drawn / "eight", tmp_path / "data")
+    (data / "000.png").write_bytes(b"no picture")
+    with (data / "metadata.jsonl").open("a") as file:
+        file.write('{"file_name": "999.png", "text": "01"}\n')
+    made = draw_folder(tmp_path / "made", ["01", "7", "12"], 0)
+    run = tmp_path / "run"
+    train(settings(data, drawn / "eight", with_synthetic=(str(made),), pictures=16, validations=1), run)
+    problems = [json.loads(line) for line in (run / "problems.jsonl").read_text().splitlines()]
+    assert {(p["file_name"], p["reason"]) for p in problems} == {
+        ("999.png", "missing file"), ("000.png", "unreadable"), ("001.png", "not in the charset"),
+    }  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------------------- it goes on where it was
+
+
+@pytest.fixture(scope="module")
+def recipe(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainSettings:
+    """Forty steps of real and made pictures; real ones hold 0 and 1 alone."""
+    real = draw_folder(tmp_path_factory.mktemp("recipe") / "real", random_labels(16, 9, "01"), 9)
+    return settings(
+        real, drawn / "validation", with_synthetic=(str(drawn / "train"),), synthetic_share=0.75, charset="0123",
+        pictures=640, bootstrap_pictures=256, validations=4, checkpoint_seconds=0.01,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def whole(recipe: TrainSettings, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of the recipe that nothing interrupts."""
+    run = tmp_path_factory.mktemp("whole") / "run"
+    train(recipe.model_copy(update={"checkpoint_seconds": 60.0}), run)
+    return run
+
+
+def started(recipe: TrainSettings, run: Path) -> subprocess.Popen[str]:
+    """`recognizer train` of the recipe in a process of its own, between its first validation and its second."""
+    from recognizer.settings import to_toml
+
+    config = run.with_suffix(".toml")
+    config.write_text(to_toml(recipe))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "recognizer.cli", "train", "--config", str(config), "--out", str(run)],
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    while (state := last_state(run)) is None or int(state.name) < 13:
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.005)
+    return process
+
+
+def assert_same_run(run: Path, whole: Path) -> None:
+    assert_same_weights(run, whole)
+    assert metrics(run) == metrics(whole) and len(metrics(run)) == 4
+    assert (run / "scores.json").read_text() == (whole / "scores.json").read_text()
+
+
+def test_a_killed_run_goes_on_to_the_weights_of_an_uninterrupted_one(
+    recipe: TrainSettings, whole: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    process = started(recipe, run)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    state = last_state(run)
+    assert state is not None and 13 <= int(state.name) < 40 and not (run / "scores.json").exists()
+    train(recipe, run, resume=True)
+    assert_same_run(run, whole)
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(recipe: TrainSettings, whole: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    process = started(recipe, run)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate()[1].splitlines()
+    assert process.returncode == 130
+    state = last_state(run)
+    assert state is not None
+    step = int(state.name)
+    words = f"recognizer train --resume {run}"
+    assert said[-1] == f"stopped: at step {step} of 40; go on with: {words}" and "Traceback" not in " ".join(said)
+    assert [path.name for path in (run / "checkpoints").iterdir()] == [state.name]
+
+    ended = recognizer(*words.split()[1:])
+    assert ended.status == 0 and f"resumed {run} at step {step} of 40" in ended.err
+    assert_same_run(run, whole)
+    assert Reader(run).charset.characters == "0123"
+
+
+def test_a_run_that_is_done_trains_no_more(whole: Path) -> None:
+    def stamps() -> dict[str, int]:
+        return {name: (whole / name).stat().st_mtime_ns for name in ("weights.safetensors", "metrics.jsonl")}
+
+    before, rows = (whole / "weights.safetensors").stat().st_mtime_ns, metrics(whole)
+    scores = train(TrainSettings(**json_settings(whole)), whole, resume=True)
+    assert (whole / "weights.safetensors").stat().st_mtime_ns == before and metrics(whole) == rows
+    assert json.loads((whole / "scores.json").read_text()) == scores.to_dict()
+    assert stamps()["weights.safetensors"] == before
+
+
+def test_a_run_whose_data_changed_is_not_resumed(whole: Path, drawn: Path, tmp_path: Path) -> None:
+    data = shutil.copytree(drawn / "eight", tmp_path / "data")
+    run = tmp_path / "run"
+    how = settings(data, drawn / "validation", pictures=16, validations=1)
+    train(how, run)
+    lines = (data / "metadata.jsonl").read_text()
+    original = (data / "000.png").read_bytes()
+
+    (data / "metadata.jsonl").write_text(lines.replace('"text": "', '"text": "0', 1))
+    with pytest.raises(UserError, match="cannot be resumed: its pictures or labels have changed"):
+        train(how, run, resume=True)
+    (data / "metadata.jsonl").write_text(lines)
+    open_picture(data / "000.png", "L").point(lambda p: 255 - p).save(data / "000.png")
+    with pytest.raises(UserError, match="cannot be resumed: its pictures or labels have changed"):
+        train(how, run, resume=True)
+    (data / "000.png").write_bytes(original)
+    train(how, run, resume=True)
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_reader(drawn: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    words = [
+        # accelerate launch --cpu --num_processes 2 starts two processes where there is MPI, and else one, silently
+        sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "recognizer.cli", "train",
+        "--data", drawn / "train", "--validation", drawn / "validation", "--out", run, "--threads", "1",
+        "--pictures", "960", "--batch", "16", "--set", "bootstrap_pictures=320", "--set", "validations=6",
+    ]  # fmt: skip
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true"}
+    ended = subprocess.run(list(map(str, words)), capture_output=True, text=True, check=False, env=environment)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count("validation: exact match") == 1
+    state = last_state(run)
+    assert state is not None and len(list(state.glob("random_states_*.pkl"))) == 2
+    rows = metrics(run)
+    assert [row["step"] for row in rows] == [10, 20, 30, 40, 50, 60] and rows[-1]["exact"] > 0.9
+    assert exact(run, drawn / "validation") == json.loads((run / "scores.json").read_text())["exact"]
+    reader = Reader(run)
+    samples = read_manifest(drawn / "validation").samples
+    read = reader.read([reader.open(s.path) for s in samples])
+    assert np.mean([s.text == r.text for s, r in zip(samples, read, strict=True)]) > 0.9
+
+
+# ------------------------------------------------------------------------------------------------------------- alarms
+
+
+TRUTHS = random_labels(40, 5)
+
+
+@pytest.mark.parametrize(
+    ("truths", "read", "spread", "kind"),
+    [
+        (TRUTHS, [""] * 40, 0.5, "all blank"),
+        (TRUTHS, ["01"] * 39 + ["12"], 0.5, "one answer for everything"),
+        (TRUTHS, ["0", "01", "1", "12"] * 10, 0.001, "prior only"),
+        (TRUTHS, TRUTHS, 0.5, None),
+        (TRUTHS, TRUTHS[1:] + TRUTHS[:1], 0.5, None),  # all wrong, and yet no collapse
+        (["01"] * 38 + ["12"] * 2, ["01"] * 38 + ["12"] * 2, 0.5, None),  # one answer is the truth
+        (TRUTHS[:7], [""] * 7, 0.0, None),  # too few to tell
+    ],
+)
+def test_a_collapse_is_named(truths: list[str], read: list[str], spread: float, kind: str | None) -> None:
+    found = find_collapse(truths, read, spread)
+    assert (found.kind if found else None) == kind
+    assert found is None or str(found).startswith(f"{found.kind}: {found.figure}. Try: ")
+
+
+def blind(bias: list[float]) -> Network:
+    """A reader that gives every frame of every picture the same logits."""
+    network = Network("tiny", ("conv",), 5).eval()
+    with torch.no_grad():
+        network.heads["conv"].classify.weight.zero_()  # type: ignore[union-attr]
+        network.heads["conv"].classify.bias.copy_(torch.tensor(bias))  # type: ignore[union-attr]
+    return network
+
+
+def alarm_of(network: Network, data: Path) -> str | None:
+    samples = read_manifest(data).samples
+    pictures = Pictures(samples, Charset("0123"), Frame(32, 48, 512), 10**6)
+    outcome = read_pictures(network, "conv", pictures, Accelerator())
+    found = find_collapse([s.text for s in samples], [r.text for r in outcome.readings], outcome.spread)
+    return found.kind if found else None
+
+
+def test_alarms_of_networks(trained: Trained, drawn: Path) -> None:
+    validation = drawn / "validation"
+    assert alarm_of(blind([3.0, 0, 0, 0, 0]), validation) == "all blank"
+    assert alarm_of(blind([0.0, 0, 3, 0, 0]), validation) == "one answer for everything"
+    assert alarm_of(build(*read_weights(trained.run)), validation) is None
+
+
+def test_no_alarm_is_raised_over_a_reader_that_has_learned(trained: Trained) -> None:
+    rows = metrics(trained.run)
+    assert rows[-1]["exact"] > 0.9 and "alarm" not in rows[-1]
