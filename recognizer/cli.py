@@ -31,11 +31,15 @@ def app() -> None:
 
 
 class Size(StrEnum):
+    """A network's size, as the command line takes it."""
+
     tiny = "tiny"
     base = "base"
 
 
 class Head(StrEnum):
+    """What reads a network's features, as the command line takes it."""
+
     conv = "conv"
     lstm = "lstm"
 

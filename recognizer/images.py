@@ -129,11 +129,13 @@ class Frame:
 
 
 def normalise(grey: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Pictures (..., H, W) of 0 to 255 with mean 0 and standard deviation 1 each.
+    """Pictures (..., H, W) of 0 to 255 with mean 0 and standard deviation 1 each, dark ink on bright paper.
 
-    The deviation is held over 8 grey levels, so that an empty picture's noise is not blown up to look like text.
+    Most of a picture is paper: where the middle value lies under the mean, its ink is the brighter one, and it is turned
+    over. The deviation is held over 8 grey levels, so that an empty picture's noise is not blown up to look like text.
     """
     x = grey.astype(np.float32)
     mean = x.mean(axis=(-2, -1), keepdims=True)
     spread = np.maximum(x.std(axis=(-2, -1), keepdims=True), 8.0)
-    return np.asarray((x - mean) / spread, dtype=np.float32)
+    turned = np.where(np.median(x, axis=(-2, -1), keepdims=True) < mean, -1, 1).astype(np.float32)
+    return np.asarray((x - mean) * (turned / spread), dtype=np.float32)

@@ -266,3 +266,14 @@ def test_normalise_does_not_blow_up_an_empty_picture() -> None:
     assert not normalise(np.full((4, 4), 255, np.uint8)).any()
     faint = np.tile(np.array([100, 102], np.uint8), (4, 2))
     assert np.abs(normalise(faint)).max() == pytest.approx(1 / 8)
+
+
+def test_light_ink_on_dark_paper_is_turned_over() -> None:
+    rng = np.random.default_rng(0)
+    paper = np.full((32, 96), 230, np.uint8)
+    paper[8:24, 20:40] = 20
+    noisy = (paper + rng.integers(0, 20, paper.shape)).clip(0, 255).astype(np.uint8)
+    np.testing.assert_allclose(normalise(noisy), normalise(255 - noisy), atol=1e-5)
+    assert normalise(noisy)[16, 30] < -1  # ink is the dark one, either way
+    both = normalise(np.stack([noisy, 255 - noisy]))
+    np.testing.assert_allclose(both[0], both[1], atol=1e-5)

@@ -69,7 +69,7 @@ class TrainSettings(Settings):
     clip: float = Field(5.0, gt=0)
     average: float = Field(0.02, ge=0, lt=1)  # share of the run that the weights' moving average looks back over
     validations: int = Field(25, ge=1)  # how often in a run
-    patience: int = Field(12, ge=1)  # validations without a gain, once anything is read
+    patience: int = Field(15, ge=1)  # validations without a gain, once anything is read
     precision: Literal["auto", "no", "fp16", "bf16"] = "auto"
     seed: int = Field(0, ge=0)
     threads: int = Field(0, ge=0)  # of torch on a CPU; 0 leaves it as it is
