@@ -48,8 +48,10 @@ def mine_errors(
     folds: Annotated[
         int, typer.Option(help="Read each part with a reader that was trained on the others, as --model was.", min=0)
     ] = 0,
-    count: Annotated[int | None, typer.Option(help="Requests of each kind; else as many as there are samples.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Use only the first so many samples.")] = None,
+    count: Annotated[
+        int | None, typer.Option(help="Requests of each kind; else as many as there are samples.", min=1)
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Use only the first so many samples.", min=1)] = None,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
     jobs: Annotated[int, typer.Option(help="Trainings beside each other; one processor each.", min=1)] = 2,
     label_pattern: Pattern = None,
@@ -107,6 +109,7 @@ def synthesize(
     from augment.synthesize import random_texts, requests_for_sources, requests_for_texts
     from augment.synthesize import synthesize as make
     from recognizer.charset import Charset
+    from recognizer.cli import read_lines
     from recognizer.progress import Alone, Bar
     from recognizer.samples import merge, read_manifest
 
@@ -127,10 +130,7 @@ def synthesize(
     else:
         width, height = _size(size)
         if texts is not None:
-            if not texts.is_file():
-                raise UserError(f"--texts {texts}: no such file")
-            listed = [line for line in texts.read_text(encoding="utf-8").splitlines() if line]
-            asked = requests_for_texts(listed[:count], (width, height), seed)
+            asked = requests_for_texts(read_lines("--texts", texts)[:count], (width, height), seed)
         elif charset is not None:
             drawn = random_texts(Charset.named(charset), _lengths(length), count or 100, seed)
             asked = requests_for_texts(drawn, (width, height), seed)
@@ -180,7 +180,8 @@ def filter_made(
     ]
     copies = near_copies(pictures.samples, train.samples)
     judged = sort(pictures.samples, outcome.readings, bands, copies)
-    print(problem_table([*manifest.problems, *pictures.problems], len(manifest)), file=sys.stderr, end="")
+    if problems := [*manifest.problems, *pictures.problems]:
+        print(problem_table(problems, len(manifest) + len(manifest.problems)), file=sys.stderr)
     print(refusal_table(judged))
     print(coverage_table(judged, read_weights(judge)[1].charset))
     if not judged.kept:

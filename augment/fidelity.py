@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from augment.methods import METHODS, load_class
 from augment.mining import hardness
-from recognizer.images import open_picture
+from recognizer.images import PictureError, open_picture
 from recognizer.readings import Reading
 from recognizer.samples import Problem, Sample
 
@@ -96,11 +97,17 @@ def near_copies(made: Sequence[Sample], real: Sequence[Sample]) -> list[bool]:
     """Whether each made picture is nearly one real picture: its nearest is under a third as far as its second nearest.
 
     Distances are Euclidean between grey pictures of 48 x 16 pixels with mean 0 and deviation 1. The test of Yoon et al.
-    2023, "Diffusion Probabilistic Models Generalize when They Fail to Memorize".
+    2023, "Diffusion Probabilistic Models Generalize when They Fail to Memorize". Equal real pictures count as one, or a
+    copy of them would have two nearest; one that cannot be opened was not copied.
     """
-    if len(real) < 2:
+    thumbnails = {}
+    for sample in real:
+        with suppress(PictureError):
+            thumbnail = _thumbnail(sample)
+            thumbnails[thumbnail.tobytes()] = thumbnail
+    if len(thumbnails) < 2 or not made:
         return [False] * len(made)
-    ours, theirs = _thumbnails(real), _thumbnails(made)
+    ours, theirs = np.stack(list(thumbnails.values())), np.stack([_thumbnail(sample) for sample in made])
     squares = (ours**2).sum(1)
     copies = []
     for k in range(0, len(theirs), 256):
@@ -111,10 +118,9 @@ def near_copies(made: Sequence[Sample], real: Sequence[Sample]) -> list[bool]:
     return copies
 
 
-def _thumbnails(samples: Sequence[Sample]) -> NDArray[np.float32]:
-    small = np.stack([np.asarray(open_picture(s.read_bytes(), "L").resize(SHAPE), np.float32).ravel() for s in samples])
-    centred = small - small.mean(1, keepdims=True)
-    return np.asarray(centred / np.maximum(centred.std(1, keepdims=True), 1.0), dtype=np.float32)
+def _thumbnail(sample: Sample) -> NDArray[np.float32]:
+    small = np.asarray(open_picture(sample.read_bytes(), "L").resize(SHAPE), np.float32).ravel()
+    return np.asarray((small - small.mean()) / max(small.std(), 1.0), dtype=np.float32)
 
 
 def refusal_table(judged: Judged) -> str:

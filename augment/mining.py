@@ -16,7 +16,7 @@ from augment.sheet import Cell, contact_sheet, marked
 from recognizer.errors import UserError
 from recognizer.images import open_picture
 from recognizer.readings import Confusion, Reading, confusions
-from recognizer.samples import FolderWriter, Problem, Sample, split, write_folder
+from recognizer.samples import FolderWriter, Problem, Sample, content_hash, read_manifest, split, write_folder
 
 NEAR = 0.8  # a sample whose label is held less likely than this is nearly misread
 
@@ -165,8 +165,13 @@ def read_out_of_folds(
 
 
 def train_folds(model: Path, parts: Sequence[Sequence[Sample]], out: Path, jobs: int) -> None:
-    """Train a reader on all parts but one, for each part, into `out/fold-K`."""
-    from recognizer.settings import make
+    """Train a reader on all parts but one, for each part, into `out/fold-K`.
+
+    Raises:
+        UserError: readers are there already that were trained on other samples, or otherwise: they are not of these
+            folds, and would read what they were trained on.
+    """
+    from recognizer.settings import load, make
     from recognizer.training.checkpoint import read_weights
     from recognizer.training.side_by_side import Training, train_side_by_side
     from recognizer.training.train import TrainSettings
@@ -176,14 +181,20 @@ def train_folds(model: Path, parts: Sequence[Sequence[Sample]], out: Path, jobs:
     trainings = []
     for k in range(len(parts)):
         data = out / f"data-{k}"
+        others = [s for j, part in enumerate(parts) if j != k for s in part]
         if not data.exists():
-            write_folder([s for j, part in enumerate(parts) if j != k for s in part], data)
+            write_folder(others, data)
+        elif content_hash(read_manifest(data)) != content_hash(others):
+            raise UserError(f"{data} holds other samples than this fold: name a new folder")
         changed = {
             "data": [str(data)], "validation": None, "label_pattern": None, "limit": None, "with_synthetic": [],
             "charset": description.charset, "threads": 1, "tracker": "none",
         }  # fmt: skip
         settings = make(TrainSettings, before.model_dump() | changed, f"settings in {model}")
-        trainings.append(Training(settings, out / f"fold-{k}"))
+        own = out / f"fold-{k}" / "settings.toml"
+        if own.exists() and load(TrainSettings, own, {}) != settings:
+            raise UserError(f"{own.parent} was trained with other settings than {model}: name a new folder")
+        trainings.append(Training(settings, own.parent))
     train_side_by_side(trainings, jobs, "fold")
 
 

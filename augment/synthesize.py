@@ -14,7 +14,7 @@ from augment.method import Method, Request, Sources
 from augment.methods import create
 from recognizer.charset import Charset
 from recognizer.errors import UserError
-from recognizer.images import open_picture
+from recognizer.images import PictureError, open_picture
 from recognizer.samples import FolderWriter, Manifest
 
 BATCH = 64
@@ -75,7 +75,7 @@ def requests_for_sources(manifest: Manifest, count: int, seed: int) -> list[Requ
     """Requests that vary the pictures of a manifest in turn, each under its own text.
 
     Raises:
-        UserError: the manifest is empty.
+        UserError: the manifest is empty, or a picture of it cannot be opened.
     """
     if not len(manifest):
         raise UserError(f"{manifest.source} has no sample to vary")
@@ -84,6 +84,11 @@ def requests_for_sources(manifest: Manifest, count: int, seed: int) -> list[Requ
     for k in range(count):
         sample = manifest.samples[k % len(manifest)]
         if sample.name not in sizes:
-            sizes[sample.name] = open_picture(sample.read_bytes(), "L").size
+            try:
+                sizes[sample.name] = open_picture(sample.read_bytes(), "L").size
+            except PictureError as error:
+                raise UserError(
+                    f"{sample.name!r} of {manifest.source} cannot be opened: {error.kind}, {error}"
+                ) from None
         requests.append(Request(sample.text, seed + k, *sizes[sample.name], sample.name))
     return requests

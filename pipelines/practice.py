@@ -78,7 +78,10 @@ class Run:
 
     @property
     def jobs(self) -> int:
-        return self.settings.jobs or (1 if torch.cuda.is_available() else os.cpu_count() or 1)
+        if self.settings.jobs or torch.cuda.is_available():
+            return self.settings.jobs or 1
+        # the processors that this process may use, where the system tells
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
     def training(self, out: Path, data: Path, round_: int, **changed: Any) -> Training:
         """A training of this run; `round_` 0 is the baseline's, from the run's start."""

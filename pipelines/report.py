@@ -28,7 +28,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from augment.fidelity import REFUSALS, near_copies
+from augment.fidelity import REFUSALS
 from augment.sheet import marked
 from pipelines.ledger import Entry
 from recognizer.errors import UserError
@@ -72,7 +72,7 @@ class PracticeRun:
             raise UserError(f"{path} is no practice run: its settings.toml cannot be read: {error}") from None
         if not {"data", "methods", "rounds", "folds"} <= settings.keys():
             raise UserError(f"{path} is no practice run: its settings.toml is another command's")
-        return cls(path, settings, _entries(path / "ledger.jsonl"))
+        return cls(path, settings, _entries(path / "ledger.jsonl", "step"))
 
     @cached_property
     def mined(self) -> list[int]:
@@ -114,16 +114,19 @@ class PracticeRun:
         return "validation", found
 
 
-def _entries(path: Path) -> dict[str, Entry]:
-    """The ledger's whole lines. Unlike `Ledger`, it mends nothing: a run may just be writing its last line."""
+def _entries(path: Path, key: str) -> dict[str, Entry]:
+    """A file's whole lines by their `key`; none where there is no file.
+
+    Unlike `Ledger`, it mends nothing: a run may just be writing its last line.
+    """
     lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
     entries: dict[str, Entry] = {}
     for number, line in enumerate(lines, 1):
         try:
             entry = json.loads(line)
-            entries[entry["step"]] = entry
+            entries[entry[key]] = entry
         except (ValueError, KeyError, TypeError):
-            raise UserError(f"{path}, line {number}, is no ledger entry") from None
+            raise UserError(f"{path}, line {number}, is no {path.stem} entry") from None
     return entries
 
 
@@ -279,27 +282,29 @@ def verdict(run: PracticeRun) -> Verdict:
     if run.next_step:
         said = [f"Its next step is “{name_of(run.next_step)}”."]
         if run.rounds:
-            both = (
-                f"the pupil reads {_count(scores['after'])} without a fault and its control {_count(scores['control'])}"
+            done = run.steps[f"round {run.rounds[-1]}"]
+            said.append(
+                f"After round {run.rounds[-1]}, of {done['pupil']['n']:,} validation pictures the pupil reads "
+                f"{_count(done['pupil'])} without a fault and its control {_count(done['control'])}."
             )
-            said.append(f"After round {run.rounds[-1]}, of {scores['after']['n']:,} {part} pictures {both}.")
         return Verdict("Practice is not finished", tuple(said))
     chosen, test = run.steps["chosen"], run.steps.get("test")
     before, control, after = (scores[role] for role in ROLES)
     of = f"Of {after['n']:,} {part} pictures"
     title = "Practice did not pay here"
-    if not chosen["practised"]:
-        if chosen["reader"] == "baseline":
-            said = [
-                f"{of} the reader from before practice reads {_count(after)} without a fault, and the run keeps it."
-            ]
-            said.append(f"A control that trained on with the real pictures alone reads {_count(control)}.")
-        else:
-            said = [
-                f"{of} a control that trained on with the real pictures alone reads {_count(after)} without a fault."
-            ]
-            said.append(f"The run keeps it. The reader from before practice reads {_count(before)}.")
-        said.append("No practised reader was better on validation.")
+    if chosen["reader"] == "baseline":
+        said = [
+            f"{of} the reader from before practice reads {_count(after)} without a fault, and the run keeps it.",
+            f"A control that trained on with the real pictures alone reads {_count(control)}.",
+            "No practised reader was better on validation.",
+        ]
+    elif not chosen["practised"]:
+        said = [
+            f"{of} a control that trained on with the real pictures alone reads {_count(after)} without a fault, "
+            "and the run keeps it.",
+            f"The reader from before practice reads {_count(before)}.",
+            "No practised reader was better on validation.",
+        ]
     else:
         said = [
             f"{of} the reader reads {_count(after)} without a fault after practice, {_count(before)} before it, and a "
@@ -339,10 +344,11 @@ def _control_of(chosen: Entry) -> str:
 
 def _labels(run: PracticeRun) -> dict[str, str]:
     """What each of `ROLES` is called beside its figure."""
-    after = "latest pupil"
-    if "chosen" in run.steps:
-        after = "after practice" if run.steps["chosen"]["practised"] else "kept, unpractised"
-    return {"before": "before practice", "control": "control", "after": after}
+    labels = {"before": "before practice", "control": "control", "after": "latest pupil"}
+    if chosen := run.steps.get("chosen"):
+        same = labels["before" if chosen["reader"] == "baseline" else "control"]
+        labels["after"] = "after practice" if chosen["practised"] else f"kept: {same}"
+    return labels
 
 
 # ------------------------------------------------------------------------------------------------------------ pictures
@@ -423,7 +429,7 @@ def hard_round(run: PracticeRun, number: int) -> HardRound:
         if source := sample.meta.get("source"):
             of_source.setdefault(source, []).append(sample)
     drawn = [s for s in kept if not s.meta.get("source")]
-    refused = _refused(run, folder, facts, {s.name for s in kept}) if kept else []
+    refused = _refused(folder, facts["methods"])
     shown: Counter[str] = Counter()
     cases = []
     for sample in hard[: HARD if number == run.mined[0] else LATER_HARD]:
@@ -440,10 +446,9 @@ def hard_round(run: PracticeRun, number: int) -> HardRound:
             tuple(_drawn_tile(s, sample.text, wanted) for s in practising),
         )  # fmt: skip
         cases.append(case)
-    kinds = dict.fromkeys(kind for own in facts["methods"].values() for kind in own["refused"])
-    reasons = tuple((kind, REFUSALS.get(kind, "")) for kind in kinds)
+    reasons = tuple(pair for pair in REFUSALS.items() if any(s.meta["reason"] == pair[0] for s in refused))
     tiles = [
-        _tile(s, (), f"{s.meta['method']}: {s.meta['reason']}", f", refused: {s.meta['reason']}")
+        _tile(s, (), "{method}: {reason}, {detail}".format_map(s.meta), f", refused: {s.meta['reason']}")
         for s in _in_turn(refused)[:REFUSED]
     ]
     return HardRound(number, facts, tuple(cases), tuple(tiles), reasons, not hard)
@@ -481,18 +486,11 @@ def _drawn_tile(sample: Sample, text: str, wanted: str) -> Tile:
     return _tile(sample, pieces_of(sample.text, [c in wanted for c in sample.text]), method, f", drawn by {method}")
 
 
-def _refused(run: PracticeRun, folder: Path, facts: Entry, kept: set[str]) -> list[Sample]:
-    """Refused pictures with their reason in `meta`. A reason is not on disk: it is told from the counts."""
-    found: list[Sample] = []
-    for method, own in facts["methods"].items():
-        made = [s for s in _samples(folder / "made" / method) if f"{method}/{s.name}" not in kept]
-        copies = [False] * len(made)
-        if "near copy" in own["refused"]:
-            copies = near_copies(made, _samples(run.path / "data" / "train"))
-        other = " or ".join(kind for kind in own["refused"] if kind != "near copy")
-        reasons = ["near copy" if copy else other for copy in copies]
-        found += [replace(s, meta={**s.meta, "reason": why}) for s, why in zip(made, reasons, strict=True)]
-    return found
+def _refused(folder: Path, methods: Iterable[str]) -> list[Sample]:
+    """A round's refused pictures with reason and detail in `meta`; none in a run from before these were kept."""
+    refused = _entries(folder / "refused.jsonl", "file_name")
+    made = [(f"{method}/{s.name}", s) for method in methods for s in _samples(folder / "made" / method)]
+    return [replace(s, meta={**s.meta, **refused[name]}) for name, s in made if name in refused]
 
 
 @dataclass(frozen=True)

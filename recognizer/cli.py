@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from enum import StrEnum
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -126,7 +128,7 @@ def evaluate(
     model: Annotated[Path, typer.Option(help="A run's folder or its weights file.")],
     data: Annotated[list[Path], typer.Option(help="Labelled pictures; repeatable.")],
     out: Annotated[Path | None, typer.Option(help="A file for every reading; else readings.jsonl.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Use only the first so many samples.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Use only the first so many samples.", min=1)] = None,
     threads: Annotated[int, typer.Option(help="Of torch on a CPU.")] = 1,
     label_pattern: Pattern = None,
     max_pixels: MaxPixels = 16_000_000,
@@ -158,7 +160,8 @@ def evaluate(
         for s, r in zip(pictures.samples, outcome.readings, strict=True)
     ]
     path = out or Path("readings.jsonl")
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    path.write_text(lines, encoding="utf-8", errors="surrogateescape")  # a file's name need not be UTF-8
     print_scores(Scores.of(pairs))
     print(f"every reading is in {path}")
 
@@ -225,11 +228,9 @@ def predict(
     from recognizer.reader import Reader, constraint_of
     from recognizer.samples import Problem, problem_table
 
-    words = None
-    if lexicon is not None:
-        if not lexicon.is_file():
-            raise UserError(f"--lexicon {lexicon}: no such file")
-        words = [word for word in lexicon.read_text(encoding="utf-8").splitlines() if word]
+    words = None if lexicon is None else read_lines("--lexicon", lexicon)
+    if isinstance(sys.stdout, TextIOWrapper):  # a file's name need not be UTF-8; so escaped, it is JSON's own escape
+        sys.stdout.reconfigure(errors="backslashreplace" if as_json else "surrogateescape")
     reader = Reader(model, threads, max_pixels)
     constraint = constraint_of(reader.charset, charset, length, pattern, words)
     named = _pictures(paths or [], files_from)
@@ -239,6 +240,20 @@ def predict(
     print(problem_table(problems, total), file=sys.stderr, end="\n" if problems else "")
     if problems and len(problems) == total:
         raise SystemExit(2)
+
+
+def read_lines(option: str, path: Path) -> list[str]:
+    """The lines of a text file, without empty ones.
+
+    Raises:
+        UserError: no such file, or no text.
+    """
+    if not path.is_file():
+        raise UserError(f"{option} {path}: no such file")
+    try:
+        return [line for line in path.read_text(encoding="utf-8").splitlines() if line]
+    except UnicodeDecodeError:
+        raise UserError(f"{option} {path} is not UTF-8 text") from None
 
 
 Row = dict[str, Any]
@@ -252,8 +267,8 @@ def _pictures(paths: Sequence[str], files_from: Path | None) -> list[tuple[str, 
     if files_from is not None:
         if str(files_from) != "-" and not files_from.is_file():
             raise UserError(f"--files-from {files_from}: no such file")
-        listed = sys.stdin.read() if str(files_from) == "-" else files_from.read_text(encoding="utf-8")
-        named += [(line, Path(line)) for line in listed.splitlines() if line]
+        listed = sys.stdin.buffer.read() if str(files_from) == "-" else files_from.read_bytes()
+        named += [(line, Path(line)) for line in os.fsdecode(listed).splitlines() if line]
     for name in paths:
         if name == "-":
             named.append(("-", sys.stdin.buffer.read()))
@@ -346,7 +361,7 @@ def _ranked(row: Row) -> list[tuple[str, float]]:
 def check(
     data: Annotated[list[Path], typer.Argument(help="Labelled pictures.")],
     charset: Annotated[str | None, typer.Option(help="Characters that labels may hold.")] = None,
-    height: Annotated[int, typer.Option(help="The reader's height in pixels.")] = 32,
+    height: Annotated[int, typer.Option(help="The reader's height in pixels.", min=8)] = 32,
     label_pattern: Pattern = None,
     max_pixels: MaxPixels = 16_000_000,
 ) -> None:
@@ -396,8 +411,11 @@ def split(
     if out.exists() and any(out.iterdir()):
         raise UserError(f"{out} exists and is not empty: name a new folder")
     manifest = merge([read_manifest(path, label_pattern) for path in data])
-    parts = split_samples(manifest.samples, (1 - test, test), seed)
-    for name, part in zip(("train", "test"), parts, strict=True):
+    parts = dict(zip(("train", "test"), split_samples(manifest.samples, (1 - test, test), seed), strict=True))
+    for name, part in parts.items():
+        if not part:
+            raise UserError(f"{manifest.source}: no sample is left for {out / name}")
+    for name, part in parts.items():
         _write(part, manifest, out / name, shards)
 
 
@@ -423,7 +441,8 @@ def _write(samples: Sequence[Any], manifest: Manifest, out: Path, shards: bool) 
         raise UserError(f"{manifest.source}: no sample is left for {out}")
     (write_shards if shards else write_folder)(samples, out)
     print(f"{out}: {len(samples)} samples")
-    print(problem_table(manifest.problems, len(manifest) + len(manifest.problems)), file=sys.stderr, end="")
+    if manifest.problems:
+        print(problem_table(manifest.problems, len(manifest) + len(manifest.problems)), file=sys.stderr)
 
 
 def _text(path: Path | None) -> str | None:

@@ -132,7 +132,7 @@ def normalise(grey: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Pictures (..., H, W) of 0 to 255 with mean 0 and standard deviation 1 each, dark ink on bright paper.
 
     Most of a picture is paper: where the middle value lies under the mean, ink is the brighter one, and the picture is
-    turned over. The deviation is held over 8 grey levels, so that an empty picture's noise is not blown up to look like text.
+    turned over. The deviation is held over 8 grey levels, or an empty picture's noise would be blown up to text.
     """
     x = grey.astype(np.float32)
     mean = x.mean(axis=(-2, -1), keepdims=True)

@@ -26,7 +26,19 @@ from safetensors.torch import load_file, save_file
 from recognizer.samples import list_pictures, read_manifest
 from recognizer.training.checkpoint import read_weights
 
-BARE = "import sys; sys.modules.update(dict.fromkeys({gone!r})); sys.argv = {argv!r}; from {module} import app; app()"
+BARE = """
+import sys
+
+class Gone:
+    def find_spec(name, path=None, target=None):
+        if name in {gone!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Gone)
+sys.argv = {argv!r}
+from {module} import app
+app()
+"""
 TRAIN_EXTRA = [
     "torch", "torchvision", "accelerate", "diffusers", "captcha", "safetensors", "onnx", "onnxscript", "webdataset",
     "lmdb", "matplotlib", "jinja2", "tensorboard",
@@ -38,6 +50,13 @@ def without(gone: list[str], *words: object, module: str = "recognizer.cli", std
     program = BARE.format(gone=gone, argv=[module.partition(".")[0], *map(str, words)], module=module)
     ended = subprocess.run([sys.executable, "-c", program], input=stdin, capture_output=True, check=False)
     return Ended(ended.returncode, ended.stdout.decode(), ended.stderr.decode())
+
+
+def filled(words: list[str], said: str, places: dict[str, Path]) -> tuple[list[str], str]:
+    """Words of a command and what it should say, with the paths that stand for `<NAME>`."""
+    for name, place in places.items():
+        words, said = [word.replace(f"<{name}>", str(place)) for word in words], said.replace(f"<{name}>", str(place))
+    return words, said
 
 
 def rows_of(printed: str) -> list[list[str]]:
@@ -141,43 +160,43 @@ def test_evaluate_says_how_well_and_writes_every_reading(trained: Trained, drawn
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--out", "NEW"], "say what to train on: --data DIR"),
-        (["--data", "DATA"], "say where the run goes: --out RUN"),
+        (["--out", "<NEW>"], "say what to train on: --data DIR"),
+        (["--data", "<DATA>"], "say where the run goes: --out RUN"),
         (
-            ["--data", "DATA", "--out", "RUN"],
-            "RUN exists and is not empty: name a new folder, or go on with --resume RUN",
+            ["--data", "<DATA>", "--out", "<RUN>"],
+            "<RUN> exists and is not empty: name a new folder, or go on with --resume <RUN>",
         ),
-        (["--data", "DATA", "--out", "FILE"], "FILE exists and is not empty"),
-        (["--data", "nowhere", "--out", "NEW"], "nowhere: no such file or folder"),
-        (["--data", "DATA", "--out", "NEW", "--set", "bach=4"], "no setting is called 'bach'; did you mean 'batch'?"),
-        (["--data", "DATA", "--out", "NEW", "--set", "vary.nose=1"], "'vary.nose'; did you mean 'vary.noise'?"),
-        (["--data", "DATA", "--out", "NEW", "--batch", "1"], "batch = 1: Input should be greater than or equal to 2"),
-        (["--data", "DATA", "--out", "NEW", "--learning-rate", "inf"], "learning_rate = inf: Input should be a finite"),
-        (["--data", "DATA", "--out", "NEW", "--loss", "mse"], "loss = 'mse': Input should be 'ctc' or 'focal-ctc'"),
-        (["--data", "DATA", "--out", "NEW", "--charset", "xyz"], "no sample is left to train on"),
-        (["--data", "DATA", "--out", "NEW", "--charset", "0120"], "the charset holds '0' more than once"),
-        (["--data", "DATA", "--out", "NEW", "--from", "nowhere"], "nowhere: no such weights file"),
+        (["--data", "<DATA>", "--out", "<FILE>"], "<FILE> exists and is not empty"),
+        (["--data", "nowhere", "--out", "<NEW>"], "nowhere: no such file or folder"),
+        (["--data", "<DATA>", "--out", "<NEW>", "--set", "bach=4"], "called 'bach'; did you mean 'batch'?"),
+        (["--data", "<DATA>", "--out", "<NEW>", "--set", "vary.nose=1"], "'vary.nose'; did you mean 'vary.noise'?"),
+        (["--data", "<DATA>", "--out", "<NEW>", "--batch", "1"], "batch = 1: Input should be greater"),
+        (["--data", "<DATA>", "--out", "<NEW>", "--learning-rate", "inf"], "learning_rate = inf: Input should"),
+        (["--data", "<DATA>", "--out", "<NEW>", "--loss", "mse"], "loss = 'mse': Input should be 'ctc' or 'focal-ctc'"),
+        (["--data", "<DATA>", "--out", "<NEW>", "--charset", "xyz"], "no sample is left to train on"),
+        (["--data", "<DATA>", "--out", "<NEW>", "--charset", "0120"], "the charset holds '0' more than once"),
+        (["--data", "<DATA>", "--out", "<NEW>", "--from", "nowhere"], "nowhere: no such weights file"),
         (
-            ["--data", "DATA", "--out", "NEW", "--from", "RUN", "--size", "base"],
+            ["--data", "<DATA>", "--out", "<NEW>", "--from", "<RUN>", "--size", "base"],
             "cannot start a 'base' one: --size tiny",
         ),
-        (["--data", "DATA", "--out", "NEW", "--tracker", "abacus"], "--tracker abacus"),
-        (["--config", "nowhere.toml", "--out", "NEW"], "nowhere.toml: no such settings file"),
-        (["--resume", "RUN", "--seed", "0"], "leave --seed out"),
-        (["--resume", "RUN", "--from", "nothing"], "leave --from out"),
-        (["--resume", "RUN", "--data", "DATA"], "leave --data out"),
-        (["--resume", "RUN", "--set", "seed=1"], "leave --set out"),
-        (["--resume", "RUN", "--out", "RUN"], "leave --out out"),
-        (["--resume", "DATA"], "DATA is no run that can be resumed: it has no settings.toml"),
+        (["--data", "<DATA>", "--out", "<NEW>", "--tracker", "abacus"], "--tracker abacus"),
+        (["--config", "nowhere.toml", "--out", "<NEW>"], "nowhere.toml: no such settings file"),
+        (["--resume", "<RUN>", "--seed", "0"], "leave --seed out"),
+        (["--resume", "<RUN>", "--from", "nothing"], "leave --from out"),
+        (["--resume", "<RUN>", "--data", "<DATA>"], "leave --data out"),
+        (["--resume", "<RUN>", "--set", "seed=1"], "leave --set out"),
+        (["--resume", "<RUN>", "--out", "<RUN>"], "leave --out out"),
+        (["--resume", "<DATA>"], "<DATA> is no run that can be resumed: it has no settings.toml"),
     ],
 )
 def test_train_refuses_in_one_line(trained: Trained, drawn: Path, tmp_path: Path, words: list[str], said: str) -> None:
-    places = {"RUN": trained.run, "DATA": drawn / "train", "NEW": tmp_path / "new", "FILE": drawn / "train" / "000.png"}
+    train = drawn / "train"
+    places = {"RUN": trained.run, "DATA": train, "NEW": tmp_path / "new", "FILE": train / "000.png"}
+    words, said = filled(words, said, places)
     before = {path: path.stat().st_mtime_ns for path in trained.run.rglob("*")}
-    ended = recognizer("train", *(places.get(word, word) for word in words))
+    ended = recognizer("train", *words)
     line = ended.err.splitlines()[-1]  # after what was said of the data
-    for name, place in places.items():
-        said = said.replace(name, str(place))
     assert ended.status == 2 and not ended.out and line.startswith("error: ") and said in line, ended.err
     assert "Traceback" not in ended.err
     assert {path: path.stat().st_mtime_ns for path in trained.run.rglob("*")} == before
@@ -260,8 +279,8 @@ def test_predict_the_most_probable_texts(trained: Trained, pictures: list[Path])
         (["--pattern", "D[01]"], lambda text: len(text) == 2 and text[1] in "01"),
         (["--charset", "13"], lambda text: set(text) <= {"1", "3"}),
         (["--charset", "digits", "--length", "2"], lambda text: len(text) == 2),
-        (["--lexicon", "WORDS"], lambda text: text in {"012", "33", "2"}),
-        (["--lexicon", "WORDS", "--length", "2", "--n-best", "1"], lambda text: text == "33"),
+        (["--lexicon", "<WORDS>"], lambda text: text in {"012", "33", "2"}),
+        (["--lexicon", "<WORDS>", "--length", "2", "--n-best", "1"], lambda text: text == "33"),
     ],
 )
 def test_predict_only_what_may_be(
@@ -270,10 +289,10 @@ def test_predict_only_what_may_be(
     words = tmp_path / "words.txt"
     words.write_text("012\n33\n\n2\n")
     free = rows_of(recognizer("predict", "--model", trained.run, *pictures).out)
-    ended = recognizer("predict", "--model", trained.run, *pictures, *(words if w == "WORDS" else w for w in how))
+    ended = recognizer("predict", "--model", trained.run, *pictures, *filled(how, "", {"WORDS": words})[0])
     assert ended.status == 0, ended.err
     held = rows_of(ended.out)
-    assert all(fits(text) for _, text, _ in held) and not all(fits(text) for _, text, _ in free) or "digits" in how
+    assert all(fits(text) for _, text, _ in held) and not all(fits(text) for _, text, _ in free)
     for (_, text, before), (_, kept, after) in zip(free, held, strict=True):
         if fits(text):  # what was read already may be: it is read again
             assert kept == text and float(after) >= float(before) - 1e-3
@@ -329,23 +348,26 @@ def test_too_large_a_picture_is_refused_before_it_is_decoded(trained: Trained, p
     ("words", "said"),
     [
         ([], "no pictures to read: name files or folders"),
-        (["EMPTY"], "no pictures to read"),
-        (["PICTURE", "--json", "--csv"], "--json and --csv: choose one"),
-        (["PICTURE", "--length", "six"], "six"),
-        (["PICTURE", "--pattern", "[^a]"], "[^a]"),
-        (["PICTURE", "--charset", "xyz"], "xyz"),
-        (["PICTURE", "--lexicon", "nowhere"], "--lexicon nowhere: no such file"),
-        (["PICTURE", "--lexicon", "PICTURE"], "PICTURE is not UTF-8 text"),
+        (["<EMPTY>"], "no pictures to read"),
+        (["<PICTURE>", "--json", "--csv"], "--json and --csv: choose one"),
+        (["<PICTURE>", "--length", "six"], "six"),
+        (["<PICTURE>", "--pattern", "[^a]"], "[^a]"),
+        (["<PICTURE>", "--charset", "xyz"], "xyz"),
+        (["<PICTURE>", "--lexicon", "nowhere"], "--lexicon nowhere: no such file"),
+        (["<PICTURE>", "--lexicon", "<PICTURE>"], "<PICTURE> is not UTF-8 text"),
         (["--files-from", "nowhere"], "--files-from nowhere: no such file"),
-        (["--files-from", "PICTURE"], "PICTURE is not UTF-8 text"),
     ],
 )
 def test_predict_refuses_in_one_line(
     trained: Trained, pictures: list[Path], tmp_path: Path, words: list[str], said: str
 ) -> None:
-    places = {"PICTURE": pictures[0], "EMPTY": tmp_path}
-    ended = recognizer("predict", "--model", trained.run, *(places.get(word, word) for word in words))
-    assert said.replace("PICTURE", str(pictures[0])) in refusal(ended)
+    words, said = filled(words, said, {"PICTURE": pictures[0], "EMPTY": tmp_path})
+    assert said in refusal(recognizer("predict", "--model", trained.run, *words))
+
+
+def test_a_list_that_is_none_names_no_picture(trained: Trained, pictures: list[Path]) -> None:
+    ended = recognizer("predict", "--model", trained.run, "--files-from", pictures[0])
+    assert ended.status == 2 and not ended.out and "samples cannot be used" in ended.err
 
 
 def test_predict_needs_no_torch(trained: Trained, pictures: list[Path]) -> None:
@@ -357,22 +379,19 @@ def test_predict_needs_no_torch(trained: Trained, pictures: list[Path]) -> None:
 def test_file_names_that_are_no_utf8_are_read_all_the_same(
     trained: Trained, pictures: list[Path], tmp_path: Path
 ) -> None:
-    name = os.fsdecode(os.fsencode(tmp_path) + b"/\xff.png")
+    name = os.fsdecode(os.fsencode(tmp_path) + b"/01_\xff.png")
     shutil.copy(pictures[0], name)
-    for how in ([], ["--csv"]):
-        ended = subprocess.run(
-            [sys.executable, "-m", "recognizer.cli", "predict", "--model", trained.run, name, *how],
-            capture_output=True, check=False,
-        )  # fmt: skip
-        assert ended.returncode == 0 and os.fsencode(name) in ended.stdout, ended.stderr
-    ended = subprocess.run(
-        [sys.executable, "-m", "recognizer.cli", "predict", "--model", trained.run, name, "--json"],
-        capture_output=True, check=False,
-    )  # fmt: skip
-    assert ended.returncode == 0 and len(json.loads(ended.stdout)) == 1
+    words = [sys.executable, "-m", "recognizer.cli", "predict", "--model", trained.run, name]
+    ended = subprocess.run(words, capture_output=True, check=False)
+    assert ended.returncode == 0 and ended.stdout.startswith(os.fsencode(name) + b"\t"), ended.stderr
+    ended = subprocess.run([*words, "--json"], capture_output=True, check=False)
+    assert ended.returncode == 0 and json.loads(ended.stdout)[0]["file"] == name
+    words = ["evaluate", "--model", trained.run, "--data", tmp_path, "--label-pattern", "{text}_{id}.png"]
+    assert recognizer(*words, "--out", tmp_path / "readings.jsonl").status == 0
+    assert b'"file_name": "01_\xff.png"' in (tmp_path / "readings.jsonl").read_bytes()
 
 
-def test_ctrl_c_ends_in_one_line(trained: Trained) -> None:
+def test_ctrl_c_ends_quietly(trained: Trained) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "recognizer.cli", "predict", "--model", trained.run, "-"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -381,7 +400,7 @@ def test_ctrl_c_ends_in_one_line(trained: Trained) -> None:
     time.sleep(1.5)  # it waits for its standard input then
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=20)
-    assert process.returncode == 130 and not out and len(err.strip().splitlines()) == 1 and "Traceback" not in err
+    assert process.returncode == 130 and not out and "Traceback" not in err
 
 
 # ------------------------------------------------------------------------------------------------------ what is missing
@@ -390,17 +409,17 @@ def test_ctrl_c_ends_in_one_line(trained: Trained) -> None:
 @pytest.mark.parametrize(
     ("gone", "words", "module"),
     [
-        ("torch", ["train", "--data", "DATA", "--out", "NEW"], "recognizer.cli"),
-        ("accelerate", ["evaluate", "--model", "RUN", "--data", "DATA"], "recognizer.cli"),
-        ("webdataset", ["merge", "DATA", "--out", "NEW", "--shards"], "recognizer.cli"),
-        ("captcha", ["synthesize", "--method", "captcha", "--charset", "01", "--out", "NEW"], "augment.cli"),
+        ("torch", ["train", "--data", "<DATA>", "--out", "<NEW>"], "recognizer.cli"),
+        ("torch", ["evaluate", "--model", "<RUN>", "--data", "<DATA>"], "recognizer.cli"),
+        ("webdataset", ["merge", "<DATA>", "--out", "<NEW>", "--shards"], "recognizer.cli"),
+        ("captcha", ["synthesize", "--method", "captcha", "--charset", "01", "--out", "<NEW>"], "augment.cli"),
     ],
 )
 def test_a_missing_module_is_named_with_the_extra_that_brings_it(
     trained: Trained, drawn: Path, tmp_path: Path, gone: str, words: list[str], module: str
 ) -> None:
     places = {"RUN": trained.run, "DATA": drawn / "eight", "NEW": tmp_path / "new"}
-    ended = without([gone], *(places.get(word, word) for word in words), module=module)
+    ended = without([gone], *filled(words, "", places)[0], module=module)
     line = refusal(ended)
     assert line.startswith(f"this command needs {gone}, which is not installed: ") and "[train]" in line
 
@@ -488,15 +507,16 @@ def test_broken_readers_are_refused_in_one_line(trained: Trained, pictures: list
     ("model", "said"),
     [
         ("nowhere", "nowhere: no such reader"),
-        ("EMPTY", "no such reader; give a .onnx file, or a run's folder after recognizer export RUN"),
-        ("WEIGHTS", "holds weights for training; make a reader of them: recognizer export"),
+        ("<EMPTY>", "no such reader; give a .onnx file, or a run's folder after recognizer export RUN"),
+        ("<WEIGHTS>", "holds weights for training; make a reader of them: recognizer export"),
     ],
 )
 def test_what_is_no_reader_is_refused_with_the_way_to_one(
     trained: Trained, pictures: list[Path], tmp_path: Path, model: str, said: str
 ) -> None:
     places = {"EMPTY": tmp_path, "WEIGHTS": trained.run / "weights.safetensors"}
-    assert said in refusal(recognizer("predict", "--model", places.get(model, model), pictures[0]))
+    words, said = filled(["predict", "--model", model, str(pictures[0])], said, places)
+    assert said in refusal(recognizer(*words))
 
 
 # ---------------------------------------------------------------------------------------------- check, split and merge
@@ -540,7 +560,7 @@ def test_split_parts_what_there_is_and_always_the_same(drawn: Path, tmp_path: Pa
         assert ended.status == 0 and not ended.err
         parts[out] = {part: samples_in(tmp_path / out / part) for part in ("train", "test")}
         assert ended.out == "".join(f"{tmp_path / out / p}: {len(own)} samples\n" for p, own in parts[out].items())
-    assert parts["a"] == parts["b"] and len(parts["a"]["test"]) == 16
+    assert parts["a"] == parts["b"] and 15 <= len(parts["a"]["test"]) <= 17
     assert sorted(parts["a"]["train"] + parts["a"]["test"]) == samples_in(drawn / "train")
     recognizer("split", drawn / "train", "--out", tmp_path / "c", "--test", 0.25, "--seed", 1)
     assert samples_in(tmp_path / "c" / "test") != parts["a"]["test"]
@@ -571,27 +591,24 @@ def test_what_cannot_be_copied_is_told_and_the_rest_copied(drawn: Path, tmp_path
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["merge", "DATA", "--out", "DATA"], "DATA exists and is not empty: name a new folder"),
-        (["merge", "DATA", "--out", "DATA", "--shards"], "DATA exists and is not empty: name a new folder"),
-        (["split", "DATA", "--out", "DATA"], "DATA exists and is not empty: name a new folder"),
-        (["split", "DATA", "--out", "FILE"], "FILE"),
-        (["split", "DATA", "--out", "NEW", "--test", "0"], "no sample is left for NEW/test"),
-        (["split", "DATA", "--out", "NEW", "--test", "1"], "no sample is left for NEW/train"),
-        (["merge", "EMPTY", "--out", "NEW"], "EMPTY has no metadata.jsonl"),
-        (["merge", "DATA", "--label-pattern", "{id}", "--out", "NEW"], "--label-pattern '{id}' needs {text} once"),
-        (["merge", "FILE", "--out", "NEW"], "FILE is no manifest"),
+        (["merge", "<DATA>", "--out", "<DATA>"], "<DATA> exists and is not empty: name a new folder"),
+        (["merge", "<DATA>", "--out", "<DATA>", "--shards"], "<DATA> exists and is not empty: name a new folder"),
+        (["split", "<DATA>", "--out", "<DATA>"], "<DATA> exists and is not empty: name a new folder"),
+        (["split", "<DATA>", "--out", "<FILE>"], "<FILE>"),
+        (["split", "<DATA>", "--out", "<NEW>", "--test", "0"], "no sample is left for <NEW>/test"),
+        (["split", "<DATA>", "--out", "<NEW>", "--test", "1"], "no sample is left for <NEW>/train"),
+        (["merge", "<EMPTY>", "--out", "<NEW>"], "<EMPTY> has no metadata.jsonl"),
+        (["merge", "<DATA>", "--label-pattern", "{id}", "--out", "<NEW>"], "--label-pattern '{id}' needs {text} once"),
+        (["merge", "<FILE>", "--out", "<NEW>"], "<FILE> is no manifest"),
     ],
 )
 def test_copying_refuses_in_one_line(drawn: Path, tmp_path: Path, words: list[str], said: str) -> None:
     (tmp_path / "empty").mkdir()
-    places = {
-        "DATA": drawn / "eight", "NEW": tmp_path / "new", "EMPTY": tmp_path / "empty",
-        "FILE": drawn / "eight" / "000.png",
-    }  # fmt: skip
-    before = samples_in(drawn / "eight")
-    line = refusal(recognizer(*(places.get(word, word) for word in words)))
-    for name, place in places.items():
-        said = said.replace(name, str(place))
+    eight = drawn / "eight"
+    places = {"DATA": eight, "NEW": tmp_path / "new", "EMPTY": tmp_path / "empty", "FILE": eight / "000.png"}
+    before = samples_in(eight)
+    words, said = filled(words, said, places)
+    line = refusal(recognizer(*words))
     assert said in line
     assert samples_in(drawn / "eight") == before and sorted(p.name for p in tmp_path.iterdir()) == ["empty"]
 
@@ -648,7 +665,7 @@ def test_synthesize_from_real_pictures(drawn: Path, tmp_path: Path) -> None:
     assert [(text, about["source"]) for text, _, about in found] == [
         (sources[k % 8].text, sources[k % 8].name) for k in range(10)
     ]
-    assert [size for _, size, _ in found] == [Image.open(sources[k % 8].path).size for k in range(10)]
+    assert [size for _, size, _ in found] == [(16 * len(text) + 16, 32) for text, _, _ in found]
     assert samples_in(drawn / "eight") == before
 
 
@@ -663,12 +680,12 @@ def test_synthesize_from_real_pictures(drawn: Path, tmp_path: Path) -> None:
         (["--charset", "01", "--length", "0"], "--length '0'"),
         (["--charset", "010"], "the charset holds '0' more than once"),
         (["--charset", ""], "the charset is empty"),
-        (["--charset", "01", "--texts", "TEXTS"], "--texts and --charset: choose one"),
+        (["--charset", "01", "--texts", "<TEXTS>"], "--texts and --charset: choose one"),
         (["--texts", "nowhere"], "--texts nowhere: no such file"),
-        (["--texts", "EMPTY"], "there is nothing to make"),
-        (["--texts", "PICTURE"], "PICTURE is not UTF-8 text"),
+        (["--texts", "<EMPTY>"], "there is nothing to make"),
+        (["--texts", "<PICTURE>"], "<PICTURE> is not UTF-8 text"),
         (["--requests", "nowhere"], "nowhere: no requests can be read there"),
-        (["--requests", "TEXTS"], "TEXTS, line 1: not a request"),
+        (["--requests", "<TEXTS>"], "<TEXTS>, line 1: not a request"),
         ([], "say what to draw: --requests FILE, --texts FILE, or --charset and --length"),
         (["--charset", "01", "--set", "curvs=1"], "no setting is called 'curvs'; did you mean 'curves'?"),
         (["--charset", "01", "--set", "curves"], "--set 'curves': write name=value"),
@@ -676,9 +693,9 @@ def test_synthesize_from_real_pictures(drawn: Path, tmp_path: Path) -> None:
         (["--charset", "01", "--method", "nothing"], "no method is called 'nothing'; there are captcha"),
         (["--charset", "01", "--method", "nomodule:Class"], "there is no module 'nomodule'"),
         (["--method", "classical"], "--method classical varies real pictures: say which with --data DIR"),
-        (["--method", "classical", "--data", "DATA", "--texts", "TEXTS"], "keeps the text of the picture it varies"),
-        (["--method", "classical", "--data", "BROKEN"], "'000.png' cannot be opened: unreadable"),
-        (["--charset", "01", "--out", "DATA"], "DATA exists and is not empty"),
+        (["--method", "classical", "--data", "<DATA>", "--texts", "<TEXTS>"], "keeps the text of the picture"),
+        (["--method", "classical", "--data", "<BROKEN>"], "'000.png' of <BROKEN> cannot be opened: unreadable"),
+        (["--charset", "01", "--out", "<DATA>"], "<DATA> exists and is not empty"),
     ],
 )
 def test_synthesize_refuses_in_one_line(drawn: Path, tmp_path: Path, words: list[str], said: str) -> None:
@@ -690,10 +707,8 @@ def test_synthesize_refuses_in_one_line(drawn: Path, tmp_path: Path, words: list
         "TEXTS": tmp_path / "texts.txt", "EMPTY": tmp_path / "empty.txt", "DATA": drawn / "eight", "BROKEN": broken,
         "PICTURE": drawn / "eight" / "000.png",
     }  # fmt: skip
-    rest = {"--method": "captcha", "--out": tmp_path / "new"}
-    for option, value in rest.items():
-        words = words if option in words else [*words, option, str(value)]
-    for name, place in places.items():
-        said = said.replace(name, str(place))
-    assert said in refusal(augment("synthesize", *(places.get(word, word) for word in words)))
+    for option, value in {"--method": "captcha", "--out": str(tmp_path / "new")}.items():
+        words = words if option in words else [*words, option, value]
+    words, said = filled(words, said, places)
+    assert said in refusal(augment("synthesize", *words))
     assert not (tmp_path / "new").exists() and not list(tmp_path.glob(".*"))

@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from recognizer.training.losses import LOSSES, aggregation, ctc, focal_ctc, nll
+from recognizer.training.losses import LOSSES, aggregation, ctc, evenly_spread, focal_ctc, guidance, guide, nll
 
 LOSS = pytest.mark.parametrize("name", LOSSES)
 
@@ -132,3 +133,35 @@ def test_likelihoods_are_taken_in_float32_whatever_the_network_computes_in() -> 
         found = loss(half, targets, lengths)
         assert found.dtype == torch.float32
         torch.testing.assert_close(found, loss(half.float(), targets, lengths))
+
+
+def literal_even(logits: Tensor, text: list[int], margin: float = 0.06) -> float:
+    """Each character on the frame at the middle of its share, and on the one before where there is room."""
+    frames = len(logits)
+    truth = [0] * frames
+    for i, c in enumerate(text):
+        centre = int((margin + (1 - 2 * margin) * (i + 0.5) / len(text)) * frames)
+        truth[centre] = c
+        if frames >= 4 * len(text):
+            truth[centre - 1] = c
+    return -sum(float(row.log_softmax(-1)[c]) for row, c in zip(logits, truth, strict=True)) / len(text)
+
+
+@pytest.mark.parametrize("frames", [12, 20])
+def test_evenly_spread_is_cross_entropy_with_characters_where_they_should_stand(frames: int) -> None:
+    generator = torch.Generator().manual_seed(3)
+    logits = torch.randn(3, frames, 6, generator=generator)
+    targets = torch.tensor([[1, 2, 3, 4, 5], [2, 2, 0, 0, 0], [5, 1, 4, 0, 0]])
+    lengths = torch.tensor([5, 2, 3])
+    found = evenly_spread(logits, targets, lengths)
+    for i, n in enumerate(lengths.tolist()):
+        assert float(found[i]) == pytest.approx(literal_even(logits[i], targets[i, :n].tolist()), rel=1e-5)
+    both = (aggregation(logits, targets, lengths) + found) / 2
+    assert torch.allclose(guide(logits, targets, lengths), both)
+
+
+def test_the_guide_leads_on_the_plateau_and_leaves_a_reader_alone() -> None:
+    plateau = float(np.log(37))
+    assert guidance(plateau, 37) == guidance(0.8 * plateau, 37) == 1.0
+    assert guidance(0.55 * plateau, 37) == pytest.approx(0.5)
+    assert guidance(0.3 * plateau, 37) == guidance(0.01, 37) == 0.0

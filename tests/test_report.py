@@ -34,6 +34,7 @@ VARYING = f"{__name__}:Tilt"
 HOSTILE = "<script>alert(1)</script>"
 TAKEN_FOR = {"0": "O", "O": "0", "1": "I", "I": "1", "5": "S", "S": "5", "8": "B", "B": "8", "Z": "2", "2": "Z"}
 STEPS = ["prepare", "baseline", "round 1 mine", "round 1", "round 2 mine", "round 2", "chosen", "test"]
+REFUSED = {"reason": "too hard", "detail": "read as '<b>', 2.31 nats a character, over 1.20"}
 Pairs = list[tuple[str, str]]
 
 
@@ -99,7 +100,7 @@ def build(
         )  # fmt: skip
     ledger.record(
         "chosen", reader="round-2/pupil", practised=True, control="round-2/control",
-        validation=scores(pairs_of(validation, 0.94, 2)),
+        validation=scores(pairs_of(validation, 0.94, 2)), seconds=1.2,
     )  # fmt: skip
     record_test(ledger, read_manifest(run.parent / "scheme" / "test").samples, test_care)
     return run
@@ -114,14 +115,16 @@ def make_round(run: Path, ledger: Ledger, number: int, train: Sequence[Sample]) 
     vary, draw = plan(mined, train, 2 * len(train), number)
     write_mined(mined, [], folder / "mined")
     sources = sources_of(Manifest(tuple(train)))
-    kept, methods = [], {}
+    kept, refused, methods = [], [], {}
     for name, asked in (("captcha", draw[: len(train)]), (VARYING, vary[: len(train)])):
         synthesize(name, {}, asked, folder / "made" / name, sources)
         made = [Sample(f"{name}/{s.name}", s.text, s.path, meta=s.meta) for s in read_manifest(folder / "made" / name)]
         kept += made[:-3]
+        refused += [json.dumps({"file_name": s.name, **REFUSED}) + "\n" for s in made[-3:]]
         methods[name] = {
             "asked": len(asked), "kept": len(made) - 3, "refused": {"too hard": 3}, "read_right": 0.25, "seconds": 1.5
         }  # fmt: skip
+    (folder / "refused.jsonl").write_text("".join(refused))
     write_folder(kept, folder / "kept")
     hard = sum(h.misread for h in mined.hard)
     ledger.record(
@@ -140,6 +143,7 @@ def record_test(ledger: Ledger, samples: Sequence[Sample], care: tuple[float, fl
     ledger.record(
         "test", set_aside=0, readings=rows, **{role: scores(own) for role, own in found.items()},
         p_before=mcnemar(right["before"], right["after"]), p_control=mcnemar(right["control"], right["after"]),
+        seconds=2.4,
     )  # fmt: skip
 
 
@@ -262,9 +266,16 @@ def test_a_run_that_keeps_an_unpractised_reader_did_not_pay(run: Path) -> None:
     change(run, "chosen", reader="baseline", practised=False)
     page = page_of(run)
     assert "Practice did not pay here" in page.text and "Nothing: the run keeps the reader from before" in page.text
+    assert "the reader from before practice reads" in page.text and "kept: before practice" in page.text
     change(run, "chosen", reader="round-2/control")
     page = page_of(run)
     assert "Practice did not pay here" in page.text and "no made picture had a part in this" in page.text
+    assert "a control that trained on with the real pictures alone reads" in page.text and "kept: control" in page.text
+    lines = (run / "ledger.jsonl").read_text().splitlines(keepends=True)
+    (run / "ledger.jsonl").write_text("".join(lines[:-1]))
+    pupil, control = (Ledger(run / "ledger.jsonl")["round 2"][role]["exact"] for role in ("pupil", "control"))
+    said = verdict(PracticeRun.open(run)).sentences[1]
+    assert re.search(rf"pupil reads .*\({100 * pupil:.1f} %\).* control .*\({100 * control:.1f} %\)", said), said
 
 
 def test_wrong_characters_and_lookalikes_stand_beside_the_hardest_picture(run: Path) -> None:
@@ -282,6 +293,19 @@ def test_wrong_characters_and_lookalikes_stand_beside_the_hardest_picture(run: P
         assert not count or f"{count} more refused" in page.text or f"None was kept of {count}." in page.text
     assert any(alt.endswith("drawn by captcha") for alt in alts)
     assert any(alt.endswith("refused: too hard") for alt in alts) and "Too hard: its label is less likely" in page.text
+    assert f"captcha: too hard, {REFUSED['detail']}" in page.text
+
+
+def test_a_run_that_kept_no_reasons_shows_no_refused_pictures(run: Path) -> None:
+    for path in run.glob("round-*/refused.jsonl"):
+        path.unlink()
+    page = page_of(run)
+    assert "Refused in round" not in page.text and not any("refused" in attrs["alt"] for attrs in page.all("img"))
+
+
+def test_the_time_of_every_step_is_told(run: Path) -> None:
+    text = page_of(run).text
+    assert "Choose the reader1.2 s" in text and "Read the test set2.4 s" in text and "3 min 19 s in all" in text
 
 
 def test_a_marked_reading_shows_wrong_and_lost_characters(run: Path) -> None:

@@ -34,7 +34,7 @@ def find_collapse(truths: Sequence[str], read: Sequence[str], spread: float | No
         return Collapse(
             "all blank",
             f"{empty:.0%} of the validation pictures are read as empty",
-            "a longer --pictures, --set bootstrap=ace+lstm, a smaller --learning-rate; and look whether the labels fit",
+            "a longer --pictures, --set bootstrap=guide+lstm, a lower --learning-rate; and look whether the labels fit",
         )
     if times / len(read) >= max(0.9, 2 * usual):
         return Collapse(

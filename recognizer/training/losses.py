@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -44,8 +45,7 @@ def aggregation(logits: Tensor, targets: Tensor, lengths: Tensor) -> Tensor:
     """Aggregation cross-entropy: how often each class is seen over all frames against how often it should be, (N,).
 
     Xie et al. 2019, "Aggregation Cross-Entropy for Sequence Recognition", arXiv 1904.08364, equation 6; a character
-    counts one frame and the blank the rest. It knows nothing of order, and so has no plateau: CTC from nothing first
-    learns that blank is always a good guess, and stays there for long. In nats a character.
+    counts one frame and the blank the rest. It knows nothing of where characters stand. In nats a character.
     """
     n, t, classes = logits.shape
     held = torch.arange(targets.shape[1], device=targets.device) < lengths[:, None]
@@ -53,3 +53,40 @@ def aggregation(logits: Tensor, targets: Tensor, lengths: Tensor) -> Tensor:
     counts[:, BLANK] = t - lengths
     seen = logits.float().softmax(-1).mean(1).clamp_min(1e-8)
     return -(counts * seen.log()).sum(1) / lengths
+
+
+def evenly_spread(logits: Tensor, targets: Tensor, lengths: Tensor, margin: float = 0.06) -> Tensor:
+    """Cross-entropy of every frame against characters spread evenly over the picture, with blanks between them, (N,).
+
+    Wrong in detail and mostly right in order, it is plain supervision, and so has no saddle to sit on. `margin` is the
+    share of the width left free at each end. In nats a character.
+    """
+    n, t, _ = logits.shape
+    i = torch.arange(targets.shape[1], device=targets.device)
+    held = i < lengths[:, None]
+    centre = ((margin + (1 - 2 * margin) * (i.double() + 0.5) / lengths[:, None]) * t).long()
+    two_wide = held & (4 * lengths[:, None] <= t) & (centre > 0)
+    written = torch.where(held, targets, BLANK)
+    truth = torch.full((n, t + 1), BLANK, device=targets.device)  # the last column takes what is not held
+    truth.scatter_(1, torch.where(two_wide, centre - 1, t), written)
+    truth.scatter_(1, torch.where(held, centre, t), written)
+    loss = F.cross_entropy(logits.float().flatten(0, 1), truth[:, :t].flatten(), reduction="none")
+    return loss.view(n, t).sum(1) / lengths
+
+
+def guide(logits: Tensor, targets: Tensor, lengths: Tensor) -> Tensor:
+    """What leads a head from nothing off CTC's plateau, (N,): the mean of `aggregation` and `evenly_spread`.
+
+    CTC from nothing first learns that blank is always a good guess, and stays there for long. Either part alone gets
+    off it as well, but not soon with every seed (docs/log.md).
+    """
+    return (aggregation(logits, targets, lengths) + evenly_spread(logits, targets, lengths)) / 2
+
+
+def guidance(level: float, classes: int) -> float:
+    """The guide's share of the loss, 1 to 0, at a CTC loss of `level` nats a character.
+
+    The plateau lies at log(classes), where every character is equally likely: the guide leads alone at .8 of that and
+    leaves at .3.
+    """
+    return min(max((level / math.log(classes) - 0.3) / 0.5, 0.0), 1.0)

@@ -33,7 +33,7 @@ from recognizer.training import checkpoint
 from recognizer.training.batches import Pictures, Plan, StepSampler, Variation, collate, vary
 from recognizer.training.collapse import find_collapse
 from recognizer.training.evaluate import read_pictures
-from recognizer.training.losses import LOSSES, aggregation
+from recognizer.training.losses import LOSSES, guidance, guide
 from recognizer.training.model import SIZES, HeadName, Network
 
 
@@ -59,8 +59,8 @@ class TrainSettings(Settings):
     size: Literal["tiny", "base"] = "tiny"
     head: HeadName = "conv"
     loss: Literal["ctc", "focal-ctc"] = "ctc"
-    bootstrap: Literal["ace+lstm", "ace", "lstm", "none"] = "ace+lstm"  # off CTC's plateau, from nothing
-    bootstrap_pictures: int = Field(8_000, ge=0)
+    # what leads the convolution head off CTC's plateau, from nothing
+    bootstrap: Literal["guide+lstm", "guide", "lstm", "none"] = "guide+lstm"
     pictures: int | None = Field(None, ge=1)  # seen in all; else by the number of labels
     batch: int = Field(32, ge=2, le=65536)
     learning_rate: float = Field(2e-3, gt=0)
@@ -94,6 +94,8 @@ class Progress:
     best_step: int = 0
     stale: int = 0
     done: bool = False
+    level: float | None = None  # running mean of the loss while it is guided
+    guidance: float = 0.0  # the guide's share of the loss
     losses: list[float] = field(default_factory=list)  # of the steps since the last validation
 
     def state_dict(self) -> dict[str, Any]:
@@ -172,7 +174,6 @@ def train(settings: TrainSettings, out: Path, resume: bool = False) -> Scores:
 
     total = max(1, settings.pictures_for(data.real) // settings.batch)
     every = max(1, total // settings.validations)
-    bootstrap = min(settings.bootstrap_pictures // settings.batch, total // 2) if bootstrapping else 0
     optimizer = torch.optim.AdamW(weight_groups(network, settings.weight_decay), lr=settings.learning_rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, settings.learning_rate, total_steps=total, pct_start=settings.warmup
@@ -180,7 +181,7 @@ def train(settings: TrainSettings, out: Path, resume: bool = False) -> Scores:
     network, optimizer = accelerator.prepare(network, optimizer)
     bare: Network = accelerator.unwrap_model(network)
     average = Average(bare, settings.average * total)
-    progress = Progress()
+    progress = Progress(guidance=float(bootstrapping and "guide" in settings.bootstrap))
     # the schedule is not prepared: a prepared one steps once a process
     accelerator.register_for_checkpointing(schedule, average, progress)
     if resume and (state := checkpoint.last_state(out)) is not None:
@@ -207,9 +208,13 @@ def train(settings: TrainSettings, out: Path, resume: bool = False) -> Scores:
             with accelerator.autocast():
                 logits = network(pictures)
             losses = {h: loss_of(logits[h], batch.targets, batch.lengths).mean() for h in heads}
-            if step < bootstrap and "ace" in settings.bootstrap:
-                guide = aggregation(logits["conv"], batch.targets, batch.lengths).mean()
-                losses["conv"] = torch.lerp(guide, losses["conv"], step / bootstrap)
+            reading_loss = losses[settings.head].detach()
+            if progress.guidance:
+                now = float(accelerator.reduce(reading_loss, "mean"))
+                progress.level = now if progress.level is None else 0.95 * progress.level + 0.05 * now
+                progress.guidance = guidance(progress.level, data.charset.classes)
+                lead = guide(logits["conv"], batch.targets, batch.lengths).mean()
+                losses["conv"] = torch.lerp(losses["conv"], lead, progress.guidance)
             loss = torch.stack(list(losses.values())).sum()
             accelerator.backward(loss)
             accelerator.clip_grad_norm_(network.parameters(), settings.clip)
@@ -219,7 +224,7 @@ def train(settings: TrainSettings, out: Path, resume: bool = False) -> Scores:
             average.update(bare)
             progress.step += 1
 
-            progress.losses.append(float(losses[settings.head].detach()))
+            progress.losses.append(float(reading_loss))
             if not all_finite(accelerator, float(loss.detach())):
                 raise UserError(
                     f"the loss is {float(loss.detach())} at step {step}: "
@@ -235,7 +240,7 @@ def train(settings: TrainSettings, out: Path, resume: bool = False) -> Scores:
                 texts = [s.text for s in data.validation.samples]
                 read = [r.text for r in outcome.readings]
                 scores = Scores.of(list(zip(texts, read, strict=True)))
-                alarm = find_collapse(texts, read, outcome.spread) if step >= bootstrap else None
+                alarm = find_collapse(texts, read, outcome.spread) if progress.step > total // 3 else None
                 mean_loss = sum(progress.losses) / len(progress.losses)
                 progress.losses.clear()
                 metrics.write(
@@ -256,7 +261,7 @@ def train(settings: TrainSettings, out: Path, resume: bool = False) -> Scores:
                 bar.note(
                     f"step {progress.step:>6}  loss {mean_loss:.3f}  "
                     f"exact {scores.exact:.3f}  CER {scores.character_error_rate:.3f}  blank {outcome.blank_rate:.2f}"
-                    + (f"\n  collapse? {alarm}" if alarm and progress.step > total // 3 else "")
+                    + (f"\n  collapse? {alarm}" if alarm else "")
                 )
                 if (scores.exact, -scores.character_error_rate) >= progress.best:
                     gained = (scores.exact, -scores.character_error_rate) > progress.best

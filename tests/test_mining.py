@@ -1,0 +1,383 @@
+"""Mining finds what is misread and asks for just that; fidelity keeps what still shows its text and copies nothing."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import CHARACTERS, Trained, augment, draw, draw_folder, random_labels, refusal
+from PIL import Image
+
+from augment.fidelity import REFUSALS, Band, Judged, band_of, coverage_table, judge, near_copies, refusal_table
+from augment.method import Request, read_requests
+from augment.mining import Mined, folds_of, hardness, mine, plan
+from recognizer.errors import UserError
+from recognizer.readings import Reading
+from recognizer.samples import Problem, Sample, read_manifest, write_folder
+from recognizer.training.train import TrainSettings, train
+
+
+def reading(text: str, nll: float = 0.0) -> Reading:
+    return Reading(text, 0.5, (), nll)
+
+
+@pytest.fixture(scope="module")
+def samples(drawn: Path) -> list[Sample]:
+    return list(read_manifest(drawn / "train"))
+
+
+@pytest.fixture(scope="module")
+def mined(samples: list[Sample]) -> Mined:
+    """A reader that takes every 0 for 3 where it stands first, and one of three 1 for 2; it is the surer the later."""
+    readings, ones = [], 0
+    for k, sample in enumerate(samples):
+        text = sample.text
+        if text[0] == "0":
+            text = "3" + text[1:]
+        elif text[0] == "1":
+            ones += 1
+            text = ("2" if ones % 3 == 0 else "1") + text[1:]
+        readings.append(reading(text, nll=(4.0 - k / 32) * len(text) if text != sample.text else 0.01))
+    return mine(samples, readings)
+
+
+# ------------------------------------------------------------------------------------------------------------- mining
+
+
+def test_hardness_is_nats_a_character_and_bounded() -> None:
+    assert hardness(reading("x", 3.0), "ab") == 1.5
+    assert hardness(reading("x", math.inf), "ab") == 50.0
+
+
+def test_mining_ranks_misread_samples_first_and_then_by_hardness(samples: list[Sample]) -> None:
+    few = samples[:7]
+    texts = [s.text for s in few]
+    readings = [
+        reading(texts[0], 0.001),  # read, and surely
+        reading("9", 2.0 * len(texts[1])),
+        reading(texts[2], 5.0),  # read, and yet held unlikely
+        reading("9", 3.0 * len(texts[3])),
+        reading(texts[4], 0.3),  # a little less likely than 0.8
+        reading(texts[5], 0.2),  # a little more
+        reading("", math.inf),
+    ]
+    found = mine(few, readings)
+    assert [h.sample for h in found.hard] == [few[i] for i in (6, 3, 1, 2, 4)]
+    assert [h.misread for h in found.hard] == [True, True, True, False, False]
+    assert found.read == 7 and found.confused[texts[6][0], ""] >= 1
+    assert [h.sample for h in mine(few, readings, near=0.85).hard] == [few[i] for i in (6, 3, 1, 2, 4, 5)]
+
+
+def test_mining_counts_what_was_taken_for_what(mined: Mined, samples: list[Sample]) -> None:
+    zeros = sum(s.text[0] == "0" for s in samples)
+    ones = sum(s.text[0] == "1" for s in samples) // 3
+    assert mined.confused == Counter({("0", "3"): zeros, ("1", "2"): ones})
+    assert len(mined.hard) == zeros + ones and all(h.misread for h in mined.hard)
+
+
+# --------------------------------------------------------------------------------------------------------------- plan
+
+
+def test_a_plan_follows_from_its_seed_alone(mined: Mined, samples: list[Sample]) -> None:
+    one, again, other = (plan(mined, samples, 50, seed) for seed in (3, 3, 4))
+    assert one == again and one != other
+    vary, drawn = one
+    assert len(vary) == len(drawn) == 50
+    assert len({r.seed for r in vary + drawn}) == 100, "two requests would make one picture"
+
+
+def test_a_plan_varies_hard_samples_as_they_are(mined: Mined, samples: list[Sample]) -> None:
+    vary, _ = plan(mined, samples, 200, 0)
+    by_name = {h.sample.name: h.sample for h in mined.hard}
+    for request in vary:
+        source = by_name[str(request.source)]
+        with Image.open(source.path) as picture:
+            assert (request.text, request.width, request.height) == (source.text, *picture.size)
+    times = Counter(r.source for r in vary)
+    assert len(times) > len(by_name) * 0.8 and max(times.values()) < 40, "one picture fills the plan"
+
+
+def test_a_plan_takes_the_hardest_most_often(samples: list[Sample]) -> None:
+    readings = [reading("9", len(s.text) * (3.0 if k < 32 else 0.1)) for k, s in enumerate(samples)]
+    vary, _ = plan(mine(samples, readings), samples, 2000, 0)
+    names = {s.name for s in samples[:32]}
+    share = np.mean([r.source in names for r in vary])
+    assert share == pytest.approx(3.2 / (3.2 + 0.3), abs=0.03)
+
+
+def one_swap(text: str, of: set[str]) -> set[tuple[str, str]]:
+    """What could have been swapped for what to make a text of one of several."""
+    found = set()
+    for other in of:
+        if len(other) == len(text) and sum(a != b for a, b in zip(other, text, strict=True)) == 1:
+            found |= {(a, b) for a, b in zip(other, text, strict=True) if a != b}
+    return found
+
+
+def test_contrast_pairs_swap_a_character_for_what_it_was_taken_for(mined: Mined, samples: list[Sample]) -> None:
+    _, drawn = plan(mined, samples, 400, 0)
+    texts = {h.sample.text for h in mined.hard}
+    pairs = [r for r in drawn if r.why == "contrast pair"]
+    assert 0.4 < len(pairs) / 400 < 0.6 and {r.why for r in drawn} == {"contrast pair", "weighted characters"}
+    assert all(one_swap(r.text, texts) & {("0", "3"), ("1", "2")} for r in pairs)
+    swapped = Counter(swap for r in pairs for swap in one_swap(r.text, {t for t in texts if t[0] in "01"}))
+    assert swapped["0", "3"] and swapped["1", "2"]
+    assert all(r.source is None for r in drawn)
+
+
+def test_new_texts_have_the_lengths_of_the_labels_and_the_characters_that_are_misread(
+    mined: Mined, samples: list[Sample]
+) -> None:
+    _, drawn = plan(mined, samples, 2000, 0)
+    new = [r.text for r in drawn if r.why == "weighted characters"]
+    lengths = Counter(map(len, new))
+    wanted = Counter(len(s.text) for s in samples)
+    assert lengths[3] / len(new) == pytest.approx(wanted[3] / 64, abs=0.06) and set(lengths) == {2, 3}
+    times, seen = Counter("".join(new)), Counter("".join(s.text for s in samples))
+    missed = {"0": mined.confused["0", "3"], "1": mined.confused["1", "2"]}
+    mean = seen.total() / 4
+    weights = {c: (1 + 10 * missed.get(c, 0) / seen[c]) * (mean / seen[c]) ** 0.5 for c in CHARACTERS}
+    for c in CHARACTERS:
+        assert times[c] / times.total() == pytest.approx(weights[c] / sum(weights.values()), abs=0.03)
+    assert times["0"] > 2 * times["2"]
+
+
+def test_the_random_control_mines_nothing(mined: Mined, samples: list[Sample]) -> None:
+    vary, drawn = plan(mined, samples, 2000, 0, mode="random")
+    hard = {h.sample.name for h in mined.hard}
+    times = Counter(r.source for r in vary)
+    assert len(times) == 64 and max(times.values()) < 70
+    assert np.mean([r.source in hard for r in vary]) == pytest.approx(len(hard) / 64, abs=0.04)
+    assert {r.why for r in drawn} == {"weighted characters"}
+    characters = Counter("".join(r.text for r in drawn))
+    assert all(characters[c] / characters.total() == pytest.approx(0.25, abs=0.03) for c in CHARACTERS)
+
+
+def test_where_nothing_is_misread_a_plan_takes_everything(samples: list[Sample]) -> None:
+    vary, drawn = plan(mine(samples, [reading(s.text) for s in samples]), samples, 300, 0)
+    assert len({r.source for r in vary}) > 55 and {r.why for r in drawn} == {"weighted characters"}
+
+
+def test_a_plan_refuses_what_it_cannot_plan(mined: Mined, samples: list[Sample]) -> None:
+    with pytest.raises(UserError, match="no sample"):
+        plan(mined, [], 1, 0)
+    with pytest.raises(UserError, match="'lucky' is not known: mined or random"):
+        plan(mined, samples, 1, 0, mode="lucky")
+
+
+def test_folds_part_the_samples_alike(samples: list[Sample]) -> None:
+    parts = folds_of(samples, 4)
+    assert sorted(s.name for part in parts for s in part) == sorted(s.name for s in samples)
+    assert all(14 <= len(part) <= 18 for part in parts)
+    assert folds_of(samples, 4) == parts != folds_of(samples, 4, seed=1)
+    for folds in (0, 1, 33):
+        with pytest.raises(UserError, match=f"64 samples cannot be read out of {folds} folds: give 2 to 32"):
+            folds_of(samples, folds)
+
+
+# ----------------------------------------------------------------------------------------------------------- fidelity
+
+
+def test_a_planted_copy_is_found_and_fresh_pictures_are_not(samples: list[Sample], tmp_path: Path) -> None:
+    made = draw_folder(tmp_path / "made", random_labels(20, 77), 77)
+    for name, source in (("003.png", samples[5]), ("007.png", samples[9])):
+        shutil.copy(source.path, made / name)
+    with Image.open(samples[20].path) as picture:  # a copy as a generator gives one: not equal, and yet the same
+        noise = np.random.default_rng(0).normal(0, 4, (picture.height, picture.width))
+        nearly = Image.fromarray((np.asarray(picture) + noise).clip(0, 255).astype(np.uint8))
+    nearly.save(made / "011.png", "JPEG", quality=80)
+    found = near_copies(list(read_manifest(made)), samples)
+    assert [i for i, copied in enumerate(found) if copied] == [3, 7, 11]
+
+
+def test_a_copy_is_found_where_its_source_is_there_twice(samples: list[Sample]) -> None:
+    assert near_copies(samples[:3], [*samples, *samples]) == [True] * 3
+
+
+def test_pictures_that_cannot_be_opened_were_not_copied(samples: list[Sample], tmp_path: Path) -> None:
+    bad = Sample("bad.png", "01", tmp_path / "bad.png")
+    gone = Sample("gone.png", "01", tmp_path / "gone.png")
+    bad.path.write_bytes(b"no picture")
+    assert near_copies(samples[:2], [bad, *samples, gone]) == [True, True]
+    assert near_copies(samples[:2], [samples[0], bad]) == [False, False]  # nothing to compare a distance with
+    assert near_copies([], samples) == []
+
+
+def test_the_band_reaches_to_the_hardness_of_nearly_all_real_pictures(samples: list[Sample]) -> None:
+    def band(of: list[float], **given: float) -> Band:
+        few = samples[: len(of)]
+        return band_of(few, [reading("", h * len(s.text)) for h, s in zip(of, few, strict=True)], **given)
+
+    hard = [k / 10 for k in range(51)]
+    assert band(hard) == Band(0.0, pytest.approx(4.9))
+    assert band(hard, low=0.2, share=0.5) == Band(0.2, pytest.approx(2.5))
+    assert band([0.01] * 50) == Band(0.0, 1.0)  # a judge that reads everything still lets harder pictures pass
+    assert band([]) == Band(0.0, 1.0)
+
+
+def test_judging_keeps_the_band_and_says_why_it_refuses(samples: list[Sample]) -> None:
+    few, texts = samples[:5], [s.text for s in samples[:5]]
+    hard = [0.001, 0.5, 2.5, 2.5, 0.5]
+    readings = [reading(t, h * len(t)) for t, h in zip(texts, hard, strict=True)]
+    bands = [Band(0.01, 2.0)] * 3 + [Band(0.01, 3.0)] * 2
+    judged = judge(few, readings, bands, [False, False, False, False, True])
+    assert judged.kept == (few[1], few[3])
+    assert [(p.name, p.kind) for p in judged.refused] == [
+        (few[0].name, "too easy"), (few[2].name, "too hard"), (few[4].name, "near copy"),
+    ]  # fmt: skip
+    assert judged.refused[1].detail == f"read as {texts[2]!r}, 2.50 nats a character, over 2.00"
+    assert judged.coverage == Counter(texts[1] + texts[3])
+    table = refusal_table(judged)
+    assert table.startswith("2 of 5 made pictures are kept\n") and all(kind in table for kind in REFUSALS)
+
+
+def test_characters_that_are_never_kept_are_named() -> None:
+    kept = (Sample("a", "0011", Path("a")),)
+    assert coverage_table(Judged(kept, ()), "012") == "characters kept: 0:2 1:2 2:0\nnever seen: 2"
+    assert coverage_table(Judged(kept, (Problem("b", "too hard", ""),)), "01") == "characters kept: 0:2 1:2"
+
+
+# --------------------------------------------------------------------------------------------------------- the commands
+
+
+def json_lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.fixture(scope="module")
+def beginner(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A reader that was stopped too soon: it reads something, and misreads a lot."""
+    run = tmp_path_factory.mktemp("beginner") / "run"
+    train(short(drawn, 480), run)
+    return run
+
+
+def short(drawn: Path, pictures: int) -> TrainSettings:
+    return TrainSettings(
+        data=(str(drawn / "train"),), validation=str(drawn / "validation"), pictures=pictures, batch=16, threads=1,
+        validations=2, tracker="none",
+    )  # fmt: skip
+
+
+def test_mined_errors_are_written_and_can_be_answered(beginner: Path, drawn: Path, tmp_path: Path) -> None:
+    data, out = drawn / "validation", tmp_path / "mined"
+    ended = augment("mine-errors", "--model", beginner, "--data", data, "--out", out, "--count", 7)
+    assert ended.status == 0, ended.err
+    assert {path.name for path in out.iterdir()} == {"hard", "confusions.json", "requests.jsonl", "sheet.png"}
+    hard = list(read_manifest(out / "hard"))
+    wrong = [s for s in hard if s.meta["read"] != s.text]
+    assert wrong and ended.out.startswith(f"{len(wrong)} of 24 samples are misread by the model as it is, ")
+    ranks = [(s.meta["read"] == s.text, -s.meta["hardness"]) for s in hard]
+    assert ranks == sorted(ranks)
+    original = {s.name: s for s in read_manifest(data)}
+    assert all(original[s.meta["name"]].read_bytes() == s.read_bytes() for s in hard)
+    assert all(original[s.meta["name"]].text == s.text for s in hard)
+    confused = json.loads((out / "confusions.json").read_text())
+    assert [row["times"] for row in confused] == sorted((row["times"] for row in confused), reverse=True)
+    requests = read_requests(out / "requests.jsonl")
+    assert Counter(r.source is None for r in requests) == {True: 7, False: 7}
+    with Image.open(out / "sheet.png") as sheet:
+        assert sheet.width > 100 and sheet.mode == "RGB"
+
+    command = ended.out.splitlines()[-1].removeprefix("make pictures with: augment ").removesuffix(" --out DIR")
+    ended = augment(*command.split(), "--out", tmp_path / "made")
+    assert ended.status == 0 and ended.out == f"{tmp_path / 'made'}: 7 pictures\n"
+    made = list(read_manifest(tmp_path / "made"))
+    asked = [r for r in requests if r.source is not None]
+    assert [(s.text, s.meta["seed"], s.meta["source"]) for s in made] == [(r.text, r.seed, r.source) for r in asked]
+    ended = augment(
+        "synthesize", "--method", "captcha", "--requests", out / "requests.jsonl", "--out", tmp_path / "drawn",
+    )  # fmt: skip
+    assert [s.text for s in read_manifest(tmp_path / "drawn")] == [r.text for r in requests if r.source is None]
+    assert "exists and is not empty" in refusal(
+        augment("mine-errors", "--model", beginner, "--data", data, "--out", out)
+    )
+
+
+def test_errors_are_mined_out_of_fold(drawn: Path, tmp_path: Path) -> None:
+    data, out, model = drawn / "validation", tmp_path / "mined", tmp_path / "model"
+    train(short(drawn, 64), model)
+    words = ["mine-errors", "--model", model, "--data", data, "--folds", 2, "--out", out, "--jobs", 2]
+    ended = augment(*words)
+    assert ended.status == 0, ended.err
+    assert "of 24 samples are misread out of 2 folds" in ended.out
+    parts = folds_of(list(read_manifest(data)), 2)
+    for k, part in enumerate(parts):
+        seen = {s.read_bytes() for s in read_manifest(out / "folds" / f"data-{k}")}
+        assert len(seen) == 24 - len(part) and not seen & {s.read_bytes() for s in part}
+        fold = out / "folds" / f"fold-{k}"
+        assert (fold / "scores.json").is_file()
+        assert f'data = ["{out}/folds/data-{k}"]' in (fold / "settings.toml").read_text()
+    assert json_lines(out / "folds" / "fold-0" / "metrics.jsonl")[-1]["steps"] == 4  # as the model was trained
+
+    shutil.rmtree(out / "hard")
+    before = {path: path.stat().st_mtime_ns for path in (out / "folds").rglob("weights.safetensors")}
+    again = augment(*words)
+    assert (again.status, again.out) == (0, ended.out)  # from the readers that are there
+    assert {path: path.stat().st_mtime_ns for path in (out / "folds").rglob("weights.safetensors")} == before
+
+    shutil.rmtree(out / "hard")
+    assert "holds other samples than this fold" in refusal(augment(*words, "--seed", 1))
+    assert "holds other samples than this fold" in refusal(augment(*words, "--data", drawn / "eight"))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--folds", "13"], "24 samples cannot be read out of 13 folds: give 2 to 12"),
+        (["--folds", "1"], "24 samples cannot be read out of 1 folds"),
+        (["--model", "nowhere"], "nowhere: no such weights file"),
+        (["--data", "nowhere"], "nowhere: no such file or folder"),
+    ],
+)
+def test_mining_refuses_in_one_line(trained: Trained, drawn: Path, tmp_path: Path, words: list[str], said: str) -> None:
+    for option, value in {"--model": trained.run, "--data": drawn / "validation", "--out": tmp_path / "new"}.items():
+        words = words if option in words else [*words, option, str(value)]
+    assert said in refusal(augment("mine-errors", *words))
+
+
+def test_the_filter_keeps_what_shows_its_text_and_is_no_copy(trained: Trained, drawn: Path, tmp_path: Path) -> None:
+    data, out = drawn / "validation", tmp_path / "kept"
+    real = list(read_manifest(data))
+    rng = np.random.default_rng(5)
+    labels = random_labels(12, 50)
+    for k, text in enumerate(labels):
+        shows = text if k % 3 else "".join("3210"[int(c)] for c in text)  # every third shows another text
+        (tmp_path / "pictures").mkdir(exist_ok=True)
+        draw(shows, rng).save(tmp_path / "pictures" / f"{text}_{k:02d}.png")
+    shutil.copy(real[0].path, tmp_path / "pictures" / f"{real[0].text}_99.png")
+    (tmp_path / "pictures" / "01_bad.png").write_bytes(b"no picture")
+    write_folder(read_manifest(tmp_path / "pictures", "{text}_{id}.png"), tmp_path / "made")
+
+    ended = augment("filter", "--made", tmp_path / "made", "--data", data, "--judge", trained.run, "--out", out)
+    assert ended.status == 0, ended.err
+    kept = sorted(int(s.name[-6:-4]) for s in read_manifest(out))
+    assert kept == [k for k in range(12) if k % 3]
+    lines = ended.out.splitlines()
+    assert lines[0] == "8 of 13 made pictures are kept"
+    assert lines[1].split()[:3] == ["4", "too", "hard:"] and lines[2].split()[:3] == ["1", "near", "copy:"]
+    counts = Counter("".join(labels[k] for k in kept))
+    assert lines[3] == "characters kept: " + " ".join(f"{c}:{counts[c]}" for c in CHARACTERS)
+    assert "1 of 14 samples cannot be used" in ended.err and ended.err.endswith("\n")
+
+    words = ["filter", "--made", tmp_path / "made", "--judge", trained.run, "--out", tmp_path / "more", "--data", data]
+    ended = augment(*words, "--copies-of", drawn / "train")
+    assert ended.status == 0 and ended.out.splitlines()[0] == "9 of 13 made pictures are kept"
+    ended = augment(*words[:-3], tmp_path / "none", "--data", data, "--low", 40)
+    assert ended.status == 2 and ended.err.splitlines()[-1].startswith("error: nothing is kept: look at the made")
+    assert not (tmp_path / "none").exists()
+
+
+def test_requests_are_what_their_file_says(mined: Mined, samples: list[Sample], tmp_path: Path) -> None:
+    from augment.method import write_requests
+
+    vary, new = plan(mined, samples, 5, 0)
+    requests = [*vary, *new, Request("0é日", 1, 10, 20, None, "why")]
+    write_requests(requests, tmp_path / "requests.jsonl")
+    assert read_requests(tmp_path / "requests.jsonl") == requests
