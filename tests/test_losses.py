@@ -135,29 +135,38 @@ def test_likelihoods_are_taken_in_float32_whatever_the_network_computes_in() -> 
         torch.testing.assert_close(found, loss(half.float(), targets, lengths))
 
 
-def literal_even(logits: Tensor, text: list[int], margin: float = 0.06) -> float:
-    """Each character on the frame at the middle of its share, and on the one before where there is room."""
-    frames = len(logits)
-    truth = [0] * frames
+def literal_even(logits: Tensor, text: list[int], first: int, last: int) -> float:
+    """Each character on the frame at the middle of its share of the ink, and on the one before where there is room."""
+    truth = [0] * len(logits)
+    each = (last - first) / len(text)
     for i, c in enumerate(text):
-        centre = int((margin + (1 - 2 * margin) * (i + 0.5) / len(text)) * frames)
+        centre = int(first + (i + 0.5) * each)
         truth[centre] = c
-        if frames >= 4 * len(text):
+        if each >= 4:
             truth[centre - 1] = c
     return -sum(float(row.log_softmax(-1)[c]) for row, c in zip(logits, truth, strict=True)) / len(text)
 
 
-@pytest.mark.parametrize("frames", [12, 20])
-def test_evenly_spread_is_cross_entropy_with_characters_where_they_should_stand(frames: int) -> None:
+@pytest.mark.parametrize(("first", "last"), [(0, 20), (8, 20), (2, 11)])
+def test_evenly_spread_is_cross_entropy_with_characters_where_the_ink_is(first: int, last: int) -> None:
     generator = torch.Generator().manual_seed(3)
-    logits = torch.randn(3, frames, 6, generator=generator)
+    logits = torch.randn(3, 20, 6, generator=generator)
     targets = torch.tensor([[1, 2, 3, 4, 5], [2, 2, 0, 0, 0], [5, 1, 4, 0, 0]])
     lengths = torch.tensor([5, 2, 3])
-    found = evenly_spread(logits, targets, lengths)
+    pictures = torch.zeros(3, 1, 32, 80)
+    pictures[:, :, 10:20, 4 * first : 4 * last] = -2.0
+    found = evenly_spread(logits, targets, lengths, pictures)
     for i, n in enumerate(lengths.tolist()):
-        assert float(found[i]) == pytest.approx(literal_even(logits[i], targets[i, :n].tolist()), rel=1e-5)
+        literal = literal_even(logits[i], targets[i, :n].tolist(), first, last)
+        assert float(found[i]) == pytest.approx(literal, rel=1e-5)
     both = (aggregation(logits, targets, lengths) + found) / 2
-    assert torch.allclose(guide(logits, targets, lengths), both)
+    assert torch.allclose(guide(logits, targets, lengths, pictures), both)
+
+
+def test_evenly_spread_bears_a_picture_without_ink() -> None:
+    blank = torch.zeros(1, 1, 32, 80)
+    found = evenly_spread(torch.zeros(1, 20, 6), torch.tensor([[1, 2]]), torch.tensor([2]), blank)
+    assert found.isfinite().all()
 
 
 def test_the_guide_leads_on_the_plateau_and_leaves_a_reader_alone() -> None:

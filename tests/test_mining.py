@@ -61,7 +61,7 @@ def test_mining_ranks_misread_samples_first_and_then_by_hardness(samples: list[S
     readings = [
         reading(texts[0], 0.001),  # read, and surely
         reading("9", 2.0 * len(texts[1])),
-        reading(texts[2], 5.0),  # read, and yet held unlikely
+        reading(texts[2], 4.0 * len(texts[2])),  # read, and yet held the unlikeliest but one
         reading("9", 3.0 * len(texts[3])),
         reading(texts[4], 0.3),  # a little less likely than 0.8
         reading(texts[5], 0.2),  # a little more

@@ -55,32 +55,37 @@ def aggregation(logits: Tensor, targets: Tensor, lengths: Tensor) -> Tensor:
     return -(counts * seen.log()).sum(1) / lengths
 
 
-def evenly_spread(logits: Tensor, targets: Tensor, lengths: Tensor, margin: float = 0.06) -> Tensor:
-    """Cross-entropy of every frame against characters spread evenly over the picture, with blanks between them, (N,).
+def evenly_spread(logits: Tensor, targets: Tensor, lengths: Tensor, pictures: Tensor) -> Tensor:
+    """Cross-entropy of every frame against characters spread evenly from where ink begins to where it ends, (N,).
 
-    Wrong in detail and mostly right in order, it is plain supervision, and so has no saddle to sit on. `margin` is the
-    share of the width left free at each end. In nats a character.
+    Wrong in detail and mostly right in order, it is plain supervision, and so has no saddle to sit on. Ink is the
+    variance of a column of `pictures` (N, 1, H, W); a thirtieth of it may lie beyond either end. A character takes one
+    frame, two where it has room for four, and the blank takes the rest. In nats a character.
     """
     n, t, _ = logits.shape
+    ink = F.adaptive_avg_pool1d(pictures.float().var(2), t).squeeze(1)
+    reached = ink.cumsum(1) / ink.sum(1, keepdim=True).clamp_min(1e-6)
+    first, last = (reached < 0.03).sum(1, keepdim=True), (reached < 0.97).sum(1, keepdim=True) + 1
+    each = (last - first).clamp_min(1).double() / lengths[:, None]
     i = torch.arange(targets.shape[1], device=targets.device)
     held = i < lengths[:, None]
-    centre = ((margin + (1 - 2 * margin) * (i.double() + 0.5) / lengths[:, None]) * t).long()
-    two_wide = held & (4 * lengths[:, None] <= t) & (centre > 0)
+    centre = (first + (i.double() + 0.5) * each).long().clamp(0, t - 1)
+    two = held & (each >= 4) & (centre > 0)
     written = torch.where(held, targets, BLANK)
     truth = torch.full((n, t + 1), BLANK, device=targets.device)  # the last column takes what is not held
-    truth.scatter_(1, torch.where(two_wide, centre - 1, t), written)
+    truth.scatter_(1, torch.where(two, centre - 1, t), written)
     truth.scatter_(1, torch.where(held, centre, t), written)
     loss = F.cross_entropy(logits.float().flatten(0, 1), truth[:, :t].flatten(), reduction="none")
     return loss.view(n, t).sum(1) / lengths
 
 
-def guide(logits: Tensor, targets: Tensor, lengths: Tensor) -> Tensor:
+def guide(logits: Tensor, targets: Tensor, lengths: Tensor, pictures: Tensor) -> Tensor:
     """What leads a head from nothing off CTC's plateau, (N,): the mean of `aggregation` and `evenly_spread`.
 
     CTC from nothing first learns that blank is always a good guess, and stays there for long. Either part alone gets
     off it as well, but not soon with every seed (docs/log.md).
     """
-    return (aggregation(logits, targets, lengths) + evenly_spread(logits, targets, lengths)) / 2
+    return (aggregation(logits, targets, lengths) + evenly_spread(logits, targets, lengths, pictures)) / 2
 
 
 def guidance(level: float, classes: int) -> float:

@@ -213,7 +213,7 @@ def train(settings: TrainSettings, out: Path, resume: bool = False) -> Scores:
                 now = float(accelerator.reduce(reading_loss, "mean"))
                 progress.level = now if progress.level is None else 0.95 * progress.level + 0.05 * now
                 progress.guidance = guidance(progress.level, data.charset.classes)
-                lead = guide(logits["conv"], batch.targets, batch.lengths).mean()
+                lead = guide(logits["conv"], batch.targets, batch.lengths, pictures).mean()
                 losses["conv"] = torch.lerp(losses["conv"], lead, progress.guidance)
             loss = torch.stack(list(losses.values())).sum()
             accelerator.backward(loss)
