@@ -11,7 +11,7 @@ practice: $(READY)
 	practice run --config configs/practice.toml --out runs/practice
 
 test: $(READY)
-	pytest
+	pytest -n 2 --dist loadscope
 
 test-slow: $(READY)
 	pytest -m slow

@@ -114,7 +114,7 @@ def trained(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     run = tmp_path_factory.mktemp("trained") / "run"
     said = recognizer(
         "train", "--data", drawn / "train", "--validation", drawn / "validation", "--out", run, "--threads", 1,
-        "--pictures", 960, "--batch", 16, "--set", "validations=6",
+        "--pictures", 1280, "--batch", 16, "--set", "validations=6",
     )  # fmt: skip
     assert said.status == 0, said.err
     return Trained(run, said)
