@@ -67,7 +67,7 @@ class Method(Protocol):
 
 def write_requests(requests: Iterable[Request], path: Path) -> None:
     """Write requests as JSON lines."""
-    path.write_text("".join(json.dumps(asdict(r), ensure_ascii=False) + "\n" for r in requests), encoding="utf-8")
+    path.write_text("".join(json.dumps(asdict(r)) + "\n" for r in requests), encoding="utf-8")
 
 
 def read_requests(path: Path) -> list[Request]:

@@ -40,7 +40,7 @@ def written(tmp_path: Path, text: str) -> Path:
 
 def test_the_command_goes_over_the_file_and_set_over_both(tmp_path: Path) -> None:
     file = written(tmp_path, 'text = "file"\nbatch = 4\n[vary]\nnoise = 0.1\n')
-    found = load(Outer, file, {"batch": 8, "name": None, "size": "base"}, ["vary.noise=0.25", "batch=16"])
+    found = load(Outer, file, {"batch": 8, "text": None, "size": "base"}, ["vary.noise=0.25", "batch=16"])
     assert found == Outer(text="file", batch=16, size="base", vary=Inner(noise=0.25))
 
 

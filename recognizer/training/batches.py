@@ -121,7 +121,7 @@ class Plan:
         self._pass: dict[tuple[int, int], NDArray[np.int64]] = {}
 
     def indices(self, step: int) -> list[int]:
-        """The samples of a step, real ones first."""
+        """The samples of a step, real and made ones mixed: each of several processes takes a part of every batch."""
         window, place = divmod(step, self.WINDOW) if self._sorted else (step, 0)
         steps = self.WINDOW if self._sorted else 1
         order = np.random.default_rng([self._seed, 3, window]).permutation(steps)
@@ -132,7 +132,7 @@ class Plan:
                 if self._sorted:
                     drawn = drawn[np.argsort(self._widths[drawn], kind="stable")]
                 chosen += drawn.reshape(steps, take)[order[place]].tolist()
-        return chosen
+        return np.random.default_rng([self._seed, 4, step]).permutation(chosen).tolist()
 
     def _stream(self, part: int, n: int, start: int, count: int) -> NDArray[np.int64]:
         """`count` numbers from place `start` of the endless stream of permutations of range(n)."""
