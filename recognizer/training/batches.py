@@ -132,7 +132,8 @@ class Plan:
                 if self._sorted:
                     drawn = drawn[np.argsort(self._widths[drawn], kind="stable")]
                 chosen += drawn.reshape(steps, take)[order[place]].tolist()
-        return np.random.default_rng([self._seed, 4, step]).permutation(chosen).tolist()
+        mixed: list[int] = np.random.default_rng([self._seed, 4, step]).permutation(chosen).tolist()
+        return mixed
 
     def _stream(self, part: int, n: int, start: int, count: int) -> NDArray[np.int64]:
         """`count` numbers from place `start` of the endless stream of permutations of range(n)."""
