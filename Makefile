@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 .PHONY: practice test test-slow check
 
 practice: $(READY)
-	@test -d runs/scheme || practice scheme runs/scheme
+	@test -d runs/scheme/test || { rm -rf runs/scheme; practice scheme runs/scheme; }
 	practice run --config configs/practice.toml --out runs/practice
 
 test: $(READY)
