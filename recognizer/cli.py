@@ -236,7 +236,7 @@ def predict(
     named = _pictures(paths or [], files_from)
     problems: list[Problem] = []
     write = _json_rows if as_json else _csv_rows if as_csv else _plain_rows
-    total = write(_read_all(reader, named, constraint, n_best, min_confidence, problems), n_best)
+    total = write(_read_all(reader, named, constraint, n_best, min_confidence, problems))
     print(problem_table(problems, total), file=sys.stderr, end="\n" if problems else "")
     if problems and len(problems) == total:
         raise SystemExit(2)
@@ -316,7 +316,7 @@ def _row(reading: Reading, n_best: int, least: float) -> Row:
     return row
 
 
-def _json_rows(rows: Any, n_best: int) -> int:
+def _json_rows(rows: Any) -> int:
     total = 0
     for total, row in enumerate(rows, 1):
         whole = {"file": row["file"], "text": None, "confidence": None, "characters": []} | row
@@ -325,7 +325,7 @@ def _json_rows(rows: Any, n_best: int) -> int:
     return total
 
 
-def _csv_rows(rows: Any, n_best: int) -> int:
+def _csv_rows(rows: Any) -> int:
     import csv
 
     writer = csv.writer(sys.stdout, lineterminator="\n")
@@ -337,7 +337,7 @@ def _csv_rows(rows: Any, n_best: int) -> int:
     return total
 
 
-def _plain_rows(rows: Any, n_best: int) -> int:
+def _plain_rows(rows: Any) -> int:
     total = 0
     for total, row in enumerate(rows, 1):  # noqa: B007
         for text, confidence in _ranked(row):

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any
 
 from PIL import Image
 
@@ -631,6 +631,3 @@ def content_hash(samples: Iterable[Sample]) -> str:
     """SHA-256 over the sorted hashes of (picture bytes, text): the same whatever the names, layout and order."""
     rows = sorted(hashlib.sha256(s.read_bytes()).hexdigest() + "\0" + s.text for s in samples)
     return hashlib.sha256("\n".join(rows).encode()).hexdigest()
-
-
-Layout = Literal["folder", "shards"]
