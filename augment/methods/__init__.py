@@ -12,6 +12,7 @@ from recognizer.settings import make
 # name -> ("module:Class", what it does); a module is imported only when its method is used
 METHODS = {
     "captcha": ("augment.methods.captcha:Captcha", "draws any text with the captcha library, seeded"),
+    "render": ("augment.methods.render:Render", "draws any text in many fonts and many looks of our own"),
     "classical": ("augment.methods.classical:Classical", "bends, blurs and recolours a real picture; keeps its text"),
 }
 

@@ -84,6 +84,15 @@ class Pictures(Dataset[Item]):
         return Item(self.grey(i), self.charset.encode(self.samples[i].text))
 
 
+def normalised(greys: Tensor) -> Tensor:
+    """`images.normalise` in torch, on any device: greys (N, 1, H, W) of 0 to 255."""
+    flat = greys.flatten(1)
+    mean = flat.mean(1, keepdim=True)
+    spread = flat.std(1, correction=0, keepdim=True).clamp_min(8.0)
+    middle = flat.median(1, keepdim=True).values  # of the two in the middle the lower one
+    return ((flat - mean) * torch.where(middle < mean, -1.0, 1.0) / spread).view_as(greys)
+
+
 def collate(items: Sequence[Item]) -> Batch:
     """Normalise, pad to the widest picture with each one's own last column, and stack."""
     width = max(item.grey.shape[1] for item in items)
@@ -179,6 +188,8 @@ class Variation(Settings):
 
 def vary(pictures: Tensor, by: Variation, rng: torch.Generator) -> Tensor:
     """Vary normalised pictures (N, 1, H, W). `rng` is a CPU generator, whatever the pictures' device."""
+    if not any(by.model_dump().values()):
+        return pictures
     n, _, h, w = pictures.shape
 
     def within(bound: float) -> Tensor:

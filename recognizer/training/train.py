@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import platform
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, cast
 
 import torch
 from accelerate import Accelerator
@@ -30,7 +31,7 @@ from recognizer.readings import Scores
 from recognizer.samples import Problem, Sample, content_hash, merge, problem_table, read_manifest, split
 from recognizer.settings import Settings, load, to_toml
 from recognizer.training import checkpoint
-from recognizer.training.batches import Pictures, Plan, StepSampler, Variation, collate, vary
+from recognizer.training.batches import Batch, Pictures, Plan, StepSampler, Variation, collate, vary
 from recognizer.training.collapse import find_collapse
 from recognizer.training.evaluate import read_pictures
 from recognizer.training.losses import LOSSES, guidance, guide
@@ -47,7 +48,9 @@ class FrameSettings(Settings):
 class TrainSettings(Settings):
     """Everything that `recognizer train` can be told."""
 
-    data: tuple[str, ...]
+    data: tuple[str, ...] = ()
+    stream: str | None = None  # instead of data, my.module:Class, which draws labelled pictures without end
+    stream_settings: dict[str, Any] = Field({})
     validation: str | None = None  # else a part of data
     validation_share: float = Field(0.1, gt=0, lt=1)
     with_synthetic: tuple[str, ...] = ()
@@ -81,7 +84,10 @@ class TrainSettings(Settings):
     vary: Variation = Field(default_factory=Variation)
 
     def pictures_for(self, n: int) -> int:
-        """Pictures to see in all with `n` labelled ones: 60 passes, at least 40,000 and at most 2,000,000."""
+        """Pictures to see in all with `n` labelled ones: 60 passes, at least 40,000 and at most 2,000,000; of a stream
+        as many as at most."""
+        if self.stream:
+            n = 2_000_000
         return self.pictures or min(max(60 * n, 40_000), 2_000_000)
 
 
@@ -129,6 +135,16 @@ class Average:
         self._updates = state["updates"]
         for name, tensor in state["shadow"].items():
             self.shadow[name].copy_(tensor)
+
+
+class Stream(Protocol):
+    """What draws labelled pictures without end, in place of data."""
+
+    def __init__(self, charset: Charset, frame: Frame, seed: int, settings: dict[str, Any]) -> None: ...
+
+    def batch(self, step: int, steps: int, places: range, device: torch.device) -> Batch:
+        """What stands at some places of the batch of a step, from (seed, step, place) alone."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -189,11 +205,7 @@ def train(settings: TrainSettings, out: Path, resume: bool = False) -> Scores:
         say(accelerator, f"resumed {out} at step {progress.step} of {total}")
     metrics = Metrics(accelerator, out, settings, progress.step)
 
-    plan = Plan(data.train.widths, data.real, settings.batch, settings.synthetic_share, settings.seed)
-    sampler = StepSampler(plan, progress.step, total)
-    batches = accelerator.prepare(
-        DataLoader(data.train, batch_sampler=sampler, collate_fn=collate, num_workers=settings.workers)
-    )
+    batches = make_batches(settings, data, accelerator, progress.step, total)
     loss_of = LOSSES[settings.loss]
     saved, began, first = time.monotonic(), time.monotonic(), progress.step
 
@@ -307,7 +319,11 @@ def make_accelerator(settings: TrainSettings, out: Path) -> Accelerator:
     precision = settings.precision
     if precision == "auto":
         has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-        precision = "bf16" if has_bf16 else "fp16" if torch.cuda.is_available() else "no"
+        native = getattr(
+            torch.cpu, "get_capabilities", dict
+        )()  # of the processor; emulated, bf16 is slower than float32
+        on_cpu = "bf16" if native.get("avx512_bf16") or native.get("amx_bf16") else "no"
+        precision = ("bf16" if has_bf16 else "fp16") if torch.cuda.is_available() else on_cpu
     try:
         accelerator = Accelerator(
             mixed_precision=precision,
@@ -329,6 +345,10 @@ def read_data(settings: TrainSettings, accelerator: Accelerator) -> Data:
     Raises:
         UserError: nothing to train or validate on is left, or the labels do not fit the charset asked for.
     """
+    if settings.stream is not None and (settings.data or settings.with_synthetic):
+        raise UserError("a stream stands in place of data: leave --data and --with-synthetic out")
+    if settings.stream is not None and (settings.validation is None or settings.charset is None):
+        raise UserError("with a stream, say what to validate on (--validation DIR) and which --charset to read")
     real = merge([read_manifest(p, settings.label_pattern) for p in settings.data])
     if settings.limit:
         real = real.first(settings.limit)
@@ -358,16 +378,40 @@ def read_data(settings: TrainSettings, accelerator: Accelerator) -> Data:
     if problems:
         n = len(kept) + len(held) + len(made) + len(real.problems) + len(made.problems)
         say(accelerator, problem_table(problems, n))
-    if not len(real_pictures) or not len(validation):
-        what = "train" if not len(real_pictures) else "validate"
-        raise UserError(f"{' '.join(settings.data)}: no sample is left to {what} on")
+    if not len(validation) or (settings.stream is None and not len(real_pictures)):
+        what = "validate" if len(real_pictures) or settings.stream else "train"
+        raise UserError(f"{' '.join(settings.data) or settings.validation}: no sample is left to {what} on")
     say(
         accelerator,
-        f"{len(real_pictures)} real and {len(pictures) - len(real_pictures)} made samples to train on, "
+        f"{'endless' if settings.stream else len(real_pictures)} real and {len(pictures) - len(real_pictures)} made samples to train on, "
         f"{len(validation)} to validate; {len(charset)} characters, labels of up to {longest}",
     )
     everything = content_hash((*pictures.samples, *validation.samples))
     return Data(pictures, len(real_pictures), validation, charset, frame, problems, everything)
+
+
+def make_batches(
+    settings: TrainSettings, data: Data, accelerator: Accelerator, step: int, total: int
+) -> Iterable[Batch]:
+    """The batches of steps `step` to `total`, this process's part of each.
+
+    Raises:
+        UserError: a stream that cannot be loaded.
+    """
+    if settings.stream is None:
+        plan = Plan(data.train.widths, data.real, settings.batch, settings.synthetic_share, settings.seed)
+        sampler = StepSampler(plan, step, total)
+        loader = DataLoader(data.train, batch_sampler=sampler, collate_fn=collate, num_workers=settings.workers)
+        return cast("Iterable[Batch]", accelerator.prepare(loader))
+    module, _, name = settings.stream.partition(":")
+    try:
+        cls: type[Stream] = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"stream {settings.stream!r} cannot be loaded: {error}") from None
+    stream = cls(data.charset, data.frame, settings.seed, settings.stream_settings)
+    each = settings.batch // accelerator.num_processes
+    places = range(accelerator.process_index * each, (accelerator.process_index + 1) * each)
+    return (stream.batch(k, total, places, accelerator.device) for k in range(step, total))
 
 
 def open_run(settings: TrainSettings, out: Path, data: Data, resume: bool) -> None:

@@ -1,0 +1,174 @@
+"""Glyphs of fonts as signed distance fields: one small tile a glyph, from which strokes of any weight can be drawn.
+
+A tile holds how far each of its points lies inside the glyph's outline (negative outside). Green 2007, "Improved
+Alpha-Tested Magnification for Vector Textures and Special Effects". The unit is the font's cap height, so that all
+fonts draw letters of about one size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+from torch.nn import functional as F
+
+from recognizer.errors import UserError
+
+SHIPPED = Path(__file__).parent / "fonts"
+SUFFIXES = {".ttf", ".otf", ".ttc", ".woff", ".woff2", ".t1", ".pfb"}
+TILE = 40  # texels to a side
+REACH = 0.25  # cap heights; distances are cut off beyond
+_FINE = 2 * TILE  # the outline is found at twice a tile's resolution
+_CAP = 45.0  # pixels of a cap height at that resolution, in a tile of ordinary span
+ABSENT = "\uffff"  # a code point that no font may draw, so that it shows the font's sign for a missing glyph
+
+
+class Glyphs(NamedTuple):
+    """The glyphs of some fonts. G glyphs, F fonts, C characters; lengths in cap heights.
+
+    `tiles` (G, TILE, TILE) uint8, 127.5 on the outline and 255 at `REACH` inside it; `span` (G,) half a tile's side;
+    `middle` (G, 2) the ink's centre, x from the pen and y down from the middle of the cap height; `half` (G, 2) half the
+    ink's width and height; `thick` (G,) half the thickness of its thickest
+    stroke, up to `REACH`; `advance` (G,) how far the pen moves. `index` (F, C) a glyph's place, -1 where a font lacks
+    the character.
+    """
+
+    characters: str
+    tiles: Tensor
+    span: NDArray[np.float32]
+    middle: NDArray[np.float32]
+    half: NDArray[np.float32]
+    thick: NDArray[np.float32]
+    advance: NDArray[np.float32]
+    index: NDArray[np.int64]
+
+
+def font_files(named: Sequence[str]) -> list[Path]:
+    """The font files among files and folders, in order; those of this package where none is named.
+
+    Raises:
+        UserError: a name that is no file or folder, or a folder without a font.
+    """
+    files: list[Path] = []
+    for name in named or (str(SHIPPED),):
+        path = Path(name)
+        found = [path] if path.is_file() else sorted(p for p in path.glob("**/*") if p.suffix.lower() in SUFFIXES)
+        if not found:
+            raise UserError(f"fonts {name!r}: no font file is there")
+        files += found
+    return files
+
+
+@lru_cache(maxsize=4)
+def load_glyphs(files: tuple[Path, ...], characters: str) -> Glyphs:
+    """The glyphs of `characters` in font files.
+
+    Of a font whose small letters are small capitals, the small letters are left out: their pictures would be labelled
+    with the wrong case.
+
+    Raises:
+        UserError: a file that is no font, or no font that draws any of the characters.
+    """
+    tiles: list[NDArray[np.bool_]] = []
+    numbers: list[tuple[float, ...]] = []
+    index = np.full((len(files), len(characters)), -1, np.int64)
+    for f, file in enumerate(files):
+        masks, own = _trace(file, characters)
+        for place in _small_capitals(masks, characters):
+            masks.pop(place)
+        for place, mask in masks.items():
+            index[f, place] = len(tiles)
+            tiles.append(mask)
+            numbers.append(own[place])
+    if not tiles:
+        raise UserError(f"no font draws any of {characters!r}; there are {', '.join(p.name for p in files[:5])}")
+    span, middle_x, middle_y, half_x, half_y, advance = np.array(numbers, np.float32).T
+    fields = torch.cat([_field(np.stack(tiles[k : k + 256]), span[k : k + 256]) for k in range(0, len(tiles), 256)])
+    thick = (fields.flatten(1).amax(1).numpy().astype(np.float32) - 127.5) / 127.5 * REACH
+    middle, half = np.stack([middle_x, middle_y], 1), np.stack([half_x, half_y], 1)
+    return Glyphs(characters, fields, span, middle, half, thick, advance, index)
+
+
+def _trace(file: Path, characters: str) -> tuple[dict[int, NDArray[np.bool_]], dict[int, tuple[float, ...]]]:
+    """Masks (_FINE, _FINE) of the characters that a font has, by their place, and each one's numbers."""
+    try:
+        font = ImageFont.truetype(str(file), 100, layout_engine=ImageFont.Layout.BASIC)
+        cap = next((b - t for _, t, _, b in (font.getbbox(c) for c in "HEX0n") if b > t), 0)
+        font = ImageFont.truetype(str(file), round(100 * _CAP / max(cap, 20)), layout_engine=ImageFont.Layout.BASIC)
+    except OSError as error:
+        raise UserError(f"font {str(file)!r}: {error}") from None
+    absent = bytes(font.getmask(ABSENT))
+    top, bottom = next(((t, b) for _, t, _, b in (font.getbbox(c) for c in "HEX0n") if b > t), (0, int(_CAP)))
+    masks: dict[int, NDArray[np.bool_]] = {}
+    numbers: dict[int, tuple[float, ...]] = {}
+    for place, character in enumerate(characters):
+        ink = font.getmask(character)
+        left, up, right, down = font.getbbox(character)
+        if ink.getbbox() is None or bytes(ink) == absent or right <= left or down <= up:
+            continue
+        wide, tall = right - left, down - up
+        shrink = max(1.0, max(wide, tall) / (_FINE - 2 * _CAP * REACH))  # of a glyph too large for an ordinary tile
+        sheet = Image.new("L", (wide, tall))
+        ImageDraw.Draw(sheet).text((-left, -up), character, 255, font)
+        if shrink > 1:
+            sheet = sheet.resize((max(round(wide / shrink), 1), max(round(tall / shrink), 1)))
+        mask = Image.new("L", (_FINE, _FINE))
+        mask.paste(sheet, ((_FINE - sheet.width) // 2, (_FINE - sheet.height) // 2))
+        masks[place] = np.asarray(mask) > 127
+        if not masks[place].any():  # hairlines
+            masks[place] = np.asarray(mask) > 0
+        numbers[place] = (
+            shrink * _FINE / 2 / _CAP, (left + right) / 2 / _CAP, ((up + down) - (top + bottom)) / 2 / _CAP,
+            wide / 2 / _CAP, tall / 2 / _CAP, font.getlength(character) / _CAP,
+        )  # fmt: skip
+    return masks, numbers
+
+
+def _small_capitals(masks: dict[int, NDArray[np.bool_]], characters: str) -> list[int]:
+    """Places of the small letters of a font that draws capitals for them."""
+    place = {c: p for p, c in enumerate(characters) if p in masks}
+
+    def form(character: str) -> NDArray[np.bool_]:
+        picture = Image.fromarray(masks[place[character]])
+        return np.asarray(picture.crop(picture.getbbox()).resize((24, 24)))
+
+    told_apart = [c for c in "abdeghnqrt" if c in place and c.upper() in place]
+    same = sum(float((form(c) != form(c.upper())).mean()) < 0.12 for c in told_apart)
+    if len(told_apart) < 3 or same < len(told_apart) / 2:
+        return []
+    return [p for c, p in place.items() if c.islower()]
+
+
+def _field(masks: NDArray[np.bool_], span: NDArray[np.float32]) -> Tensor:
+    """Tiles (N, TILE, TILE) uint8 of masks (N, _FINE, _FINE): exact Euclidean distances up to `REACH`, averaged by 2x2.
+
+    Row by row, then over the rows, as a lower envelope of parabolas would give (Felzenszwalb and Huttenlocher 2012), but
+    by trying all of the few rows within reach.
+    """
+    inside = torch.from_numpy(masks)
+    reach = int(np.ceil(REACH * _CAP)) + 2
+
+    def outwards(solid: Tensor) -> Tensor:
+        """Distance of every point to the nearest one that is solid."""
+        squares = torch.where(solid, 0.0, float(reach**2))
+        for axis in (2, 1):
+            pad = (reach, reach) if axis == 2 else (0, 0, reach, reach)
+            wide = F.pad(squares, pad, value=float(reach**2))
+            squares = squares.clone()
+            for d in range(-reach, reach + 1):
+                shifted = wide.narrow(axis, reach + d, squares.shape[axis])
+                squares = torch.minimum(squares, shifted + d * d)
+        return squares.sqrt()
+
+    distance = outwards(~inside) - outwards(inside)
+    distance = distance - 0.5 * distance.sign()  # to the outline between two points, not to the next point's centre
+    coarse = F.avg_pool2d(distance[:, None], 2)[:, 0]
+    caps = coarse / (_FINE / 2) * torch.from_numpy(span)[:, None, None]
+    return (127.5 + 127.5 / REACH * caps).clamp(0, 255).round().to(torch.uint8)
