@@ -8,9 +8,9 @@ fonts draw letters of about one size.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -30,14 +30,14 @@ _CAP = 45.0  # pixels of a cap height at that resolution, in a tile of ordinary 
 ABSENT = "\uffff"  # a code point that no font may draw, so that it shows the font's sign for a missing glyph
 
 
-class Glyphs(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Glyphs:
     """The glyphs of some fonts. G glyphs, F fonts, C characters; lengths in cap heights.
 
     `tiles` (G, TILE, TILE) uint8, 127.5 on the outline and 255 at `REACH` inside it; `span` (G,) half a tile's side;
-    `middle` (G, 2) the ink's centre, x from the pen and y down from the middle of the cap height; `half` (G, 2) half the
-    ink's width and height; `thick` (G,) half the thickness of its thickest
-    stroke, up to `REACH`; `advance` (G,) how far the pen moves. `index` (F, C) a glyph's place, -1 where a font lacks
-    the character.
+    `middle` (G, 2) the ink's centre, x from the pen and y down from the middle of the cap height; `half` (G, 2) half
+    its width and height; `thick` (G,) half the thickness of its thickest stroke, up to `REACH`; `advance` (G,) how far
+    the pen moves. `index` (F, C) a glyph's place, -1 where a font lacks the character.
     """
 
     characters: str
@@ -115,7 +115,7 @@ def _trace(file: Path, characters: str) -> tuple[dict[int, NDArray[np.bool_]], d
             continue
         wide, tall = right - left, down - up
         shrink = max(1.0, max(wide, tall) / (_FINE - 2 * _CAP * REACH))  # of a glyph too large for an ordinary tile
-        sheet = Image.new("L", (wide, tall))
+        sheet = Image.new("L", (int(wide), int(tall)))
         ImageDraw.Draw(sheet).text((-left, -up), character, 255, font)
         if shrink > 1:
             sheet = sheet.resize((max(round(wide / shrink), 1), max(round(tall / shrink), 1)))
@@ -149,8 +149,8 @@ def _small_capitals(masks: dict[int, NDArray[np.bool_]], characters: str) -> lis
 def _field(masks: NDArray[np.bool_], span: NDArray[np.float32]) -> Tensor:
     """Tiles (N, TILE, TILE) uint8 of masks (N, _FINE, _FINE): exact Euclidean distances up to `REACH`, averaged by 2x2.
 
-    Row by row, then over the rows, as a lower envelope of parabolas would give (Felzenszwalb and Huttenlocher 2012), but
-    by trying all of the few rows within reach.
+    Along rows, then over the rows, as a lower envelope of parabolas would give them (Felzenszwalb and Huttenlocher
+    2012), but by trying all of the few that are within reach.
     """
     inside = torch.from_numpy(masks)
     reach = int(np.ceil(REACH * _CAP)) + 2

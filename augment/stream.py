@@ -1,4 +1,4 @@
-"""Rendered text without end, as batches to train on: no picture twice, and each one follows from (seed, step, place)."""
+"""Rendered text without end, as batches to train on: no picture twice, each one from (seed, step, place) alone."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from augment.glyphs import font_files, load_glyphs
-from augment.methods.render import Dice, Render, RenderSettings
+from augment.methods.render import Render, RenderSettings
+from augment.style import Dice
 from recognizer.charset import NAMED, Charset
 from recognizer.errors import UserError
 from recognizer.images import Frame
@@ -43,9 +44,9 @@ class Stream:
 
     def __init__(self, charset: Charset, frame: Frame, seed: int, settings: dict[str, object]) -> None:
         self.settings = make(StreamSettings, settings, "stream settings")
-        self._render = Render(RenderSettings(fonts=self.settings.fonts))
+        self._render = Render(make(RenderSettings, {"fonts": self.settings.fonts}))
         glyphs = load_glyphs(tuple(font_files(self.settings.fonts)), charset.characters)
-        drawn = {c for c, has in zip(charset.characters, (glyphs.index >= 0).any(0), strict=True) if has}
+        drawn = {c for c, n in zip(charset.characters, (glyphs.index >= 0).sum(0).tolist(), strict=True) if n}
         self._sets = [
             ([c for c in NAMED[name] if c in drawn], share)
             for name, share in SETS.items()
@@ -70,7 +71,10 @@ class Stream:
                 [(k, place) for k in range(first, first + BLOCK) for place in places],
                 width, self.settings.easy + (1 - self.settings.easy) * risen, device,
             )  # fmt: skip
-            self._drawn = block, [Batch(*part) for part in zip(*(x.split(len(places)) for x in whole), strict=True)]
+            self._drawn = (
+                block,
+                [Batch(*part) for part in zip(*(torch.split(x, len(places)) for x in whole), strict=True)],
+            )
         return self._drawn[1][step % BLOCK]
 
     def _draw(self, at: list[tuple[int, int]], width: int, difficulty: float, device: torch.device) -> Batch:

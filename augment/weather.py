@@ -21,14 +21,14 @@ QUANTA = (
 )  # fmt: skip
 
 
-def weather(pictures: Tensor, how: Mapping[str, Tensor], noise: Callable[[Tensor], Tensor]) -> Tensor:
-    """Weather pictures (N, C, H, W) of 0 to 1.
+def weather(pictures: Tensor, how: Mapping[str, Tensor], noise: Callable[[str, Tensor], Tensor]) -> Tensor:
+    """Weather pictures (N, C, H, W) of 0 to 1, in place.
 
-    `how` gives for each picture (N,): `blur` a Gaussian's deviation in pixels; `coarse` 1, 2 or 3 for a resolution 1.5, 2
-    or 3 times lower, `blocky` where it is shown without smoothing; `grain` a deviation; `levels` of grey, `dither`ed or
-    not; `jpeg` a quality of 1 to 100. 0 leaves a picture alone. `noise(at)` gives even noise (M, H, W) from places.
+    `how` gives for each picture (N,): `blur` a Gaussian's deviation in pixels; `coarse` 1, 2 or 3 for a resolution 1.5,
+    2 or 3 times lower, `blocky` where it is shown without smoothing; `grain` a deviation; `levels` of grey, `dither`ed
+    or not; `jpeg` a quality of 1 to 100. 0 leaves a picture alone. `noise(kind, at)` gives noise (M, H, W), `even` in
+    [0, 1) or `grain` of deviation 1.
     """
-    pictures = pictures.clone()
     if len(some := how["blur"].nonzero()[:, 0]):
         pictures[some] = blurred(pictures[some], how["blur"][some])
     for k, factor in ((1, 1.5), (2, 2.0), (3, 3.0)):
@@ -37,12 +37,11 @@ def weather(pictures: Tensor, how: Mapping[str, Tensor], noise: Callable[[Tensor
             if len(some):
                 pictures[some] = coarse(pictures[some], factor, bool(blocky))
     if len(some := how["grain"].nonzero()[:, 0]):
-        at = how["grain_at"][some]
-        grain = noise(at) + noise((at + 12345) % 2**20) + noise((at + 678901) % 2**20) - 1.5  # deviation 1/2
-        pictures[some] = (pictures[some] + (2 * how["grain"][some, None, None] * grain)[:, None]).clamp(0, 1)
+        grain = how["grain"][some, None, None] * noise("grain", how["grain_at"][some])
+        pictures[some] = (pictures[some] + grain[:, None]).clamp(0, 1)
     if len(some := how["levels"].nonzero()[:, 0]):
         top = how["levels"][some, None, None, None] - 1
-        spread = (noise(how["grain_at"][some]) - 0.5)[:, None] * how["dither"][some, None, None, None]
+        spread = (noise("even", how["grain_at"][some]) - 0.5)[:, None] * how["dither"][some, None, None, None]
         pictures[some] = ((pictures[some] * top + spread).round() / top).clamp(0, 1)
     if len(some := how["jpeg"].nonzero()[:, 0]):
         pictures[some] = jpeg(pictures[some], how["jpeg"][some])

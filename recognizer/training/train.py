@@ -316,14 +316,7 @@ def train(settings: TrainSettings, out: Path, resume: bool = False) -> Scores:
 
 def make_accelerator(settings: TrainSettings, out: Path) -> Accelerator:
     """Accelerate's, with the device's best precision and the tracker that was asked for."""
-    precision = settings.precision
-    if precision == "auto":
-        has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-        native = getattr(
-            torch.cpu, "get_capabilities", dict
-        )()  # of the processor; emulated, bf16 is slower than float32
-        on_cpu = "bf16" if native.get("avx512_bf16") or native.get("amx_bf16") else "no"
-        precision = ("bf16" if has_bf16 else "fp16") if torch.cuda.is_available() else on_cpu
+    precision = best_precision() if settings.precision == "auto" else settings.precision
     try:
         accelerator = Accelerator(
             mixed_precision=precision,
@@ -337,6 +330,14 @@ def make_accelerator(settings: TrainSettings, out: Path) -> Accelerator:
     if settings.batch % accelerator.num_processes:
         raise UserError(f"--batch {settings.batch} cannot be shared evenly among {accelerator.num_processes} processes")
     return accelerator
+
+
+def best_precision() -> Literal["no", "fp16", "bf16"]:
+    """Half precision where the device has it. Emulated, as on most CPUs, it is slower than float32."""
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    native: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return "bf16" if native.get("avx512_bf16") or native.get("amx_bf16") else "no"
 
 
 def read_data(settings: TrainSettings, accelerator: Accelerator) -> Data:
@@ -381,10 +382,11 @@ def read_data(settings: TrainSettings, accelerator: Accelerator) -> Data:
     if not len(validation) or (settings.stream is None and not len(real_pictures)):
         what = "validate" if len(real_pictures) or settings.stream else "train"
         raise UserError(f"{' '.join(settings.data) or settings.validation}: no sample is left to {what} on")
+    made_too = len(pictures) - len(real_pictures)
     say(
         accelerator,
-        f"{'endless' if settings.stream else len(real_pictures)} real and {len(pictures) - len(real_pictures)} made samples to train on, "
-        f"{len(validation)} to validate; {len(charset)} characters, labels of up to {longest}",
+        ("samples without end" if settings.stream else f"{len(real_pictures)} real and {made_too} made samples")
+        + f" to train on, {len(validation)} to validate; {len(charset)} characters, labels of up to {longest}",
     )
     everything = content_hash((*pictures.samples, *validation.samples))
     return Data(pictures, len(real_pictures), validation, charset, frame, problems, everything)
