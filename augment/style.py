@@ -104,7 +104,7 @@ def throw_style(
     lengths = np.array([len(t) for t in texts])
     dice = Dice(keys_of(texts, seeds))
     held = np.arange(lengths.max()) < lengths[:, None]
-    wild = difficulty * dice.within(0.15, 1.0)  # a picture is calm or wild as a whole
+    wild = difficulty * dice.within(0.2, 1.0)  # a picture is calm or wild as a whole
     chosen = _choose_glyphs(texts, glyphs, dice, held)
     c = _place(dice, chosen, glyphs, held, size, wild)
     c["thick"] = glyphs.thick[chosen].astype(np.float64)
@@ -157,7 +157,7 @@ def _place(
     # the pen's advance where letters stand upright, or the ink's own width where they touch or turn
     tight = dice.within(0, 1)[:, None]
     advance = (1 - tight) * np.maximum(advance, 0.3) + tight * (2 * reach_x + 0.12)
-    gap = np.where(dice.chance(0.25 * d), dice.within(-0.28, 0.0), 0.6 * dice.throw() ** 1.5 - 0.03)
+    gap = np.where(dice.chance(0.08 + 0.25 * d), dice.within(-0.34, 0.0), 0.6 * dice.throw() ** 1.5 - 0.03)
     gap = gap[:, None] + wobble(0.4, 0.15)
     step = np.where(held, np.maximum(advance + gap, 0.25 * advance) * cap, 0.0)
     total = step.sum(1)
@@ -200,7 +200,7 @@ def _throw_ink(c: dict[str, Floats], dice: Dice, thinnest: Floats, height: int, 
     paper = np.where(kind < 0.72, dice.within(0.72, 1.0), np.where(kind < 0.86, dice.within(0.35, 0.72),
                                                                    dice.within(0.0, 0.3)))  # fmt: skip
     paper = np.where(dice.chance(0.25), np.round(paper), paper)  # plain white or black
-    least = 0.3 - 0.14 * d
+    least = 0.28 - 0.18 * d
     up, down = 1 - paper, paper
     darker = np.where(np.minimum(up, down) > 0.4, dice.chance(0.6), down > up)
     room = np.where(darker, down, up)
@@ -208,10 +208,13 @@ def _throw_ink(c: dict[str, Floats], dice: Dice, thinnest: Floats, height: int, 
     strength = np.where(dice.chance(0.25), room, strength)  # plain black or white
     p["paper"], p["darker"] = paper, darker.astype(float)
     sign = np.where(darker, -1.0, 1.0)
-    many = dice.chance(0.35)[:, None]
+    many = dice.chance(0.4)[:, None]
     p["many"] = many[:, 0].astype(float)  # inks
     spread = np.where(many, dice.within(0.0, 1.0)[:, None] * dice.within(-1, 1, longest), 0.0)
-    own = np.clip(strength[:, None] * (1 + 0.6 * spread), np.minimum(least, room)[:, None], room[:, None])
+    own = strength[:, None] * (1 + 0.6 * spread)
+    apart = many & dice.chance(0.5)[:, None]  # each character as strong as it may
+    own = np.where(apart, dice.within(least[:, None], room[:, None], longest), own)
+    own = np.clip(own, np.minimum(least, room)[:, None], room[:, None])
     c["ink"] = np.clip(paper[:, None] + sign[:, None] * own, 0, 1)
     p["ink"] = np.clip(paper + sign * np.minimum(strength, room), 0, 1)
     p["fade"] = dice.sometimes(0.12 * d, -0.3, 0.3)  # ink changes along the picture
@@ -222,7 +225,7 @@ def _throw_ink(c: dict[str, Floats], dice: Dice, thinnest: Floats, height: int, 
     p["paper_hue"], p["paper_colour"] = dice.throw(), dice.sometimes(0.4, 0.0, 0.6)
 
     scale = height / 32
-    hollow = dice.chance(0.14 * d)
+    hollow = dice.chance(0.2 * d)
     p["weight"] = np.where(dice.chance(0.6), 0.035 * dice.bell(), 0.0)  # cap heights that strokes gain on each side
     p["hollow"] = np.where(hollow, dice.within(0.7, 2.0) * scale, 0.0)  # width of the outline that is left
     p["rim"] = np.where(~hollow, dice.sometimes(0.08, 0.8, 2.0), 0.0) * scale  # an outline of another grey
@@ -244,7 +247,7 @@ def _throw_disturbance(ink: dict[str, Floats], dice: Dice, size: tuple[int, int]
     height = size[1]
     scale = height / 32
     for name in ("wave_x", "wave_y"):  # waves that shift columns up and down, rows left and right, and diagonals
-        p[name] = dice.sometimes(0.38 * d, 0.3, 3.2) * scale
+        p[name] = dice.sometimes(0.42 * d, 0.3, 3.8) * scale
         length = dice.within(14, 90) * scale
         angle = np.where(dice.chance(0.6), 0.0 if name == "wave_y" else np.pi / 2, dice.within(0, np.pi))
         p[name + "_kx"], p[name + "_ky"] = np.cos(angle) / length, np.sin(angle) / length
@@ -292,14 +295,15 @@ def _throw_lines(p: dict[str, Floats], dice: Dice, size: tuple[int, int], wild: 
     width, height = size
     scale = height / 32
     table = np.zeros((2, len(LINE), len(wild), LINES))
-    for layer, often in enumerate((0.30, 0.34)):
+    for layer, often in enumerate((0.32, 0.42)):
         rows = dice.chance(often * wild).nonzero()[0]
         own, kind = dice.of(rows), dice.throw()[rows, None]
-        crossing, ring = kind < 0.6, kind > 0.95
-        number = np.where(own.chance(0.7), own.within(1, 5), own.within(5, LINES + 1))[:, None]
+        crossing, ring = kind < 0.5, kind > 0.93
+        number = np.where(own.chance(0.5), own.within(1, 5), own.within(5, LINES + 1))[:, None]
         number = np.floor(np.where(crossing | ring, np.minimum(number, 5), number))
-        same, erased = own.chance(0.45), own.chance(0.12)
-        grey = np.where(same, p["ink"][rows], np.where(erased, p["paper"][rows], own.throw()))
+        same, erased, extreme = own.chance(0.4), own.chance(0.12), own.chance(0.3)
+        grey = np.where(extreme, 1 - np.round(p["paper"][rows]), own.throw())  # often the darkest of all
+        grey = np.where(same, p["ink"][rows], np.where(erased, p["paper"][rows], grey))
         hue, colour = np.where(same, p["hue"][rows], own.throw()), np.where(same, p["colour"][rows], own.throw())
         mixed = np.where(same | erased, 0.0, own.sometimes(0.4, 0.1, 0.5))[:, None]
         wide = np.where(own.chance(0.15), own.within(2.0, 3.6), own.within(0.6, 2.0)) * scale
