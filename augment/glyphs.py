@@ -110,13 +110,18 @@ def _trace(file: Path, characters: str) -> tuple[dict[int, NDArray[np.bool_]], d
     numbers: dict[int, tuple[float, ...]] = {}
     for place, character in enumerate(characters):
         ink = font.getmask(character)
-        left, up, right, down = font.getbbox(character)
-        if ink.getbbox() is None or bytes(ink) == absent or right <= left or down <= up:
+        if ink.getbbox() is None or bytes(ink) == absent:
             continue
-        wide, tall = right - left, down - up
+        left, up, right, down = font.getbbox(character)  # which counts what the pen moves as well as ink
+        sheet = Image.new("L", (int(right - left) + 2, int(down - up) + 2))
+        ImageDraw.Draw(sheet).text((1 - left, 1 - up), character, 255, font)
+        box = sheet.getbbox()
+        if box is None:
+            continue
+        sheet, left, up = sheet.crop(box), left + box[0] - 1, up + box[1] - 1
+        wide, tall = sheet.size
+        right, down = left + wide, up + tall
         shrink = max(1.0, max(wide, tall) / (_FINE - 2 * _CAP * REACH))  # of a glyph too large for an ordinary tile
-        sheet = Image.new("L", (int(wide), int(tall)))
-        ImageDraw.Draw(sheet).text((-left, -up), character, 255, font)
         if shrink > 1:
             sheet = sheet.resize((max(round(wide / shrink), 1), max(round(tall / shrink), 1)))
         mask = Image.new("L", (_FINE, _FINE))

@@ -33,7 +33,9 @@ def run(
     resume: Annotated[Path | None, typer.Option(help="Go on with this run.")] = None,
     validation: Annotated[Path | None, typer.Option(help="Labelled pictures to validate on; else a quarter.")] = None,
     test: Annotated[Path | None, typer.Option(help="Labelled pictures that are read once, at the end.")] = None,
-    start: Annotated[str | None, typer.Option("--from", help="Weights or run to start from, or 'nothing'.")] = None,
+    start: Annotated[
+        str | None, typer.Option("--from", help="Weights or run to start from, or 'nothing'; else the default reader.")
+    ] = None,
     methods: Annotated[str | None, typer.Option(help="Methods that make pictures, with commas.")] = None,
     rounds: Annotated[int | None, typer.Option(help="At most so many rounds; 3.")] = None,
     folds: Annotated[int | None, typer.Option(help="Parts for reading out of fold; 3.")] = None,

@@ -37,6 +37,7 @@ from recognizer.readings import Reading, Scores, mcnemar
 from recognizer.samples import Manifest, Sample, merge, problem_table, read_manifest, split, write_folder
 from recognizer.settings import Settings, load, make, to_toml
 from recognizer.training.batches import Pictures
+from recognizer.training.checkpoint import find_start
 from recognizer.training.evaluate import evaluate
 from recognizer.training.side_by_side import Training, train_side_by_side
 from recognizer.training.train import TrainSettings, provenance
@@ -51,7 +52,7 @@ class PracticeSettings(Settings):
     test: str | None = None  # read once, at the end
     label_pattern: str | None = None
     limit: int | None = Field(None, ge=8)  # use the first so many samples of data
-    start: str = "nothing"
+    start: str = "default"
     methods: tuple[str, ...] = ("captcha", "classical")
     rounds: int = Field(3, ge=1, le=100)
     folds: int = Field(3, ge=2, le=20)
@@ -97,7 +98,7 @@ class Run:
         )  # fmt: skip
         if round_:
             changed["pictures"] = max(1, round(base.pictures_for(len(self.train)) * s.round_share))
-            changed["learning_rate"] = base.learning_rate * s.round_rate
+            changed["learning_rate"] = base.rate(find_start(s.start, base.size) is None) * s.round_rate
             changed["synthetic_share"] = s.made_share
         return Training(make(TrainSettings, base.model_dump() | changed, "reader settings"), out)
 

@@ -67,7 +67,12 @@ def train(
     validation: Annotated[Path | None, typer.Option(help="Labelled pictures to validate on; else a tenth.")] = None,
     with_synthetic: Annotated[list[Path] | None, typer.Option(help="Made pictures; repeatable.")] = None,
     synthetic_share: Annotated[float | None, typer.Option(help="Made pictures' share of each batch; 0.5.")] = None,
-    start: Annotated[str | None, typer.Option("--from", help="Weights or run to start from, or 'nothing'.")] = None,
+    keep: Annotated[
+        list[Path] | None, typer.Option(help="What --from was trained on and must go on reading; repeatable.")
+    ] = None,
+    start: Annotated[
+        str | None, typer.Option("--from", help="Weights or run to start from, or 'nothing'; else the default reader.")
+    ] = None,
     size: Annotated[Size | None, typer.Option(help="tiny trains on two CPU cores, base wants a GPU.")] = None,
     head: Annotated[Head | None, typer.Option(help="conv reads best; lstm is the classic CRNN.")] = None,
     loss: Annotated[str | None, typer.Option(help="ctc or focal-ctc.")] = None,
@@ -75,7 +80,7 @@ def train(
     limit: Annotated[int | None, typer.Option(help="Use only the first so many samples.")] = None,
     pictures: Annotated[int | None, typer.Option(help="Pictures to see in all; else by the number of labels.")] = None,
     batch: Annotated[int | None, typer.Option(help="Pictures in a step, of all processes together; 32.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="The cycle's peak; 0.002.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="The cycle's peak; 0.002, from weights 0.001.")] = None,
     precision: Annotated[str | None, typer.Option(help="auto, no, fp16 or bf16.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
     threads: Annotated[int | None, typer.Option(help="Of torch on a CPU.")] = None,
@@ -93,9 +98,10 @@ def train(
 
     given = {
         "data": _texts(data), "validation": _text(validation), "with_synthetic": _texts(with_synthetic),
-        "synthetic_share": synthetic_share, "start": start, "size": size, "head": head, "loss": loss,
-        "charset": charset, "limit": limit, "pictures": pictures, "batch": batch, "learning_rate": learning_rate,
-        "precision": precision, "seed": seed, "threads": threads, "tracker": tracker, "label_pattern": label_pattern,
+        "synthetic_share": synthetic_share, "keep": _texts(keep), "start": start, "size": size, "head": head,
+        "loss": loss, "charset": charset, "limit": limit, "pictures": pictures, "batch": batch,
+        "learning_rate": learning_rate, "precision": precision, "seed": seed, "threads": threads, "tracker": tracker,
+        "label_pattern": label_pattern,
     }  # fmt: skip
     if resume is not None:
         rest = {**given, "out": out, "config": config, "set": sets or None}

@@ -427,10 +427,9 @@ def _boxes(style: Style, glyphs: Glyphs, shift: Tensor) -> Tensor:
     height, width = shift.shape[2:]
     c, ids = style.character, style.glyphs
     corners = np.array([[-1, -1], [1, -1], [-1, 1], [1, 1]], float)
-    q = glyphs.half[ids][:, :, None] * corners  # (N, L, 4, 2) in cap heights
-    qx = (q[..., 0] - c["shear"][..., None] * q[..., 1] / np.maximum(c["aspect"][..., None], 1e-6)) * c["aspect"][
-        ..., None
-    ]
+    weight = np.maximum(style.picture["weight"][:, None], 0.02 - c["thick"])[..., None]
+    q = (glyphs.half[ids] + weight)[:, :, None] * corners  # (N, L, 4, 2) in cap heights
+    qx = q[..., 0] * c["aspect"][..., None] - c["shear"][..., None] * q[..., 1]
     qy = q[..., 1]
     cos, sin = np.cos(c["turn"])[..., None], np.sin(c["turn"])[..., None]
     x = c["x"][..., None] + (qx * cos - qy * sin) * c["cap"][..., None]

@@ -56,7 +56,7 @@ class Pictures(Dataset[Item]):
         self.problems: list[Problem] = []
         self.widths: list[int] = []
         self.charset, self._frame, self._max_pixels = charset, frame, max_pixels
-        self._greys: list[Grey] = []
+        self._greys: list[Grey | None] = []  # None, or missing at the end, where there was no room
         room = CACHE_BYTES
         for sample in samples:
             try:
@@ -71,13 +71,23 @@ class Pictures(Dataset[Item]):
                     self._greys.append(grey)
             each()
 
+    @classmethod
+    def joined(cls, parts: Sequence[Pictures]) -> Pictures:
+        """Several of one charset and frame, opened already, as one."""
+        whole = cls([], parts[0].charset, parts[0]._frame, parts[0]._max_pixels)
+        for part in parts:
+            whole.samples += part.samples
+            whole.widths += part.widths
+            whole._greys += part._greys + [None] * (len(part) - len(part._greys))
+        return whole
+
     def __len__(self) -> int:
         return len(self.samples)
 
     def grey(self, i: int) -> Grey:
         """Picture i at the reader's size, (H, W) uint8."""
-        if i < len(self._greys):
-            return self._greys[i]
+        if i < len(self._greys) and (grey := self._greys[i]) is not None:
+            return grey
         return self._frame.fit(open_picture(self.samples[i].read_bytes(), "L", self._max_pixels))
 
     def __getitem__(self, i: int) -> Item:
@@ -111,20 +121,31 @@ def collate(items: Sequence[Item]) -> Batch:
 
 
 class Plan:
-    """Which samples stand in each step: the endless shuffled passes over real and over made samples, side by side.
+    """Which samples stand in each step: the endless shuffled passes over real, made and kept samples, side by side.
 
-    Samples 0 to `real` - 1 are real, the rest made; made ones take `made_share` of each batch, and each kind at least
-    one place. Where widths differ, the samples of `WINDOW` steps are sorted by width and cut into batches, which come
-    in random order.
+    Samples 0 to `real` - 1 are real, the last `kept` are kept from earlier trainings, those between are made. Made ones
+    take `made_share` of each batch, kept ones `kept_share`, and each kind at least one place. Where widths differ, the
+    samples of `WINDOW` steps are sorted by width and cut into batches, which come in random order.
     """
 
     WINDOW = 32
 
-    def __init__(self, widths: Sequence[int], real: int, batch: int, made_share: float, seed: int) -> None:
-        made = len(widths) - real
-        self.batch_made = min(max(round(batch * made_share), 1), batch - 1) if made else 0
-        self.batch_real = batch - self.batch_made
-        self._parts = [(0, real, self.batch_real), (real, made, self.batch_made)]
+    def __init__(
+        self,
+        widths: Sequence[int],
+        real: int,
+        batch: int,
+        made_share: float,
+        seed: int,
+        kept: int = 0,
+        kept_share: float = 0.0,
+    ) -> None:
+        made = len(widths) - real - kept
+        take_made = min(max(round(batch * made_share), 1), batch - 1 - (kept > 0)) if made else 0
+        take_kept = min(max(round(batch * kept_share), 1), batch - 1 - take_made) if kept else 0
+        takes = (batch - take_made - take_kept, take_made, take_kept)
+        self._parts = list(zip((0, real, real + made), (real, made, kept), takes, strict=True))
+        self.batch = batch
         self._widths, self._seed = np.asarray(widths), seed
         self._sorted = len(set(widths)) > 1
         self._pass: dict[tuple[int, int], NDArray[np.int64]] = {}
@@ -163,7 +184,7 @@ class StepSampler:
 
     def __init__(self, plan: Plan, start: int, stop: int) -> None:
         self.plan, self.start, self.stop = plan, start, stop
-        self.batch_size = plan.batch_real + plan.batch_made
+        self.batch_size = plan.batch
 
     def __len__(self) -> int:
         return self.stop - self.start

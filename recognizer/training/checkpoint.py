@@ -25,6 +25,7 @@ from recognizer.images import Frame
 from recognizer.training.model import SIZES, HeadName, Network
 
 FORMAT = 1
+DEFAULT = Path(__file__).parent.parent / "weights" / "weights.safetensors"
 
 
 @dataclass(frozen=True)
@@ -53,11 +54,13 @@ def save_weights(path: Path, state: Mapping[str, Tensor], description: Descripti
 
 
 def find_weights(path: Path) -> Path:
-    """The weights file at `path`: the file itself, or the one in a run's folder.
+    """The weights file at `path`: the file itself, or the one in a run's folder; `default` is the shipped reader.
 
     Raises:
         UserError: neither.
     """
+    if str(path) == "default":
+        path = DEFAULT
     if path.is_dir():
         path = path / "weights.safetensors"
     if not path.is_file():
@@ -109,11 +112,23 @@ def build(state: Mapping[str, Tensor], description: Description) -> Network:
     return network.eval()
 
 
-def start_from(network: Network, path: Path, charset: Charset, size: str) -> str:
+def find_start(start: str, size: str) -> Path | None:
+    """The weights that a training starts from; None where it starts from nothing.
+
+    `default` is the shipped reader where it has the right size, else nothing.
+    """
+    if start == "default":
+        return DEFAULT if DEFAULT.is_file() and read_weights(DEFAULT)[1].size == size else None
+    return None if start == "nothing" else Path(start)
+
+
+def start_from(
+    network: Network, path: Path, charset: Charset, size: str, known_as: Mapping[str, str] | None = None
+) -> str:
     """Load what fits from other weights into `network`: the trunk, and each head that both have.
 
-    Of a head's last layer, the rows of the blank and of each character that both charsets hold are kept. Gives one line
-    that says what was taken.
+    Of a head's last layer, the rows of the blank and of each character that the old charset holds are kept, by its own
+    name or by what it is `known_as`. Gives one line that says what was taken.
 
     Raises:
         UserError: weights of another size, no weights, or ones that do not fit their description.
@@ -125,7 +140,8 @@ def start_from(network: Network, path: Path, charset: Charset, size: str) -> str
         )
     build(state, description)
     old = {c: i for i, c in enumerate(description.charset, 1)}
-    shared = [(old[c], i) for i, c in enumerate(charset.characters, 1) if c in old]
+    names = [(known_as or {}).get(c, c) for c in charset.characters]
+    shared = [(old[name], i) for i, name in enumerate(names, 1) if name in old]
     rows = torch.tensor([(0, 0), *shared])
     own = network.state_dict()
     for name, tensor in state.items():
@@ -136,7 +152,10 @@ def start_from(network: Network, path: Path, charset: Charset, size: str) -> str
         else:
             own[name].copy_(tensor)
     head = "" if description.head in network.heads else f", but not its {description.head} head"
-    return f"started from {path}{head}: {len(shared)} of {len(charset)} characters were known to it"
+    told = "the default reader" if path == DEFAULT else str(path)
+    swapped = sum(a != b for a, b in zip(names, charset.characters, strict=True))
+    case = f", {swapped} of them in the other case" if swapped else ""
+    return f"started from {told}{head}: {len(shared)} of {len(charset)} characters were known to it{case}"
 
 
 # ------------------------------------------------------------------------------------------------------- run's state

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +18,7 @@ from recognizer.images import MAX_PIXELS, normalise
 from recognizer.reader import readings_of
 from recognizer.readings import Reading
 from recognizer.samples import Sample
-from recognizer.training.batches import Pictures
+from recognizer.training.batches import Pictures, collate
 from recognizer.training.checkpoint import build, read_weights
 from recognizer.training.losses import nll
 from recognizer.training.model import HeadName, Network
@@ -86,6 +86,31 @@ def evaluate(
     network = build(state, description).to(accelerator.device)
     pictures = Pictures(samples, Charset(description.charset), description.frame, max_pixels)
     return pictures, read_pictures(network, description.head, pictures, accelerator)
+
+
+@torch.inference_mode()
+def shown_case(weights: Path, pictures: Pictures, most: int = 512) -> dict[str, str]:
+    """The letters of a charset without case that its pictures show in the other case than its labels have.
+
+    Labels are often lower-cased whatever the pictures show. A reader that tells the cases apart reads the pictures, and
+    where it reads a label but for its case, each letter counts; the rest follow the majority.
+    """
+    charset = pictures.charset
+    swapped = {c: c.swapcase() for c in charset.characters if len(c.swapcase()) == 1 and c.swapcase() != c}
+    if any(other in charset for other in swapped.values()):
+        return {}
+    state, description = read_weights(weights)
+    network, own = build(state, description), Charset(description.charset)
+    votes: Counter[str] = Counter()
+    for k in range(0, min(len(pictures), most), 32):
+        members = range(k, min(k + 32, len(pictures), most))
+        logits = network(collate([pictures[i] for i in members]).pictures)[description.head]
+        for i, reading in zip(members, readings_of(logits.log_softmax(-1).numpy(), own), strict=True):
+            label = pictures.samples[i].text
+            if reading.text.casefold() == label.casefold():
+                votes.update({c: 1 if c == r else -1 for c, r in zip(label, reading.text, strict=True) if c in swapped})
+    overall = sum(votes.values())
+    return {c: other for c, other in swapped.items() if (votes[c] or overall) < 0 and other in own}
 
 
 def _read_group(

@@ -33,7 +33,7 @@ from recognizer.settings import Settings, load, to_toml
 from recognizer.training import checkpoint
 from recognizer.training.batches import Batch, Pictures, Plan, StepSampler, Variation, collate, vary
 from recognizer.training.collapse import find_collapse
-from recognizer.training.evaluate import read_pictures
+from recognizer.training.evaluate import read_pictures, shown_case
 from recognizer.training.losses import LOSSES, guidance, guide
 from recognizer.training.model import SIZES, HeadName, Network
 
@@ -55,9 +55,11 @@ class TrainSettings(Settings):
     validation_share: float = Field(0.1, gt=0, lt=1)
     with_synthetic: tuple[str, ...] = ()
     synthetic_share: float = Field(0.5, gt=0, lt=1)  # of each batch
+    keep: tuple[str, ...] = ()  # what the start was trained on, and must go on reading
+    keep_share: float = Field(0.25, gt=0, lt=1)  # of each batch
     label_pattern: str | None = None
     limit: int | None = Field(None, ge=1)  # use the first so many samples of data
-    start: str = "nothing"  # or a weights file, or a run
+    start: str = "default"  # the shipped reader; or nothing, a weights file, or a run
     charset: str | None = None  # a name in charset.NAMED, or characters; else those of the labels
     size: Literal["tiny", "base"] = "tiny"
     head: HeadName = "conv"
@@ -66,7 +68,7 @@ class TrainSettings(Settings):
     bootstrap: Literal["guide+lstm", "guide", "lstm", "none"] = "guide+lstm"
     pictures: int | None = Field(None, ge=1)  # seen in all; else by the number of labels
     batch: int = Field(32, ge=2, le=65536)
-    learning_rate: float = Field(2e-3, gt=0)
+    learning_rate: float | None = Field(None, gt=0)  # the cycle's peak; else by where it starts
     warmup: float = Field(0.2, ge=0, lt=1)  # share of the run
     weight_decay: float = Field(0.01, ge=0)
     clip: float = Field(5.0, gt=0)
@@ -82,6 +84,10 @@ class TrainSettings(Settings):
     max_pixels: int = Field(MAX_PIXELS, ge=1)
     frame: FrameSettings = Field(default_factory=FrameSettings)
     vary: Variation = Field(default_factory=Variation)
+
+    def rate(self, fresh: bool) -> float:
+        """The learning rate's peak, of a training from nothing or from weights."""
+        return self.learning_rate or (2e-3 if fresh else 1e-3)
 
     def pictures_for(self, n: int) -> int:
         """Pictures to see in all with `n` labelled ones: 60 passes, at least 40,000 and at most 2,000,000; of a stream
@@ -151,8 +157,9 @@ class Stream(Protocol):
 class Data:
     """What a run trains and validates on, after everything that cannot be used was set aside."""
 
-    train: Pictures  # the real ones first
+    train: Pictures  # real ones, then made ones, then kept ones
     real: int
+    kept: int
     validation: Pictures
     charset: Charset
     frame: Frame
@@ -179,21 +186,22 @@ def train(settings: TrainSettings, out: Path, resume: bool = False) -> Scores:
         open_run(settings, out, data, resume)
     accelerator.wait_for_everyone()
 
-    bootstrapping = settings.start == "nothing" and settings.head == "conv" and settings.bootstrap != "none"
+    start = checkpoint.find_start(settings.start, settings.size)
+    bootstrapping = start is None and settings.head == "conv" and settings.bootstrap != "none"
     heads: tuple[HeadName, ...] = (settings.head,)
     if bootstrapping and "lstm" in settings.bootstrap:
         heads = ("conv", "lstm")
     network = Network(settings.size, heads, data.charset.classes)
     network.to(memory_format=torch.channels_last)  # convolutions this small are a fifth faster so, on a CPU too
-    if settings.start != "nothing":
-        say(accelerator, checkpoint.start_from(network, Path(settings.start), data.charset, settings.size))
+    if start is not None:
+        case = shown_case(start, data.train)
+        say(accelerator, checkpoint.start_from(network, start, data.charset, settings.size, case))
 
     total = max(1, settings.pictures_for(data.real) // settings.batch)
     every = max(1, total // settings.validations)
-    optimizer = torch.optim.AdamW(weight_groups(network, settings.weight_decay), lr=settings.learning_rate)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, settings.learning_rate, total_steps=total, pct_start=settings.warmup
-    )
+    rate = settings.rate(start is None)
+    optimizer = torch.optim.AdamW(weight_groups(network, settings.weight_decay), lr=rate)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=total, pct_start=settings.warmup)
     network, optimizer = accelerator.prepare(network, optimizer)
     bare: Network = accelerator.unwrap_model(network)
     average = Average(bare, settings.average * total)
@@ -240,7 +248,7 @@ def train(settings: TrainSettings, out: Path, resume: bool = False) -> Scores:
             if not all_finite(accelerator, float(loss.detach())):
                 raise UserError(
                     f"the loss is {float(loss.detach())} at step {step}: "
-                    f"try --learning-rate {settings.learning_rate / 4:g}"
+                    f"try --learning-rate {rate / 4:g}"
                     + (f"; the best weights so far are kept in {out}" if progress.best_step else "")
                 )
             blank_rate = float((logits[settings.head].detach().argmax(-1) == 0).float().mean())
@@ -354,42 +362,50 @@ def read_data(settings: TrainSettings, accelerator: Accelerator) -> Data:
     if settings.limit:
         real = real.first(settings.limit)
     made = merge([read_manifest(p) for p in settings.with_synthetic])
+    earlier = merge([read_manifest(p) for p in settings.keep])
+    shares = (1 - settings.validation_share, settings.validation_share)
+    old, old_held = split(earlier.samples, shares, seed=0) if len(earlier) else ([], [])
     if settings.validation is not None:
         held: Sequence[Sample] = read_manifest(settings.validation, settings.label_pattern).samples
-        kept: Sequence[Sample] = real.samples
+        own: Sequence[Sample] = real.samples
     else:
-        share = settings.validation_share
-        kept, held = split(real.samples, (1 - share, share), seed=0) if len(real) else ([], [])
-    charset = Charset.named(settings.charset) if settings.charset else Charset.of(s.text for s in (*kept, *held))
-    longest = max((len(s.text) for s in (*kept, *held, *made.samples)), default=1)
+        own, held = split(real.samples, shares, seed=0) if len(real) else ([], [])
+    held = [*held, *(replace(s, name=f"keep/{s.name}") for s in old_held)]
+    labels = [s.text for s in (*own, *held, *old)]
+    charset = Charset.named(settings.charset) if settings.charset else Charset.of(labels)
+    longest = max(map(len, (*labels, *(s.text for s in made))), default=1)
     form = SIZES[settings.size]
     frame = Frame.for_texts(longest, form.height, settings.frame.max_width)
-    if settings.frame.min_width:
-        frame = replace(frame, min_width=min(settings.frame.min_width, frame.max_width))
+    start = checkpoint.find_start(settings.start, settings.size)
+    seen = checkpoint.read_weights(start)[1].frame.min_width if start is not None else 0
+    least = settings.frame.min_width or max(frame.min_width, seen)  # pictures as wide as it has learned to read them
+    frame = replace(frame, min_width=min(least, frame.max_width))
 
-    with Bar(accelerator, "opening", len(kept) + len(made) + len(held)) as bar:
+    with Bar(accelerator, "opening", len(own) + len(made) + len(old) + len(held)) as bar:
 
         def opened(samples: Sequence[Sample]) -> Pictures:
             return Pictures(samples, charset, frame, settings.max_pixels, bar.advance)
 
-        real_pictures, validation = opened(kept), opened(held)
-        pictures = opened([*real_pictures.samples, *made.samples]) if len(made) else real_pictures
-    problems = [*real.problems, *real_pictures.problems, *validation.problems]
-    problems += [*made.problems, *(pictures.problems if len(made) else ())]
+        parts = [opened(own), opened(made.samples), opened(old)]
+        validation = opened(held)
+    manifests = (real, made, earlier)
+    problems = [p for m in manifests for p in m.problems] + [p for part in (*parts, validation) for p in part.problems]
     if problems:
-        n = len(kept) + len(held) + len(made) + len(real.problems) + len(made.problems)
+        n = len(own) + len(held) + len(made) + len(old) + sum(len(m.problems) for m in manifests)
         say(accelerator, problem_table(problems, n))
-    if not len(validation) or (settings.stream is None and not len(real_pictures)):
-        what = "validate" if len(real_pictures) or settings.stream else "train"
+    if not len(validation) or (settings.stream is None and not len(parts[0])):
+        what = "validate" if len(parts[0]) or settings.stream else "train"
         raise UserError(f"{' '.join(settings.data) or settings.validation}: no sample is left to {what} on")
-    made_too = len(pictures) - len(real_pictures)
+    count = [len(part) for part in parts]
+    what = f"{count[0]} real and {count[1]} made samples" + (f" and {count[2]} kept ones" if count[2] else "")
     say(
         accelerator,
-        ("samples without end" if settings.stream else f"{len(real_pictures)} real and {made_too} made samples")
-        + f" to train on, {len(validation)} to validate; {len(charset)} characters, labels of up to {longest}",
+        f"{'samples without end' if settings.stream else what} to train on, {len(validation)} to validate; "
+        f"{len(charset)} characters, labels of up to {longest}",
     )
-    everything = content_hash((*pictures.samples, *validation.samples))
-    return Data(pictures, len(real_pictures), validation, charset, frame, problems, everything)
+    train = Pictures.joined(parts)
+    everything = content_hash((*train.samples, *validation.samples))
+    return Data(train, count[0], count[2], validation, charset, frame, problems, everything)
 
 
 def make_batches(
@@ -401,7 +417,15 @@ def make_batches(
         UserError: a stream that cannot be loaded.
     """
     if settings.stream is None:
-        plan = Plan(data.train.widths, data.real, settings.batch, settings.synthetic_share, settings.seed)
+        plan = Plan(
+            data.train.widths,
+            data.real,
+            settings.batch,
+            settings.synthetic_share,
+            settings.seed,
+            data.kept,
+            settings.keep_share,
+        )
         sampler = StepSampler(plan, step, total)
         loader = DataLoader(data.train, batch_sampler=sampler, collate_fn=collate, num_workers=settings.workers)
         return cast("Iterable[Batch]", accelerator.prepare(loader))

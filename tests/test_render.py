@@ -1,0 +1,262 @@
+"""Rendered text: distance fields against brute force, layouts against the ink, weather against Pillow, and the stream."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+from augment.glyphs import REACH, SHIPPED, TILE, _field, _small_capitals, font_files, load_glyphs
+from augment.methods.render import Render, RenderSettings, draw, noise_bank, window
+from augment.stream import BLOCK, LENGTHS, Stream
+from augment.style import BANK, Dice, keys_of, throw_style
+from augment.weather import blurred, coarse, jpeg
+from recognizer.charset import Charset
+from recognizer.errors import UserError
+from recognizer.images import Frame, normalise
+from recognizer.training.batches import normalised
+
+TEXTS = ["a", "0Oo1lI", "Wm9qgjy", "XHEAK", "123456789012"]
+CPU = torch.device("cpu")
+
+
+# ------------------------------------------------------------------------------------------------------------- glyphs
+
+
+def test_distance_fields_equal_brute_force() -> None:
+    rng = np.random.default_rng(0)
+    side = 2 * TILE
+    sheet = Image.new("1", (side, side))
+    pen = ImageDraw.Draw(sheet)
+    for _ in range(4):
+        x, y, r = rng.uniform(20, side - 20, 2).tolist() + [rng.uniform(3, 15)]
+        pen.ellipse((x - r, y - r, x + r, y + r), fill=1)
+    mask = np.array(sheet)
+    tile = _field(mask[None], np.array([1.0], np.float32))[0].numpy().astype(float)
+    points = np.argwhere(np.ones_like(mask)).reshape(side, side, 2)
+    solid, clear = np.argwhere(mask), np.argwhere(~mask)
+    coarse_points = (points.reshape(TILE, 2, TILE, 2, 2)).transpose(0, 2, 1, 3, 4).reshape(-1, 2)
+    to_solid = np.sqrt(((coarse_points[:, None] - solid) ** 2).sum(2).min(1))
+    to_clear = np.sqrt(((coarse_points[:, None] - clear) ** 2).sum(2).min(1))
+    distance = np.where(to_solid == 0, to_clear - 0.5, 0.5 - to_solid).reshape(TILE, TILE, 4).mean(2)
+    expected = 127.5 + 127.5 * (distance / TILE / REACH).clip(-1, 1)
+    near = np.abs(distance / TILE) < 0.8 * REACH  # beyond the reach distances are cut off, before they are averaged
+    assert near.sum() > 200 and np.abs(tile - expected)[near].max() <= 1
+
+
+def test_shipped_fonts_draw_every_letter_and_digit_and_come_with_their_licence() -> None:
+    files = font_files(())
+    assert len(files) == 10 and sum(f.stat().st_size for f in files) < 250_000
+    glyphs = load_glyphs(tuple(files), Charset.named("letters+digits").characters)
+    assert (glyphs.index >= 0).all()
+    licence = (SHIPPED / "LICENSES.txt").read_text()
+    assert "SIL OPEN FONT LICENSE Version 1.1" in licence
+    assert all(f"{f.name.partition('-latin-')[0]}: " in licence for f in files)
+
+
+def test_small_letters_that_are_capitals_are_left_out() -> None:
+    def mask(character: str) -> np.ndarray:
+        sheet = Image.new("L", (80, 80))
+        ImageDraw.Draw(sheet).text((20, 15), character, 255, ImageFont.truetype(str(font_files(())[0]), 40))
+        return np.asarray(sheet) > 127
+
+    characters = "ADEGRadegr5"
+    own = {i: mask(c) for i, c in enumerate(characters)}
+    assert _small_capitals(own, characters) == []
+    capitals = {i: mask(c.upper()) for i, c in enumerate(characters)}
+    assert _small_capitals(capitals, characters) == [5, 6, 7, 8, 9]
+
+
+def test_fonts_that_are_not_there_and_texts_that_no_font_draws_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no font file is there"):
+        Render(RenderSettings(fonts=(str(tmp_path),)))
+    (tmp_path / "broken.ttf").write_bytes(b"no font")
+    with pytest.raises(UserError, match="broken.ttf"):
+        Render(RenderSettings(fonts=(str(tmp_path),))).draw(["ab"], [0], (96, 32))
+    render = Render(RenderSettings())
+    with pytest.raises(UserError, match="no font draws '水'"):
+        render.draw(["a水"], [0], (96, 32))
+    for text in ("", "x" * 33):
+        with pytest.raises(UserError, match="a picture shows 1 to 32"):
+            render.draw([text], [0], (96, 32))
+
+
+# -------------------------------------------------------------------------------------------------------------- style
+
+
+def test_dice_depend_on_their_own_key_alone_and_are_even() -> None:
+    keys = keys_of(["ab"] * 2000, range(2000))
+    whole, half = Dice(keys), Dice(keys[1000:])
+    for each in (0, 5, 64):
+        a, b = whole.throw(each), half.throw(each)
+        assert np.array_equal(a[1000:], b) and (0 <= a).all() and (a < 1).all()
+        assert abs(a.mean() - 0.5) < 4 * (1 / 12 / a.size) ** 0.5
+        assert abs(np.corrcoef(a.reshape(2000, -1)[:-1, 0], a.reshape(2000, -1)[1:, 0])[0, 1]) < 0.1
+    assert len(np.unique(keys_of(["a", "b", "ab", "ba", "aa"], [0] * 5))) == 5
+
+
+def test_no_difficulty_is_clean_print() -> None:
+    glyphs = load_glyphs(tuple(font_files(())), "ABC")
+    style = throw_style(["ABC"] * 300, range(300), (96, 32), glyphs, 0.0)
+    p = style.picture
+    for name in ("wave_x", "wave_y", "bend", "gradient", "cloud", "stripes", "dots", "holes", "blur", "grain", "jpeg"):
+        assert not p[name].any(), name
+    assert not style.lines.any() and not style.character["turn"].any()
+    assert (np.abs(p["ink"] - p["paper"]) > 0.25).all()
+
+
+# ------------------------------------------------------------------------------------------------------------ drawing
+
+
+def test_boxes_hold_the_ink_of_each_character() -> None:
+    glyphs = load_glyphs(tuple(font_files(())), "".join(sorted({*"".join(TEXTS)})))
+    texts = [TEXTS[i % len(TEXTS)] for i in range(60)]
+    style = throw_style(texts, range(60), (160, 48), glyphs, 0.0)
+    style.picture["rim"][:] = 0  # which lies around the ink
+    clean = draw(style, (160, 48), glyphs, 1, CPU)
+    paper = clean.pictures.flatten(1).mode(1).values
+    ink = (clean.pictures[:, 0] - paper[:, None, None]).abs() > 0.12
+    for text, boxes, own in zip(texts, clean.boxes, ink, strict=True):
+        assert boxes.isfinite().all(1).sum() == len(text)
+        columns = own.any(0).nonzero()[:, 0]
+        held = boxes[: len(text)]
+        # the ink begins where the first box does and ends with the last, to 2 pixels: its edges are soft
+        assert abs(float(columns.min()) - float(held[:, 0].min())) < 2
+        assert abs(float(columns.max()) + 1 - float(held[:, 2].max())) < 2
+        centres = (held[:, 0] + held[:, 2]) / 2
+        assert (centres.diff() > 0).all()
+
+
+def test_boxes_follow_the_bending() -> None:
+    glyphs = load_glyphs(tuple(font_files(())), "H")
+    style = throw_style(["H"] * 40, range(40), (96, 32), glyphs, 0.0)
+    flat = draw(style, (96, 32), glyphs, 1, CPU)
+    style.picture["wave_x"][:], style.picture["wave_x_kx"][:], style.picture["wave_x_ky"][:] = 5.0, 0.0, 0.0
+    style.picture["wave_x_phase"][:] = 0.25  # a shift of everything by 5 pixels to the left
+    bent = draw(style, (96, 32), glyphs, 1, CPU)
+    moved = flat.boxes[:, 0, [0, 2]] - 5
+    inside = (moved[:, 0] > 0) & (moved[:, 1] < 96)
+    assert inside.sum() > 20
+    torch.testing.assert_close(bent.boxes[inside, 0][:, [0, 2]], moved[inside], atol=0.05, rtol=0)
+    torch.testing.assert_close(bent.pictures[inside, :, :, 10:80], flat.pictures[inside, :, :, 15:85], atol=0.1, rtol=0)
+
+
+def test_grey_pictures_are_the_luminance_of_coloured_ones() -> None:
+    render, texts = Render(RenderSettings()), TEXTS * 4
+    coloured = render.draw(texts, range(20), (120, 40), difficulty=0.0).pictures
+    grey = render.draw(texts, range(20), (120, 40), channels=1, difficulty=0.0).pictures
+    luminance = (coloured * torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True)
+    assert coloured.std(1).max() > 0.1, "nothing is coloured"
+    torch.testing.assert_close(luminance, grey, atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize("size", [(16, 8), (31, 17), (700, 60), (64, 520)])
+def test_any_size_can_be_drawn(size: tuple[int, int]) -> None:
+    drawn = Render(RenderSettings()).draw(["a7K"] * 30, range(30), size)
+    assert drawn.pictures.shape == (30, 3, size[1], size[0])
+    assert drawn.pictures.isfinite().all() and 0 <= drawn.pictures.min() and drawn.pictures.max() <= 1
+
+
+def test_windows_of_noise_wrap_around() -> None:
+    bank = noise_bank("even", CPU)
+    at = torch.tensor([0.0, BANK**2 - 1])
+    found = window(bank, at, 3, 5)
+    torch.testing.assert_close(found[0], bank[:3, :5])
+    torch.testing.assert_close(found[1], bank[BANK - 1 : BANK + 2, BANK - 1 : BANK + 4])
+    torch.testing.assert_close(found[1][1:, 1:], bank[:2, :4])
+    assert window(bank, at, 7, 9, zoom=2).shape == (2, 7, 9)
+    assert window(bank, at, 3, 2 * BANK).shape == (2, 3, 2 * BANK)
+
+
+# ------------------------------------------------------------------------------------------------------------ weather
+
+
+def test_jpeg_loses_what_libjpeg_loses() -> None:
+    rng = np.random.default_rng(0)
+    x, y = np.meshgrid(np.arange(48), np.arange(32))
+    picture = (128 + 90 * np.sin(x / 5) * np.cos(y / 4) + rng.normal(0, 12, (32, 48))).clip(0, 255).astype(np.uint8)
+    for quality in (15, 40, 60, 90):
+        file = io.BytesIO()
+        Image.fromarray(picture).save(file, "JPEG", quality=quality)
+        expected = np.asarray(Image.open(file), float)
+        ours = jpeg(torch.from_numpy(picture)[None, None].float() / 255, torch.tensor([float(quality)]))[0, 0].numpy()
+        assert np.abs(255 * ours - expected).mean() < 1.0, quality
+        assert np.abs(255 * ours - picture).mean() > 0.5 or quality == 90
+
+
+def test_blur_keeps_what_is_even_and_has_the_asked_deviation() -> None:
+    point = torch.zeros(2, 1, 41, 41)
+    point[:, :, 20, 20] = 1
+    deviation = torch.tensor([0.8, 2.0])
+    soft = blurred(point, deviation)
+    torch.testing.assert_close(soft.sum((1, 2, 3)), torch.ones(2))
+    away = (torch.arange(41) - 20.0) ** 2
+    spread = (soft.sum(2) * away).sum(2)[:, 0].sqrt()
+    torch.testing.assert_close(spread, deviation, atol=0.3, rtol=0)
+    torch.testing.assert_close(
+        blurred(torch.full((1, 1, 9, 9), 0.3), torch.tensor([1.5])), torch.full((1, 1, 9, 9), 0.3)
+    )
+
+
+def test_coarse_pictures_keep_their_size_and_mean() -> None:
+    pictures = torch.rand(3, 1, 30, 60, generator=torch.Generator().manual_seed(0))
+    for blocky in (True, False):
+        found = coarse(pictures, 3.0, blocky)
+        assert found.shape == pictures.shape and found.std() < 0.6 * pictures.std()
+        torch.testing.assert_close(found.mean(), pictures.mean(), atol=0.01, rtol=0)
+
+
+# ------------------------------------------------------------------------------------------------------------- stream
+
+
+def stream(seed: int = 0, characters: str = "letters+digits", **settings: object) -> Stream:
+    return Stream(Charset.named(characters), Frame(32, 96, 512), seed, settings)
+
+
+def test_a_stream_follows_from_seed_step_and_place_alone() -> None:
+    whole = stream()
+    first = [whole.batch(k, 100, range(8), CPU) for k in range(2 * BLOCK)]
+    part = stream().batch(BLOCK + 1, 100, range(4, 8), CPU)
+    torch.testing.assert_close(part.pictures, first[BLOCK + 1].pictures[4:], atol=0, rtol=0)
+    assert part.lengths.tolist() == first[BLOCK + 1].lengths[4:].tolist()
+    again = whole.batch(1, 100, range(8), CPU)
+    torch.testing.assert_close(again.pictures, first[1].pictures, atol=0, rtol=0)
+    other = stream(1).batch(0, 100, range(8), CPU)
+    assert other.pictures.shape != first[0].pictures.shape or not torch.equal(other.pictures, first[0].pictures)
+    assert not torch.equal(first[0].pictures, first[1].pictures)
+
+
+def test_a_stream_shows_every_character_and_length_and_its_labels_are_ids_of_the_charset() -> None:
+    charset = Charset.named("letters+digits")
+    own, seen, lengths = stream(), set(), set()
+    for step in range(0, 12 * BLOCK, BLOCK):
+        batch = own.batch(step, 100, range(32), CPU)
+        assert batch.pictures.shape[0] == 32 and batch.pictures.shape[2] == 32 and batch.pictures.shape[3] % 16 == 0
+        for ids, n in zip(batch.targets, batch.lengths, strict=True):
+            assert (ids[:n] > 0).all() and not ids[n:].any()
+            seen |= set(charset.decode(ids[:n].tolist()))
+            lengths.add(int(n))
+    assert seen == set(charset.characters) and lengths >= {3, 4, 5, 6, 7, 8} and lengths <= set(LENGTHS)
+
+
+def test_a_stream_of_a_charset_of_ones_own() -> None:
+    batch = stream(characters="#+7").batch(0, 10, range(16), CPU)
+    assert set(batch.targets.unique().tolist()) == {0, 1, 2, 3}
+    with pytest.raises(UserError, match="no font draws any"):
+        stream(characters="水火")
+    with pytest.raises(UserError, match="did you mean 'climb'"):
+        stream(clim=1)
+
+
+def test_pictures_are_normalised_in_torch_as_in_numpy() -> None:
+    greys = np.random.default_rng(0).integers(0, 256, (6, 1, 32, 48)).astype(np.uint8)
+    greys[3:] = 255 - greys[3:] // 9  # little contrast; then ink brighter than paper
+    greys[4, :, :, :40] = 3
+    greys[5] = 77
+    torch.testing.assert_close(
+        normalised(torch.from_numpy(greys).float()), torch.from_numpy(normalise(greys)), atol=1e-5, rtol=1e-5
+    )
