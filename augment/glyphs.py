@@ -102,8 +102,8 @@ def _trace(file: Path, characters: str) -> tuple[dict[int, NDArray[np.bool_]], d
         font = ImageFont.truetype(str(file), 100, layout_engine=ImageFont.Layout.BASIC)
         cap = next((b - t for _, t, _, b in (font.getbbox(c) for c in "HEX0n") if b > t), 0)
         font = ImageFont.truetype(str(file), round(100 * _CAP / max(cap, 20)), layout_engine=ImageFont.Layout.BASIC)
-    except OSError as error:
-        raise UserError(f"font {str(file)!r}: {error}") from None
+    except OSError:
+        raise UserError(f"font {str(file)!r}: no such file, or no font in it") from None
     absent = bytes(font.getmask(ABSENT))
     top, bottom = next(((t, b) for _, t, _, b in (font.getbbox(c) for c in "HEX0n") if b > t), (0, int(_CAP)))
     masks: dict[int, NDArray[np.bool_]] = {}

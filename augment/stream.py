@@ -88,7 +88,7 @@ class Stream:
         ]
         seeds = (dice.throw() * 2**53).astype(int).tolist()
         size = (round(width * self._height / 32), self._height)
-        pictures = self._render.draw(texts, seeds, size, 1, device, difficulty).pictures
+        pictures = self._render.draw(texts, seeds, size, 1, device, difficulty, layout=False).pictures
         targets = torch.zeros(len(texts), max(lengths), dtype=torch.long)
         for row, text in zip(targets, texts, strict=True):
             row[: len(text)] = torch.tensor(self._charset.encode(text))

@@ -144,7 +144,7 @@ def evaluate(
     from accelerate import Accelerator
 
     from recognizer.progress import say
-    from recognizer.readings import Scores
+    from recognizer.readings import Scores, auroc, calibration_error
     from recognizer.samples import merge, problem_table, read_manifest
     from recognizer.training.evaluate import evaluate as read
 
@@ -169,6 +169,10 @@ def evaluate(
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     path.write_text(lines, encoding="utf-8", errors="surrogateescape")  # a file's name need not be UTF-8
     print_scores(Scores.of(pairs))
+    right, sure = [truth == read for truth, read in pairs], [r.confidence for r in outcome.readings]
+    print(
+        f"confidence            calibration error {calibration_error(sure, right):.3f}, AUROC {auroc(sure, right):.3f}"
+    )
     print(f"every reading is in {path}")
 
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -31,9 +32,10 @@ from recognizer.readings import Reading
 from recognizer.samples import read_manifest
 from recognizer.training import batches
 from recognizer.training.batches import Item, Pictures, Plan, StepSampler, Variation, collate, vary
+from recognizer.training.calibrate import fit_temperature
 from recognizer.training.checkpoint import Description, build, last_state, read_weights, save_weights, start_from
 from recognizer.training.collapse import find_collapse
-from recognizer.training.evaluate import evaluate, read_pictures
+from recognizer.training.evaluate import evaluate, read_pictures, shown_case
 from recognizer.training.model import SIZES, HeadName, Network
 from recognizer.training.train import Average, TrainSettings, train, weight_groups
 
@@ -634,3 +636,84 @@ def test_alarms_of_networks(trained: Trained, drawn: Path) -> None:
 def test_no_alarm_is_raised_over_a_reader_that_has_learned(trained: Trained) -> None:
     rows = metrics(trained.run)
     assert rows[-1]["exact"] > 0.7 and "alarm" not in rows[-1]
+
+
+# ------------------------------------------------------------------------------------------- confidence, case, keeping
+
+
+def test_temperature_undoes_what_makes_a_reader_too_sure(trained: Trained, drawn: Path) -> None:
+    state, description = read_weights(trained.run)
+    samples = [  # of which it reads a quarter otherwise than they are labelled
+        s if i % 4 else replace(s, text=s.text[::-1] + s.text[0]) for i, s in enumerate(read_manifest(drawn / "train"))
+    ]
+    pictures = Pictures(samples, Charset(description.charset), description.frame, 10**6)
+    found = {}
+    for k in (1.0, 2.0):
+        sharp = {n: t * k if ".classify." in n else t for n, t in state.items()}
+        found[k] = fit_temperature(build(sharp, description), "conv", pictures)
+    assert found[1.0] > 1
+    assert found[2.0] == pytest.approx(2 * found[1.0], rel=0.2)
+
+
+def test_weights_come_calibrated_and_only_once(trained: Trained, tmp_path: Path, drawn: Path) -> None:
+    description = read_weights(trained.run)[1]
+    assert 0.5 <= description.scores["temperature"] <= 5.0
+    again = tmp_path / "again"
+    shutil.copytree(trained.run, again)
+    train(TrainSettings(**json.loads(json.dumps(description.settings))), again, resume=True)
+    assert_same_weights(trained.run, again)
+
+
+def lettered(run: Path, path: Path, letters: str) -> Path:
+    """The weights of a run under a charset in which each digit is a letter."""
+    state, description = read_weights(run)
+    assert len(letters) == len(description.charset)
+    save_weights(path, state, replace(description, charset=letters))
+    return path
+
+
+def test_letters_are_known_by_the_case_that_the_pictures_show(trained: Trained, drawn: Path, tmp_path: Path) -> None:
+    digits = read_weights(trained.run)[1].charset
+    upper = "ABCDEFGHIJKLMN"[: len(digits)]
+    weights = lettered(trained.run, tmp_path / "upper.safetensors", upper)
+    samples = [
+        replace(s, text=s.text.translate(str.maketrans(digits, upper.lower())))
+        for s in read_manifest(drawn / "train").samples
+    ]
+    frame = read_weights(trained.run)[1].frame
+    shown = shown_case(weights, Pictures(samples, Charset(upper.lower()), frame, 10**6))
+    assert shown == dict(zip(upper.lower(), upper, strict=True))
+    network = Network("tiny", ("conv",), len(digits) + 1)
+    said = start_from(network, weights, Charset(upper.lower()), "tiny", shown)
+    assert said.endswith(
+        f"{len(digits)} of {len(digits)} characters were known to it, {len(digits)} of them in the other case"
+    )
+    old, _ = read_weights(weights)
+    assert torch.equal(network.state_dict()["heads.conv.classify.weight"], old["heads.conv.classify.weight"])
+    # as labelled, and where the charset has both cases, letters are what they are
+    same = [replace(s, text=s.text.upper()) for s in samples]
+    assert shown_case(weights, Pictures(same, Charset(upper), frame, 10**6)) == {}
+    assert shown_case(weights, Pictures(same, Charset(upper + upper.lower()), frame, 10**6)) == {}
+
+
+@pytest.mark.parametrize("made", [0, 9])
+def test_a_plan_gives_kept_samples_their_share_of_each_batch(made: int) -> None:
+    plan = Plan([64] * (20 + made + 6), 20, 8, 0.25, 0, kept=6, kept_share=0.25)
+    seen: Counter[str] = Counter()
+    for step in range(60):
+        kinds = Counter("real" if i < 20 else "made" if i < 20 + made else "kept" for i in plan.indices(step))
+        assert kinds["kept"] == 2 and kinds["made"] == (2 if made else 0)
+        seen += kinds
+    assert sum(seen.values()) == 60 * 8
+
+
+def test_kept_samples_are_still_read_after_training_on_new_ones(trained: Trained, drawn: Path, tmp_path: Path) -> None:
+    new = draw_folder(tmp_path / "new", random_labels(40, 9, "xyz"), 9)
+    both = "xyz" + read_weights(trained.run)[1].charset
+    runs = {}
+    for name, keep in {"kept": (str(drawn / "train"),), "lost": ()}.items():
+        runs[name] = tmp_path / name
+        own = settings(new, new, start=str(trained.run), keep=keep, charset=both, pictures=1600)
+        train(own, runs[name])
+    assert exact(runs["kept"], drawn / "validation") > 0.6 > 0.3 > exact(runs["lost"], drawn / "validation")
+    assert exact(runs["kept"], new) > 0.6

@@ -77,10 +77,11 @@ class Render:
         channels: int = 3,
         device: torch.device | str = "cpu",
         difficulty: float | None = None,
+        layout: bool = True,
     ) -> Drawn:
         """Pictures of `texts`, each from its own seed, of one `size` (width, height); grey ones with one channel.
 
-        `difficulty` stands in for that of the settings.
+        `difficulty` stands in for that of the settings. Without `layout` there are no boxes, which a GPU waits for.
 
         Raises:
             UserError: as `make`.
@@ -89,7 +90,7 @@ class Render:
         glyphs = load_glyphs(self._files, known)
         difficulty = self.settings.difficulty if difficulty is None else difficulty
         style = throw_style(texts, seeds, size, glyphs, difficulty)
-        return draw(style, size, glyphs, channels, torch.device(device))
+        return draw(style, size, glyphs, channels, torch.device(device), layout)
 
 
 # ----------------------------------------------------------------------------------------------------------- drawing
@@ -129,7 +130,9 @@ def window(bank: Tensor, at: Tensor, h: int, w: int, zoom: int = 1) -> Tensor:
     return found[:, :h, :w]
 
 
-def draw(style: Style, size: tuple[int, int], glyphs: Glyphs, channels: int, device: torch.device) -> Drawn:
+def draw(
+    style: Style, size: tuple[int, int], glyphs: Glyphs, channels: int, device: torch.device, layout: bool = True
+) -> Drawn:
     """The pictures of styles, of one size (width, height)."""
     width, height = size
     pt = dict(zip(style.picture, _to(device, *style.picture.values()), strict=True))
@@ -147,7 +150,13 @@ def draw(style: Style, size: tuple[int, int], glyphs: Glyphs, channels: int, dev
     _draw_lines(picture, above, shift)
     _dots(picture, pt)
     picture = weather(picture.clamp_(0, 1), pt, noise)
-    return Drawn(picture, _boxes(style, glyphs, shift).to(device))
+    boxes = _boxes(style, glyphs, shift) if layout else torch.empty(len(picture), 0, 4)
+    return Drawn(picture, boxes.to(device))
+
+
+@lru_cache(maxsize=4)
+def _tiles(glyphs: Glyphs, device: torch.device) -> Tensor:
+    return glyphs.tiles.to(device)
 
 
 def _to(device: torch.device, *arrays: Floats) -> Sequence[Tensor]:
@@ -232,7 +241,7 @@ def _glyph_fields(
     steps = pixels * levels[rows]
     least = (_LEVELS - margin * levels)[rows].where(pt["over"][rows] > 0, torch.inf)
 
-    tiles, flat = glyphs.tiles.to(device), shift.flatten()
+    tiles, flat = _tiles(glyphs, device), shift.flatten()
     pad = sizes[int(bucket.max())] // 2 + 1
     x, y = k["x"].clamp(0, w), k["y"].clamp(0, h)
     wide = w + 2 * pad

@@ -48,10 +48,7 @@ def read_pictures(
     Raises:
         UserError: an output that is not finite.
     """
-    by_width: dict[int, list[int]] = defaultdict(list)
-    for i, width in enumerate(pictures.widths):
-        by_width[width].append(i)
-    groups = [own[k : k + batch] for own in by_width.values() for k in range(0, len(own), batch)]
+    groups = groups_of_one_width(pictures, batch)
     found: list[tuple[int, Reading]] = []
     blanks, frames, spreads = 0, 0, []
     with accelerator.split_between_processes(groups) as mine:
@@ -72,6 +69,14 @@ def read_pictures(
         sum(t[1] for t in totals) / max(1, sum(t[2] for t in totals)),
         float(np.mean(all_spreads)) if all_spreads else None,
     )
+
+
+def groups_of_one_width(pictures: Pictures, batch: int) -> list[list[int]]:
+    """The places of all pictures in groups of at most `batch`, of one width each."""
+    by_width: dict[int, list[int]] = defaultdict(list)
+    for i, width in enumerate(pictures.widths):
+        by_width[width].append(i)
+    return [own[k : k + batch] for own in by_width.values() for k in range(0, len(own), batch)]
 
 
 def evaluate(

@@ -32,6 +32,7 @@ from recognizer.samples import Problem, Sample, content_hash, merge, problem_tab
 from recognizer.settings import Settings, load, to_toml
 from recognizer.training import checkpoint
 from recognizer.training.batches import Batch, Pictures, Plan, StepSampler, Variation, collate, vary
+from recognizer.training.calibrate import fit_temperature
 from recognizer.training.collapse import find_collapse
 from recognizer.training.evaluate import read_pictures, shown_case
 from recognizer.training.losses import LOSSES, guidance, guide
@@ -308,8 +309,17 @@ def train(settings: TrainSettings, out: Path, resume: bool = False) -> Scores:
             if progress.done:
                 break
 
-    best, _ = checkpoint.read_weights(out)
+    best, description = checkpoint.read_weights(out)
     bare.load_state_dict({**bare.state_dict(), **{k: v.to(accelerator.device) for k, v in best.items()}})
+    if "temperature" not in description.scores:
+        temperature = fit_temperature(bare.eval(), settings.head, data.validation)
+        for name in ("weight", "bias"):  # so that whoever reads the weights has it
+            best[f"heads.{settings.head}.classify.{name}"] /= temperature
+        bare.load_state_dict({**bare.state_dict(), **{k: v.to(accelerator.device) for k, v in best.items()}})
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            said = {**description.scores, "temperature": temperature}
+            checkpoint.save_weights(out / "weights.safetensors", best, replace(description, scores=said))
     outcome = read_pictures(bare.eval(), settings.head, data.validation, accelerator)
     pairs = list(zip([s.text for s in data.validation.samples], [r.text for r in outcome.readings], strict=True))
     scores = Scores.of(pairs)
