@@ -4,11 +4,21 @@ VENV := .venv
 READY := $(VENV)/ready-$(shell cksum < pyproject.toml | cut -d' ' -f1)
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: practice test test-slow check
+.PHONY: practice test test-slow check fonts pretrain
 
 practice: $(READY)
 	@test -d runs/scheme/test || { rm -rf runs/scheme; practice scheme runs/scheme; }
 	practice run --config configs/practice.toml --out runs/practice
+
+# the fonts and the run that the default reader comes from: hours on two cores; killed, it goes on where it was
+fonts: $(READY)
+	python benchmarks/fonts.py runs/fonts
+
+pretrain: fonts
+	test -d runs/pretrain-validation || augment synthesize --method render --charset letters+digits --length 3-7 \
+		--count 1000 --size 112x32 --seed 9000000 --set 'fonts=["runs/fonts"]' --out runs/pretrain-validation
+	@if test -d runs/pretrain; then recognizer train --resume runs/pretrain; \
+		else recognizer train --config configs/pretrain.toml --out runs/pretrain; fi
 
 test: $(READY)
 	pytest -n 2 --dist loadscope

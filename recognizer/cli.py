@@ -67,6 +67,9 @@ def train(
     validation: Annotated[Path | None, typer.Option(help="Labelled pictures to validate on; else a tenth.")] = None,
     with_synthetic: Annotated[list[Path] | None, typer.Option(help="Made pictures; repeatable.")] = None,
     synthetic_share: Annotated[float | None, typer.Option(help="Made pictures' share of each batch; 0.5.")] = None,
+    unlabelled: Annotated[
+        list[Path] | None, typer.Option(help="Pictures without labels, to learn from sure readings of; repeatable.")
+    ] = None,
     keep: Annotated[
         list[Path] | None, typer.Option(help="What --from was trained on and must go on reading; repeatable.")
     ] = None,
@@ -94,14 +97,13 @@ def train(
 
     from recognizer.settings import load
     from recognizer.training.train import TrainSettings, resumed_settings
-    from recognizer.training.train import train as run
 
     given = {
         "data": _texts(data), "validation": _text(validation), "with_synthetic": _texts(with_synthetic),
-        "synthetic_share": synthetic_share, "keep": _texts(keep), "start": start, "size": size, "head": head,
-        "loss": loss, "charset": charset, "limit": limit, "pictures": pictures, "batch": batch,
-        "learning_rate": learning_rate, "precision": precision, "seed": seed, "threads": threads, "tracker": tracker,
-        "label_pattern": label_pattern,
+        "synthetic_share": synthetic_share, "unlabelled": _texts(unlabelled), "keep": _texts(keep),
+        "start": start, "size": size, "head": head, "loss": loss, "charset": charset, "limit": limit,
+        "pictures": pictures, "batch": batch, "learning_rate": learning_rate, "precision": precision, "seed": seed,
+        "threads": threads, "tracker": tracker, "label_pattern": label_pattern,
     }  # fmt: skip
     if resume is not None:
         rest = {**given, "out": out, "config": config, "set": sets or None}
@@ -115,6 +117,10 @@ def train(
         if out is None:
             raise UserError("say where the run goes: --out RUN")
         settings = load(TrainSettings, config, given, sets or ())
+    if settings.unlabelled:
+        from recognizer.training.pseudo import train_with_unlabelled as run
+    else:
+        from recognizer.training.train import train as run
     scores = run(settings, out, resume=resume is not None)
     if not PartialState().is_main_process:
         return

@@ -37,6 +37,7 @@ from recognizer.training.checkpoint import Description, build, last_state, read_
 from recognizer.training.collapse import find_collapse
 from recognizer.training.evaluate import evaluate, read_pictures, shown_case
 from recognizer.training.model import SIZES, HeadName, Network
+from recognizer.training.pseudo import train_with_unlabelled
 from recognizer.training.train import Average, TrainSettings, train, weight_groups
 
 SMALL = {"threads": 1, "tracker": "none", "batch": 16}
@@ -717,3 +718,47 @@ def test_kept_samples_are_still_read_after_training_on_new_ones(trained: Trained
         train(own, runs[name])
     assert exact(runs["kept"], drawn / "validation") > 0.6 > 0.3 > exact(runs["lost"], drawn / "validation")
     assert exact(runs["kept"], new) > 0.6
+
+
+# --------------------------------------------------------------------------------------------------------- unlabelled
+
+
+def test_unlabelled_pictures_are_labelled_by_sure_readings_and_trained_on(
+    trained: Trained, drawn: Path, tmp_path: Path
+) -> None:
+    loose, out = tmp_path / "loose", tmp_path / "run"
+    truth = {}
+    draw_folder(loose, random_labels(48, 21), 21)
+    for line in (loose / "metadata.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        truth[row["file_name"]] = row["text"]
+    (loose / "metadata.jsonl").unlink()
+    (loose / "broken.png").write_bytes(b"no picture")
+    own = settings(
+        drawn / "eight", drawn / "validation", start=str(trained.run), charset=read_weights(trained.run)[1].charset,
+        unlabelled=(str(loose),), unlabelled_confidence=0.6, pictures=320,
+    )  # fmt: skip
+    scores = train_with_unlabelled(own, out)
+    runs = [json.loads((out / f"round-{k}" / "scores.json").read_text()) for k in range(3)]
+    assert scores.exact == max(run["exact"] for run in runs)
+    assert json.loads((out / "scores.json").read_text())["exact"] == scores.exact
+    pseudo = read_manifest(out / "pseudo-1").samples
+    assert 20 < len(pseudo) <= 48 and all(s.meta["confidence"] >= 0.6 for s in pseudo)
+    right = [truth[Path(str(s.meta["source"])).name] == s.text for s in pseudo]
+    assert np.mean(right) > 0.85, "and the rest was too unsure to be taken"
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
+    assert train_with_unlabelled(own, out, resume=True) == scores
+    assert {p: p.stat().st_mtime_ns for p in before if p.parent != out} == {
+        p: t for p, t in before.items() if p.parent != out
+    }
+
+
+def test_nothing_sure_ends_after_the_labels_alone(trained: Trained, drawn: Path, tmp_path: Path) -> None:
+    own = settings(
+        drawn / "eight", drawn / "validation", start=str(trained.run), pictures=16,
+        unlabelled=(str(drawn / "eight"),), unlabelled_confidence=0.999999,
+    )  # fmt: skip
+    train_with_unlabelled(own, tmp_path / "run")
+    assert not (tmp_path / "run" / "round-1").exists() and (tmp_path / "run" / "weights.safetensors").exists()
+    with pytest.raises(UserError, match="no picture is there"):
+        train_with_unlabelled(own.model_copy(update={"unlabelled": (str(tmp_path / "no"),)}), tmp_path / "other")

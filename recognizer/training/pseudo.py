@@ -1,0 +1,96 @@
+"""Learn from unlabelled pictures: read them, take sure readings for labels, train again (Lee 2013, "Pseudo-Label").
+
+    round 0: the labels alone -> read what has none -> keep what is sure enough -> round 1: both -> read again -> ...
+
+Every round starts from the same weights, so that what an earlier one misread is not learned twice. Validation is always
+on real labels.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from accelerate import PartialState
+
+from recognizer.deploy.export import export
+from recognizer.errors import UserError
+from recognizer.images import Grey, PictureError
+from recognizer.progress import Bar, say
+from recognizer.reader import Reader
+from recognizer.readings import Scores
+from recognizer.samples import FolderWriter, list_pictures
+from recognizer.settings import to_toml
+from recognizer.training.train import TrainSettings, train
+
+GROUP = 256  # pictures that are open at a time
+
+
+def train_with_unlabelled(settings: TrainSettings, out: Path, resume: bool = False) -> Scores:
+    """Train into `out/round-0`, `out/round-1`, ...; the round that is best on validation becomes the run's weights.
+
+    A killed run goes on where it was. `out/pseudo-1`, ... hold what was taken for labelled in each round.
+
+    Raises:
+        UserError: as `train`, or no picture among the unlabelled.
+        Stopped: Ctrl-C; the run is saved and can be resumed.
+    """
+    process = PartialState()
+    files = [file for folder in settings.unlabelled for file in list_pictures(Path(folder))]
+    if not files:
+        raise UserError(f"--unlabelled {' '.join(settings.unlabelled)}: no picture is there")
+    if not resume and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} exists and is not empty: name a new folder, or go on with --resume {out}")
+    if process.is_main_process:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "settings.toml").write_text(to_toml(settings), encoding="utf-8")
+    process.wait_for_everyone()
+    own = settings.model_copy(update={"unlabelled": ()})
+    scores = [train(own, out / "round-0", (out / "round-0" / "settings.toml").is_file())]
+    for number in range(1, settings.unlabelled_rounds + 1):
+        pseudo = out / f"pseudo-{number}"
+        if process.is_main_process and not pseudo.exists():
+            export(out / f"round-{number - 1}")
+            kept = take_surest(out / f"round-{number - 1}", files, settings, pseudo)
+            say(process, f"round {number}: {kept} of {len(files)} unlabelled pictures are read surely enough")
+        process.wait_for_everyone()
+        if not any(pseudo.iterdir()):
+            break
+        more = own.model_copy(update={"with_synthetic": (*own.with_synthetic, str(pseudo))})
+        run = out / f"round-{number}"
+        scores.append(train(more, run, (run / "settings.toml").is_file()))
+    best = max(range(len(scores)), key=lambda k: (scores[k].exact, -scores[k].character_error_rate, k))
+    if process.is_main_process:
+        for name in ("weights.safetensors", "scores.json"):
+            shutil.copy(out / f"round-{best}" / name, out / f"{name}.tmp")
+            (out / f"{name}.tmp").replace(out / name)
+        say(process, f"round {best} is best on validation: {', '.join(f'{s.exact:.3f}' for s in scores)}")
+    process.wait_for_everyone()
+    return scores[best]
+
+
+def take_surest(run: Path, files: Sequence[Path], settings: TrainSettings, out: Path) -> int:
+    """Write the pictures that a run reads with enough confidence as a labelled folder; gives their number."""
+    reader = Reader(run, max_pixels=settings.max_pixels)
+    kept = 0
+    with FolderWriter(out) as writer, Bar(PartialState(), "reading unlabelled", len(files)) as bar:
+        for k in range(0, len(files), GROUP):
+            greys: list[Grey] = []
+            opened: list[Path] = []
+            for file in files[k : k + GROUP]:
+                try:
+                    greys.append(reader.open(file))
+                except PictureError:  # is nobody's training picture
+                    continue
+                opened.append(file)
+            for file, reading in zip(opened, reader.read(greys), strict=True):
+                if reading.text and reading.confidence >= settings.unlabelled_confidence:
+                    about = {"source": str(file), "confidence": round(reading.confidence, 4)}
+                    writer.add(f"{kept:06d}{file.suffix.lower()}", file.read_bytes(), reading.text, about)
+                    kept += 1
+            for _ in files[k : k + GROUP]:
+                bar.advance()
+    if not kept:  # an empty folder says that there was nothing
+        (out / "metadata.jsonl").unlink()
+    return kept
