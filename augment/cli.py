@@ -189,6 +189,37 @@ def filter_made(
     write_folder(judged.kept, out)
 
 
+@typer_app.command()
+def sheet(
+    data: Annotated[Path, typer.Argument(help="Labelled pictures, real or made.")],
+    out: Annotated[Path, typer.Option(help="The PNG file to write.")],
+    model: Annotated[
+        str | None, typer.Option(help="Show what this reader reads, wrong letters marked: a run, a file, or default.")
+    ] = None,
+    columns: Annotated[int, typer.Option(help="Pictures in a row.", min=1, max=50)] = 6,
+    limit: Annotated[int, typer.Option(help="The first so many pictures.", min=1)] = 48,
+    height: Annotated[int, typer.Option(help="Of each picture, in pixels.", min=8, max=512)] = 48,
+    label_pattern: Pattern = None,
+) -> None:
+    """Draw a contact sheet: pictures with their labels, or with what a reader reads in them."""
+    from augment.sheet import Cell, contact_sheet, marked
+    from recognizer.images import PictureError, open_picture
+    from recognizer.reader import Reader
+    from recognizer.samples import read_manifest
+
+    reader = None if model is None else Reader(None if model == "default" else Path(model))
+    cells = []
+    for sample in read_manifest(data, label_pattern).first(limit):
+        try:
+            picture = open_picture(sample.read_bytes())
+        except PictureError as error:
+            raise UserError(f"{sample.name!r} of {data} cannot be opened: {error.kind}, {error}") from None
+        read = sample.text if reader is None else reader.read([reader.open(picture)])[0].text
+        cells.append(Cell(picture, *marked(sample.text, read)))
+    contact_sheet([cells[k : k + columns] for k in range(0, len(cells), columns)], out, height)
+    print(f"{out}: {len(cells)} pictures")
+
+
 def _settings(sets: Sequence[str] | None) -> dict[str, Any]:
     """The values of --set, as JSON where they are JSON."""
     values: dict[str, Any] = {}

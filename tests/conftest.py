@@ -113,7 +113,8 @@ def trained(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """A reader of the drawn digits, as `recognizer train` leaves it."""
     run = tmp_path_factory.mktemp("trained") / "run"
     said = recognizer(
-        "train", "--data", drawn / "train", "--validation", drawn / "validation", "--out", run, "--threads", 1,
+        "train", "--from", "nothing", "--data", drawn / "train", "--validation", drawn / "validation", "--out", run,
+        "--threads", 1,
         "--pictures", 1280, "--batch", 16, "--set", "validations=6",
     )  # fmt: skip
     assert said.status == 0, said.err

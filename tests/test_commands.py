@@ -23,6 +23,7 @@ from conftest import Ended, Trained, augment, draw_folder, recognizer, refusal
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from recognizer.reader import DEFAULT
 from recognizer.samples import list_pictures, read_manifest
 from recognizer.training.checkpoint import read_weights
 
@@ -98,7 +99,7 @@ def test_help_of_the_other_commands_needs_no_torch(module: str) -> None:
 def test_every_command_has_help() -> None:
     for call, commands in (
         (recognizer, ("train", "evaluate", "export", "predict", "check", "split", "merge")),
-        (augment, ("methods", "mine-errors", "synthesize", "filter")),
+        (augment, ("methods", "mine-errors", "synthesize", "filter", "sheet")),
     ):
         for command in commands:
             ended = call(command, "--help")
@@ -712,3 +713,56 @@ def test_synthesize_refuses_in_one_line(drawn: Path, tmp_path: Path, words: list
     words, said = filled(words, said, places)
     assert said in refusal(augment("synthesize", *words))
     assert not (tmp_path / "new").exists() and not list(tmp_path.glob(".*"))
+
+
+# -------------------------------------------------------------------------------------------------- the default reader
+
+
+def test_a_sheet_shows_pictures_and_what_a_reader_reads(trained: Trained, drawn: Path, tmp_path: Path) -> None:
+    sizes = {}
+    for name, more in {"labels": [], "read": ["--model", trained.run], "wide": ["--columns", 4]}.items():
+        ended = augment("sheet", drawn / "eight", "--out", tmp_path / f"{name}.png", "--limit", 7, *more)
+        assert ended.status == 0 and ended.out == f"{tmp_path / name}.png: 7 pictures\n"
+        with Image.open(tmp_path / f"{name}.png") as picture:
+            sizes[name] = picture.size
+    assert sizes["labels"][1] == sizes["read"][1] == sizes["wide"][1]  # two rows of six, or of four
+    assert sizes["wide"][0] < sizes["labels"][0]
+    broken = shutil.copytree(drawn / "eight", tmp_path / "broken")
+    (broken / "003.png").write_bytes(b"no picture")
+    assert "'003.png' of" in refusal(augment("sheet", broken, "--out", tmp_path / "no.png"))
+    assert not (tmp_path / "no.png").exists()
+
+
+def test_the_default_reader_reads_clean_print_right_after_install(tmp_path: Path) -> None:
+    texts = tmp_path / "texts.txt"
+    texts.write_text("".join(f"{text}\n" for text in ["7KQ2M", "HELLO", "4096", "Wxyz", "lookalike", "B3nT"] * 4))
+    words = ["--method", "render", "--texts", texts, "--set", "difficulty=0", "--size", "140x40"]
+    assert augment("synthesize", *words, "--out", tmp_path / "drawn").status == 0
+    ended = recognizer("predict", tmp_path / "drawn", "--json")
+    assert ended.status == 0, ended.err
+    truth = {s.name: s.text for s in read_manifest(tmp_path / "drawn")}
+    read = {Path(row["file"]).name: row["text"] for row in json.loads(ended.out)}
+    right = sum(read[name].casefold() == text.casefold() for name, text in truth.items())
+    assert right >= 20, read
+
+
+def test_training_starts_from_the_default_reader_where_it_fits(drawn: Path, tmp_path: Path) -> None:
+    words = ["train", "--data", drawn / "eight", "--validation", drawn / "eight", "--pictures", 16, "--batch", 8,
+             "--threads", 1, "--tracker", "none"]  # fmt: skip
+    started = "started from the default reader"
+    for name, more, said in (
+        ("a", [], True), ("b", ["--from", "nothing"], False), ("c", ["--size", "base"], False),
+        ("d", ["--from", "default", "--head", "lstm"], True),
+    ):  # fmt: skip
+        ended = recognizer(*words, *more, "--out", tmp_path / name)
+        assert ended.status == 0 and (started in ended.err) == said, ended.err
+
+
+def test_the_shipped_weights_are_small_and_say_what_they_are() -> None:
+    folder = DEFAULT.parent
+    assert sum(file.stat().st_size for file in folder.iterdir()) < 8_000_000
+    state, description = read_weights(folder / "weights.safetensors")
+    assert sum(tensor.numel() for tensor in state.values()) < 2_000_000
+    assert len(description.charset) == 62 and description.settings["stream"] == "augment.stream:Stream"
+    card = (folder / "README.md").read_text()
+    assert all(heading in card for heading in ("## Data", "## Figures", "## Limits", "## Licence"))

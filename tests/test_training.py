@@ -40,7 +40,7 @@ from recognizer.training.model import SIZES, HeadName, Network
 from recognizer.training.pseudo import train_with_unlabelled
 from recognizer.training.train import Average, TrainSettings, train, weight_groups
 
-SMALL = {"threads": 1, "tracker": "none", "batch": 16}
+SMALL = {"start": "nothing", "threads": 1, "tracker": "none", "batch": 16}
 CLOCK = {"seconds", "pictures_per_second"}
 
 
@@ -568,7 +568,8 @@ def test_two_processes_train_one_reader(drawn: Path, tmp_path: Path) -> None:
     words = [
         # accelerate launch --cpu --num_processes 2 starts two processes where there is MPI, and else one, silently
         sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "recognizer.cli", "train",
-        "--data", drawn / "train", "--validation", drawn / "validation", "--out", run, "--threads", "1",
+        "--from", "nothing", "--data", drawn / "train", "--validation", drawn / "validation", "--out", run,
+        "--threads", "1",
         "--pictures", "1280", "--batch", "16", "--set", "validations=6",
     ]  # fmt: skip
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true"}
