@@ -83,7 +83,7 @@ def train(
     limit: Annotated[int | None, typer.Option(help="Use only the first so many samples.")] = None,
     pictures: Annotated[int | None, typer.Option(help="Pictures to see in all; else by the number of labels.")] = None,
     batch: Annotated[int | None, typer.Option(help="Pictures in a step, of all processes together; 32.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="The cycle's peak; 0.002, from weights 0.001.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="The cycle's peak; 0.002, from weights 0.003.")] = None,
     precision: Annotated[str | None, typer.Option(help="auto, no, fp16 or bf16.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
     threads: Annotated[int | None, typer.Option(help="Of torch on a CPU.")] = None,

@@ -91,7 +91,7 @@ class TrainSettings(Settings):
 
     def rate(self, fresh: bool) -> float:
         """The learning rate's peak, of a training from nothing or from weights."""
-        return self.learning_rate or (2e-3 if fresh else 1e-3)
+        return self.learning_rate or (2e-3 if fresh else 3e-3)
 
     def pictures_for(self, n: int) -> int:
         """Pictures to see in all with `n` labelled ones: 60 passes, at least 40,000 and at most 2,000,000; of a stream
