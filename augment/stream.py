@@ -55,8 +55,6 @@ class Stream:
         if not drawn:
             raise UserError(f"no font draws any of {charset.characters!r}")
         self._charset, self._height, self._seed = charset, frame.height, seed
-        least = frame.min_width * 32 / frame.height
-        self._widths = {w: share for w, share in WIDTHS.items() if w >= least} or {max(WIDTHS): 1.0}
         self._drawn: tuple[tuple[int, int, range], list[Batch]] | None = None
 
     def batch(self, step: int, steps: int, places: range, device: torch.device) -> Batch:
@@ -65,7 +63,7 @@ class Stream:
         block = (step // BLOCK, steps, places)
         if self._drawn is None or self._drawn[0] != block:
             first = step // BLOCK * BLOCK
-            width = _pick(self._widths, Dice(np.array([self._seed * 2**32 + first], np.uint64)).throw())[0]
+            width = _pick(WIDTHS, Dice(np.array([self._seed * 2**32 + first], np.uint64)).throw())[0]
             risen = min(first / max(self.settings.climb * steps, 1), 1.0)
             whole = self._draw(
                 [(k, place) for k in range(first, first + BLOCK) for place in places],

@@ -261,7 +261,7 @@ def beginner(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def short(drawn: Path, pictures: int) -> TrainSettings:
     return TrainSettings(
         data=(str(drawn / "train"),), validation=str(drawn / "validation"), pictures=pictures, batch=16, threads=1,
-        validations=2, tracker="none",
+        validations=2, tracker="none", start="nothing",
     )  # fmt: skip
 
 

@@ -33,7 +33,15 @@ from recognizer.samples import read_manifest
 from recognizer.training import batches
 from recognizer.training.batches import Item, Pictures, Plan, StepSampler, Variation, collate, vary
 from recognizer.training.calibrate import fit_temperature
-from recognizer.training.checkpoint import Description, build, last_state, read_weights, save_weights, start_from
+from recognizer.training.checkpoint import (
+    Description,
+    build,
+    find_start,
+    last_state,
+    read_weights,
+    save_weights,
+    start_from,
+)
 from recognizer.training.collapse import find_collapse
 from recognizer.training.evaluate import evaluate, read_pictures, shown_case
 from recognizer.training.model import SIZES, HeadName, Network
@@ -241,7 +249,7 @@ def test_starting_from_weights_keeps_the_rows_of_known_characters_exactly(tmp_pa
     old, _ = read_weights(path)
     network = Network("tiny", (head,), 6)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    said = start_from(network, path, Charset("xdbya"), "tiny")
+    said = start_from(network, path, Charset("xdbya"))
     assert said == f"started from {path}: 3 of 5 characters were known to it"
     known = {0: 0, 2: 4, 3: 2, 5: 1}  # blank, d, b, a
     for name, tensor in network.state_dict().items():
@@ -256,7 +264,7 @@ def test_starting_with_another_head_keeps_the_trunk_and_says_so(tmp_path: Path) 
     path = saved(tmp_path / "old.safetensors", head="lstm")
     network = Network("tiny", ("conv",), 5)
     before = {name: tensor.clone() for name, tensor in network.heads.state_dict().items()}
-    assert ", but not its lstm head: 4 of 4" in start_from(network, path, Charset("0123"), "tiny")
+    assert ", but not its lstm head: 4 of 4" in start_from(network, path, Charset("0123"))
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.heads.state_dict().items())
     old, _ = read_weights(path)
     assert torch.equal(network.state_dict()["trunk.stem.0.weight"], old["trunk.stem.0.weight"])
@@ -265,7 +273,7 @@ def test_starting_with_another_head_keeps_the_trunk_and_says_so(tmp_path: Path) 
 def test_starting_from_another_size_is_refused(tmp_path: Path) -> None:
     path = saved(tmp_path / "old.safetensors", size="base")
     with pytest.raises(UserError, match="'base' reader and cannot start a 'tiny' one: --size base"):
-        start_from(Network("tiny", ("conv",), 5), path, Charset("0123"), "tiny")
+        find_start(str(path), "tiny")
 
 
 def test_starting_from_weights_that_do_not_fit_their_description_is_refused(tmp_path: Path) -> None:
@@ -275,7 +283,7 @@ def test_starting_from_weights_that_do_not_fit_their_description_is_refused(tmp_
     for k, broken in enumerate([missing, state | {"heads.conv.classify.bias": torch.zeros(2)}]):
         save_weights(tmp_path / f"{k}.safetensors", broken, description)
         with pytest.raises(UserError, match="do not fit their description"):
-            start_from(Network("tiny", ("conv",), 5), tmp_path / f"{k}.safetensors", Charset("0123"), "tiny")
+            start_from(Network("tiny", ("conv",), 5), tmp_path / f"{k}.safetensors", Charset("0123"))
 
 
 # ------------------------------------------------------------------------------------------ the same reading everywhere
@@ -686,7 +694,7 @@ def test_letters_are_known_by_the_case_that_the_pictures_show(trained: Trained, 
     shown = shown_case(weights, Pictures(samples, Charset(upper.lower()), frame, 10**6))
     assert shown == dict(zip(upper.lower(), upper, strict=True))
     network = Network("tiny", ("conv",), len(digits) + 1)
-    said = start_from(network, weights, Charset(upper.lower()), "tiny", shown)
+    said = start_from(network, weights, Charset(upper.lower()), shown)
     assert said.endswith(
         f"{len(digits)} of {len(digits)} characters were known to it, {len(digits)} of them in the other case"
     )

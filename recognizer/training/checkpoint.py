@@ -116,28 +116,30 @@ def find_start(start: str, size: str) -> Path | None:
     """The weights that a training starts from; None where it starts from nothing.
 
     `default` is the shipped reader where it has the right size, else nothing.
+
+    Raises:
+        UserError: no weights, or weights of another size.
     """
     if start == "default":
         return DEFAULT if DEFAULT.is_file() and read_weights(DEFAULT)[1].size == size else None
-    return None if start == "nothing" else Path(start)
+    if start == "nothing":
+        return None
+    found = read_weights(Path(start))[1].size
+    if found != size:
+        raise UserError(f"{start} is a {found!r} reader and cannot start a {size!r} one: --size {found}")
+    return Path(start)
 
 
-def start_from(
-    network: Network, path: Path, charset: Charset, size: str, known_as: Mapping[str, str] | None = None
-) -> str:
+def start_from(network: Network, path: Path, charset: Charset, known_as: Mapping[str, str] | None = None) -> str:
     """Load what fits from other weights into `network`: the trunk, and each head that both have.
 
     Of a head's last layer, the rows of the blank and of each character that the old charset holds are kept, by its own
     name or by what it is `known_as`. Gives one line that says what was taken.
 
     Raises:
-        UserError: weights of another size, no weights, or ones that do not fit their description.
+        UserError: no weights, or ones that do not fit their description.
     """
     state, description = read_weights(path)
-    if description.size != size:
-        raise UserError(
-            f"{path} is a {description.size!r} reader and cannot start a {size!r} one: --size {description.size}"
-        )
     build(state, description)
     old = {c: i for i, c in enumerate(description.charset, 1)}
     names = [(known_as or {}).get(c, c) for c in charset.characters]
