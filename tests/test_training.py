@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -30,6 +31,7 @@ from recognizer.images import STRIDE, Frame, normalise, open_picture
 from recognizer.reader import Reader
 from recognizer.readings import Reading
 from recognizer.samples import read_manifest
+from recognizer.settings import load
 from recognizer.training import batches
 from recognizer.training.batches import Item, Pictures, Plan, StepSampler, Variation, collate, vary
 from recognizer.training.calibrate import fit_temperature
@@ -771,3 +773,40 @@ def test_nothing_sure_ends_after_the_labels_alone(trained: Trained, drawn: Path,
     assert not (tmp_path / "run" / "round-1").exists() and (tmp_path / "run" / "weights.safetensors").exists()
     with pytest.raises(UserError, match="no picture is there"):
         train_with_unlabelled(own.model_copy(update={"unlabelled": (str(tmp_path / "no"),)}), tmp_path / "other")
+
+
+# ------------------------------------------------------------------------------------------------------------- stream
+
+
+def test_pretraining_streams_rendered_text_and_goes_on_exactly(drawn: Path, tmp_path: Path) -> None:
+    """As configs/pretrain.toml has it, with less of everything: from nothing, on pictures that nobody has to make."""
+    config = Path(__file__).parents[1] / "configs" / "pretrain.toml"
+    given = {
+        "validation": str(drawn / "validation"), "pictures": 160, "batch": 16, "validations": 2, "tracker": "none",
+        "stream_settings": {"fonts": []}, "patience": 1000,
+    }  # fmt: skip
+    own = load(TrainSettings, config, given)
+    assert own.start == "nothing" and own.stream == "augment.stream:Stream" and not any(own.vary.model_dump().values())
+    train(own, tmp_path / "whole")
+    rows = metrics(tmp_path / "whole")
+    assert [row["step"] for row in rows] == [5, 10] and all(row["loss"] > 0 for row in rows)
+    description = read_weights(tmp_path / "whole")[1]
+    assert len(description.charset) == 62 and description.frame.min_width == 128
+    train(own, tmp_path / "again")
+    assert_same_weights(tmp_path / "whole", tmp_path / "again")
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"data": ("somewhere",)}, "a stream stands in place of data"),
+        ({"charset": None}, "which --charset to read"),
+        ({"stream": "nowhere:Stream"}, "stream 'nowhere:Stream' cannot be loaded"),
+        ({"stream": "augment.stream"}, "stream 'augment.stream' cannot be loaded"),
+        ({"stream": None}, "say what to train on: --data DIR"),
+    ],
+)
+def test_a_stream_that_cannot_be_is_refused(drawn: Path, tmp_path: Path, changed: dict[str, Any], said: str) -> None:
+    given = {"stream": "augment.stream:Stream", "charset": "digits", "validation": str(drawn / "validation")}
+    with pytest.raises(UserError, match=re.escape(said)):
+        train(TrainSettings(**{**SMALL, **given, **changed}), tmp_path / "run")

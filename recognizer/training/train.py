@@ -205,7 +205,8 @@ def train(settings: TrainSettings, out: Path, resume: bool = False) -> Scores:
     every = max(1, total // settings.validations)
     rate = settings.rate(start is None)
     optimizer = torch.optim.AdamW(weight_groups(network, settings.weight_decay), lr=rate)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=total, pct_start=settings.warmup)
+    warmup = settings.warmup and max(settings.warmup, min(2 / total, 0.9))  # OneCycleLR divides by its steps less one
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=total, pct_start=warmup)
     network, optimizer = accelerator.prepare(network, optimizer)
     bare: Network = accelerator.unwrap_model(network)
     average = Average(bare, settings.average * total)
@@ -367,6 +368,8 @@ def read_data(settings: TrainSettings, accelerator: Accelerator) -> Data:
     Raises:
         UserError: nothing to train or validate on is left, or the labels do not fit the charset asked for.
     """
+    if settings.stream is None and not settings.data:
+        raise UserError("say what to train on: --data DIR")
     if settings.stream is not None and (settings.data or settings.with_synthetic):
         raise UserError("a stream stands in place of data: leave --data and --with-synthetic out")
     if settings.stream is not None and (settings.validation is None or settings.charset is None):
