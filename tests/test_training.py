@@ -746,15 +746,15 @@ def test_unlabelled_pictures_are_labelled_by_sure_readings_and_trained_on(
     (loose / "metadata.jsonl").unlink()
     (loose / "broken.png").write_bytes(b"no picture")
     own = settings(
-        drawn / "eight", drawn / "validation", start=str(trained.run), charset=read_weights(trained.run)[1].charset,
-        unlabelled=(str(loose),), unlabelled_confidence=0.6, pictures=320,
+        drawn / "train", drawn / "validation", start=str(trained.run), learning_rate=1e-3, pictures=480,
+        unlabelled=(str(loose),), unlabelled_confidence=0.8,
     )  # fmt: skip
     scores = train_with_unlabelled(own, out)
     runs = [json.loads((out / f"round-{k}" / "scores.json").read_text()) for k in range(3)]
     assert scores.exact == max(run["exact"] for run in runs)
     assert json.loads((out / "scores.json").read_text())["exact"] == scores.exact
     pseudo = read_manifest(out / "pseudo-1").samples
-    assert 20 < len(pseudo) <= 48 and all(s.meta["confidence"] >= 0.6 for s in pseudo)
+    assert 20 < len(pseudo) <= 48 and all(s.meta["confidence"] >= 0.8 for s in pseudo)
     right = [truth[Path(str(s.meta["source"])).name] == s.text for s in pseudo]
     assert np.mean(right) > 0.85, "and the rest was too unsure to be taken"
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
