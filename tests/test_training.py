@@ -810,3 +810,9 @@ def test_a_stream_that_cannot_be_is_refused(drawn: Path, tmp_path: Path, changed
     given = {"stream": "augment.stream:Stream", "charset": "digits", "validation": str(drawn / "validation")}
     with pytest.raises(UserError, match=re.escape(said)):
         train(TrainSettings(**{**SMALL, **given, **changed}), tmp_path / "run")
+
+
+def test_an_exported_reader_names_no_file_of_the_machine_that_wrote_it(trained: Trained, tmp_path: Path) -> None:
+    path, _ = export(trained.run, tmp_path / "reader.onnx")
+    data = path.read_bytes()
+    assert str(Path(__file__).parents[1]).encode() not in data and b"site-packages" not in data

@@ -57,6 +57,9 @@ def export(weights: Path, out: Path | None = None) -> tuple[Path, float]:
         )  # fmt: skip
     assert program is not None
     model = program.model_proto
+    for part in (*model.graph.node, *model.graph.value_info, *model.graph.input, *model.graph.output, model.graph):
+        part.ClearField("metadata_props")  # the exporter's notes hold file names of the machine that it ran on
+        part.ClearField("doc_string")
     about = {
         "charset": description.charset, "frame": asdict(description.frame), "size": description.size,
         "head": description.head, "scores": dict(description.scores),
