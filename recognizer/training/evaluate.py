@@ -112,7 +112,7 @@ def shown_case(weights: Path, pictures: Pictures, most: int = 512) -> dict[str, 
         logits = network(collate([pictures[i] for i in members]).pictures)[description.head]
         for i, reading in zip(members, readings_of(logits.log_softmax(-1).numpy(), own), strict=True):
             label = pictures.samples[i].text
-            if reading.text.casefold() == label.casefold():
+            if len(reading.text) == len(label) and reading.text.casefold() == label.casefold():  # ß is no ss
                 votes.update({c: 1 if c == r else -1 for c, r in zip(label, reading.text, strict=True) if c in swapped})
     overall = sum(votes.values())
     return {c: other for c, other in swapped.items() if (votes[c] or overall) < 0 and other in own}
