@@ -25,6 +25,7 @@ SHIPPED = Path(__file__).parent / "fonts"
 SUFFIXES = {".ttf", ".otf", ".ttc", ".woff", ".woff2", ".t1", ".pfb"}
 TILE = 40  # texels to a side
 REACH = 0.25  # cap heights; distances are cut off beyond
+SIDES = 16  # directions in which a glyph's hull is known
 _FINE = 2 * TILE  # the outline is found at twice a tile's resolution
 _CAP = 45.0  # pixels of a cap height at that resolution, in a tile of ordinary span
 ABSENT = "\uffff"  # a code point that no font may draw, so that it shows the font's sign for a missing glyph
@@ -36,7 +37,8 @@ class Glyphs:
 
     `tiles` (G, TILE, TILE) uint8, 127.5 on the outline and 255 at `REACH` inside it; `span` (G,) half a tile's side;
     `middle` (G, 2) the ink's centre, x from the pen and y down from the middle of the cap height; `half` (G, 2) half
-    its width and height; `thick` (G,) half the thickness of its thickest stroke, up to `REACH`; `advance` (G,) how far
+    its width and height; `hull` (G, SIDES, 2) from that centre the points of the ink that lie furthest out, a direction
+    each; `thick` (G,) half the thickness of its thickest stroke, up to `REACH`; `advance` (G,) how far
     the pen moves. `index` (F, C) a glyph's place, -1 where a font lacks the character.
     """
 
@@ -45,6 +47,7 @@ class Glyphs:
     span: NDArray[np.float32]
     middle: NDArray[np.float32]
     half: NDArray[np.float32]
+    hull: NDArray[np.float32]
     thick: NDArray[np.float32]
     advance: NDArray[np.float32]
     index: NDArray[np.int64]
@@ -93,7 +96,8 @@ def load_glyphs(files: tuple[Path, ...], characters: str) -> Glyphs:
     fields = torch.cat([_field(np.stack(tiles[k : k + 256]), span[k : k + 256]) for k in range(0, len(tiles), 256)])
     thick = (fields.flatten(1).amax(1).numpy().astype(np.float32) - 127.5) / 127.5 * REACH
     middle, half = np.stack([middle_x, middle_y], 1), np.stack([half_x, half_y], 1)
-    return Glyphs(characters, fields, span, middle, half, thick, advance, index)
+    hull = np.stack([_hull(mask) for mask in tiles]) * span[:, None, None]
+    return Glyphs(characters, fields, span, middle, half, hull, thick, advance, index)
 
 
 def _trace(file: Path, characters: str) -> tuple[dict[int, NDArray[np.bool_]], dict[int, tuple[float, ...]]]:
@@ -149,6 +153,16 @@ def _small_capitals(masks: dict[int, NDArray[np.bool_]], characters: str) -> lis
     if len(told_apart) < 3 or same < len(told_apart) / 2:
         return []
     return [p for c, p in place.items() if c.islower()]
+
+
+def _hull(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """The points of a mask (_FINE, _FINE) that lie furthest out in `SIDES` directions, (SIDES, 2), -1 to 1."""
+    rows = np.flatnonzero(mask.any(1))
+    first, last = mask[rows].argmax(1), _FINE - mask[rows, ::-1].argmax(1)
+    x, y = np.concatenate([first, last, first, last]), np.concatenate([rows, rows, rows + 1, rows + 1])
+    turn = np.arange(SIDES) * 2 * np.pi / SIDES
+    furthest = (np.cos(turn)[:, None] * x + np.sin(turn)[:, None] * y).argmax(1)
+    return np.stack([x[furthest], y[furthest]], 1).astype(np.float32) / (_FINE / 2) - 1
 
 
 def _field(masks: NDArray[np.bool_], span: NDArray[np.float32]) -> Tensor:

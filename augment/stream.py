@@ -22,7 +22,7 @@ SETS = {
     "letters": 0.05,
 }  # fmt: skip
 LENGTHS: dict[int, float] = {1: 2, 2: 3, 3: 6, 4: 22, 5: 21, 6: 20, 7: 9, 8: 7, 9: 4, 10: 3, 11: 2, 12: 1}  # weights
-WIDTHS = {96: 0.38, 112: 0.14, 128: 0.24, 160: 0.14, 208: 0.10}  # pixels at a height of 32
+WIDTHS = {96: 0.24, 112: 0.12, 128: 0.26, 144: 0.14, 160: 0.12, 208: 0.12}  # pixels at a height of 32
 BLOCK = 4  # steps that are drawn together
 NARROWEST = 10  # pixels that a character takes at a height of 32, at least
 

@@ -137,7 +137,8 @@ def _choose_glyphs(texts: Sequence[str], glyphs: Glyphs, dice: Dice, held: NDArr
 def _place(
     dice: Dice, chosen: NDArray[np.int64], glyphs: Glyphs, held: NDArray[np.bool_], size: tuple[int, int], d: Floats
 ) -> dict[str, Floats]:
-    """Where each glyph's centre stands (`x`, `y`), its size (`cap`, pixels), aspect, rotation, shear and twist."""
+    """Where each glyph's centre stands (`x`, `y`), its size (`cap`, pixels), aspect, rotation, and how its box is bent
+    to another quadrangle: shear and tilt (of its uprights, its levels), twist and keel (opposite sides differ)."""
     width, height = size
     n_held, longest = held.sum(1), held.shape[1]
 
@@ -148,16 +149,18 @@ def _place(
 
     cap = height * dice.within(0.38, 0.80)[:, None] * (1 + wobble(0.5, 0.25))
     drawn_out = np.where(dice.chance(0.25), dice.within(1.0, 1.5), 1.0)  # as narrow pictures are, for a reader
-    aspect = (dice.within(0.72, 1.35) * drawn_out)[:, None] * (1 + wobble(0.3, 0.2))
+    narrow = np.where(dice.chance(0.3 * d), dice.within(0.55, 1.0), 1.0)
+    aspect = (dice.within(0.72, 1.35) * drawn_out * narrow)[:, None] * (1 + wobble(0.4, 0.3))
     turn = np.radians(wobble(0.6, 38.0)) + np.where(dice.chance(0.3 * d), dice.within(-0.12, 0.12), 0)[:, None]
     shear = np.where(dice.chance(0.4 * d), 0.22 * dice.bell(), 0)[:, None] + wobble(0.3, 0.35)
-    twist = wobble(0.35, 0.3)
+    tilt = wobble(0.3, 0.3)
+    twist, keel = wobble(0.4, 0.5), wobble(0.35, 0.5)
     reach_x = np.abs(np.cos(turn)) * glyphs.half[chosen, 0] * aspect + np.abs(np.sin(turn)) * glyphs.half[chosen, 1]
     advance = glyphs.advance[chosen] * aspect
     # the pen's advance where letters stand upright, or the ink's own width where they touch or turn
     tight = dice.within(0, 1)[:, None]
     advance = (1 - tight) * np.maximum(advance, 0.3) + tight * (2 * reach_x + 0.12)
-    gap = np.where(dice.chance(0.08 + 0.25 * d), dice.within(-0.34, 0.0), 0.6 * dice.throw() ** 1.5 - 0.03)
+    gap = np.where(dice.chance(0.08 + 0.3 * d), dice.within(-0.34, 0.0), 0.6 * dice.throw() ** 1.5 - 0.03)
     gap = gap[:, None] + wobble(0.4, 0.15)
     step = np.where(held, np.maximum(advance + gap, 0.25 * advance) * cap, 0.0)
     total = step.sum(1)
@@ -186,7 +189,8 @@ def _place(
     on_line = np.where(np.abs(on_line) > slack, np.sign(on_line) * slack, on_line)  # descenders stay inside
     y = height / 2 + on_line + level + rise + wave
     y = np.clip(y, tall * 0.85, height - tall * 0.85)
-    return {"x": x, "y": y, "cap": cap, "aspect": aspect, "turn": turn, "shear": shear, "twist": twist}
+    bent = {"shear": shear, "tilt": tilt, "twist": twist, "keel": keel}
+    return {"x": x, "y": y, "cap": cap, "aspect": aspect, "turn": turn, **bent}
 
 
 def _throw_ink(c: dict[str, Floats], dice: Dice, thinnest: Floats, height: int, d: Floats) -> dict[str, Floats]:
@@ -200,12 +204,12 @@ def _throw_ink(c: dict[str, Floats], dice: Dice, thinnest: Floats, height: int, 
     paper = np.where(kind < 0.72, dice.within(0.72, 1.0), np.where(kind < 0.86, dice.within(0.35, 0.72),
                                                                    dice.within(0.0, 0.3)))  # fmt: skip
     paper = np.where(dice.chance(0.25), np.round(paper), paper)  # plain white or black
-    least = 0.28 - 0.18 * d
+    least = 0.30 - 0.16 * d
     up, down = 1 - paper, paper
     darker = np.where(np.minimum(up, down) > 0.4, dice.chance(0.6), down > up)
     room = np.where(darker, down, up)
     strength = np.maximum(least, room * dice.within(0.25, 1.0) ** 0.8)
-    strength = np.where(dice.chance(0.25), room, strength)  # plain black or white
+    strength = np.where(dice.chance(0.35), room, strength)  # plain black or white
     p["paper"], p["darker"] = paper, darker.astype(float)
     sign = np.where(darker, -1.0, 1.0)
     many = dice.chance(0.4)[:, None]
@@ -225,7 +229,7 @@ def _throw_ink(c: dict[str, Floats], dice: Dice, thinnest: Floats, height: int, 
     p["paper_hue"], p["paper_colour"] = dice.throw(), dice.sometimes(0.4, 0.0, 0.6)
 
     scale = height / 32
-    hollow = dice.chance(0.2 * d)
+    hollow = dice.chance(0.24 * d)
     p["weight"] = np.where(dice.chance(0.6), 0.035 * dice.bell(), 0.0)  # cap heights that strokes gain on each side
     p["hollow"] = np.where(hollow, dice.within(0.7, 2.0) * scale, 0.0)  # width of the outline that is left
     p["rim"] = np.where(~hollow, dice.sometimes(0.08, 0.8, 2.0), 0.0) * scale  # an outline of another grey
@@ -235,7 +239,7 @@ def _throw_ink(c: dict[str, Floats], dice: Dice, thinnest: Floats, height: int, 
     p["shadow"] = dice.sometimes(0.09 * d, 0.25, 0.8)
     p["shadow_x"], p["shadow_y"] = dice.within(-3, 3) * scale, dice.within(-2, 3) * scale
     p["rough"] = dice.sometimes(0.14 * d, 0.2, 0.8) * (thinnest + 0.3)  # pixels by which outlines fray
-    p["worn"] = dice.sometimes(0.12 * d, 0.05, 0.35)  # share of the ink that is missing, in spots
+    p["worn"] = dice.sometimes(0.10 * d, 0.05, 0.3)  # share of the ink that is missing, in spots
     p["hatched"] = dice.sometimes(0.04 * d, 0.3, 0.9)
     p["over"] = dice.chance(0.5).astype(float)  # a later character covers an earlier one, or their inks run together
     return p
@@ -267,19 +271,19 @@ def _throw_disturbance(ink: dict[str, Floats], dice: Dice, size: tuple[int, int]
     p["stripes_cross"] = dice.chance(0.4).astype(float)
     p["blocks"] = dice.sometimes(0.04 * d, 0.05, 0.3)
 
-    p["dots"] = dice.sometimes(0.32 * d, 0.004, 0.09)
+    p["dots"] = dice.sometimes(0.32 * d, 0.004, 0.07)
     p["dots_at"], p["dots_large"] = np.floor(dice.throw() * BANK**2), dice.chance(0.4).astype(float)
     p["dots_grey"] = np.where(dice.chance(0.5), ink["ink"], dice.throw())
     p["holes"] = dice.sometimes(0.12 * d, 0.01, 0.08)  # dots of paper
     p["holes_at"] = np.floor(dice.throw() * BANK**2)
 
-    p["blur"] = dice.sometimes(0.35 * d, 0.25, 1.25) * scale
+    p["blur"] = dice.sometimes(0.35 * d, 0.25, 1.1) * scale
     p["coarse"] = np.where(dice.chance(0.16 * d), 1 + np.floor(dice.within(0, 3)), 0.0)
     p["blocky"] = dice.chance(0.3).astype(float)
     contrast = np.abs(ink["ink"] - ink["paper"])
-    p["grain"] = dice.sometimes(0.45 * d, 0.02, 0.3) * contrast
+    p["grain"] = dice.sometimes(0.35 * d, 0.02, 0.25) * contrast
     p["grain_at"] = np.floor(dice.throw() * BANK**2)
-    p["levels"] = np.where(dice.chance(0.10 * d), np.floor(dice.within(3, 17)), 0.0)
+    p["levels"] = np.where(dice.chance(0.08 * d), np.floor(dice.within(3, 17)), 0.0)
     p["dither"] = dice.chance(0.5).astype(float)
     p["jpeg"] = np.where(dice.chance(0.35 * d), dice.within(12, 85), 0.0)
     return p

@@ -17,7 +17,8 @@ from pathlib import Path
 
 LIST = Path(__file__).parent.parent / "configs" / "fonts.txt"
 WEB = re.compile(r"package/files/(.*-latin-(?:400|700)-(?:normal|italic)\.woff)")
-SYSTEM = {".ttf", ".otf", ".t1"}
+SYSTEM = {".ttf", ".otf"}
+SYMBOLS = re.compile("D050000L|StandardSymbols")  # draw other signs for letters
 
 
 def wanted() -> tuple[list[str], list[str]]:
@@ -52,7 +53,7 @@ def from_debian(package: str, out: Path, tmp: Path) -> int:
         subprocess.run(["dpkg-deb", "-x", archive.name, "unpacked"], cwd=tmp, check=True)
         archive.unlink()
     for path in sorted((tmp / "unpacked").rglob("*")):
-        if path.suffix in SYSTEM and path.is_file() and not path.is_symlink():
+        if path.suffix in SYSTEM and not SYMBOLS.search(path.name) and path.is_file() and not path.is_symlink():
             shutil.copy(path, out / f"{package}-{path.name}")
             n += 1
     shutil.rmtree(tmp / "unpacked", ignore_errors=True)

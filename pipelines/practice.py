@@ -98,7 +98,7 @@ class Run:
         )  # fmt: skip
         if round_:
             changed["pictures"] = max(1, round(base.pictures_for(len(self.train)) * s.round_share))
-            changed["learning_rate"] = base.rate(find_start(s.start, base.size) is None) * s.round_rate
+            changed["learning_rate"] = base.rate(find_start(s.start, base.size)[0] is None) * s.round_rate
             changed["synthetic_share"] = s.made_share
         return Training(make(TrainSettings, base.model_dump() | changed, "reader settings"), out)
 

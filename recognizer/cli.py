@@ -36,6 +36,7 @@ class Size(StrEnum):
     """A network's size, as the command line takes it."""
 
     tiny = "tiny"
+    small = "small"
     base = "base"
 
 
@@ -76,7 +77,7 @@ def train(
     start: Annotated[
         str | None, typer.Option("--from", help="Weights or run to start from, or 'nothing'; else the default reader.")
     ] = None,
-    size: Annotated[Size | None, typer.Option(help="tiny trains on two CPU cores, base wants a GPU.")] = None,
+    size: Annotated[Size | None, typer.Option(help="tiny is the fastest, base wants a GPU; else as the start.")] = None,
     head: Annotated[Head | None, typer.Option(help="conv reads best; lstm is the classic CRNN.")] = None,
     loss: Annotated[str | None, typer.Option(help="ctc or focal-ctc.")] = None,
     charset: Annotated[str | None, typer.Option(help="Characters to read; else those of the labels.")] = None,

@@ -22,13 +22,15 @@ from recognizer.errors import UserError
 from recognizer.images import MAX_PIXELS, Frame, Grey, normalise, open_picture
 from recognizer.readings import Reading
 
-DEFAULT = Path(__file__).parent / "weights" / "reader.onnx"
+SHIPPED = Path(__file__).parent / "weights"
+DEFAULT, TINY = SHIPPED / "reader.onnx", SHIPPED / "tiny.onnx"
 BEAM = 25
 LogProbs = NDArray[np.float32]
 
 
 def find_model(path: Path | None) -> Path:
-    """The ONNX file at `path`: the file itself, or `reader.onnx` in a run's folder; None is the default reader.
+    """The ONNX file at `path`: the file itself, or `reader.onnx` in a run's folder; None is the default reader,
+    `tiny` the shipped small one.
 
     Raises:
         UserError: there is none.
@@ -37,6 +39,8 @@ def find_model(path: Path | None) -> Path:
         if not DEFAULT.is_file():
             raise UserError("no default reader is installed: give --model RUN or FILE.onnx")
         return DEFAULT
+    if str(path) == "tiny" and not path.exists():
+        path = TINY
     found = path / "reader.onnx" if path.is_dir() else path
     if not found.is_file():
         raise UserError(f"{path}: no such reader; give a .onnx file, or a run's folder after recognizer export RUN")

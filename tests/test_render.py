@@ -116,7 +116,9 @@ def test_boxes_hold_the_ink_of_each_character() -> None:
     glyphs = load_glyphs(tuple(font_files(())), "".join(sorted({*"".join(TEXTS)})))
     texts = [TEXTS[i % len(TEXTS)] for i in range(60)]
     style = throw_style(texts, range(60), (160, 48), glyphs, 0.0)
-    style.picture["rim"][:] = 0  # which lies around the ink
+    for around in ("rim", "shadow"):  # the ink
+        style.picture[around][:] = 0
+    style.picture["weight"] = style.picture["weight"].clip(min=0)  # no hairline fades
     clean = draw(style, (160, 48), glyphs, 1, CPU)
     paper = clean.pictures.flatten(1).mode(1).values
     ink = (clean.pictures[:, 0] - paper[:, None, None]).abs() > 0.12
@@ -129,6 +131,27 @@ def test_boxes_hold_the_ink_of_each_character() -> None:
         assert abs(float(columns.max()) + 1 - float(held[:, 2].max())) < 2
         centres = (held[:, 0] + held[:, 2]) / 2
         assert (centres.diff() > 0).all()
+
+
+def test_boxes_hold_the_ink_of_letters_that_are_turned_and_bent_to_other_quadrangles() -> None:
+    glyphs = load_glyphs(tuple(font_files(())), "AHgvQ7")
+    texts = list("AHgvQ7") * 30
+    style = throw_style(texts, range(180), (96, 64), glyphs, 0.0)
+    for around in ("rim", "shadow", "hollow", "weight"):
+        style.picture[around][:] = 0
+    dice = np.random.default_rng(0)
+    for name, most in (("turn", 0.6), ("shear", 0.4), ("tilt", 0.3), ("twist", 0.5), ("keel", 0.5)):
+        style.character[name][:] = dice.uniform(-most, most, (180, 1))
+    style.character["cap"][:], style.character["x"][:], style.character["y"][:] = 28, 48, 32
+    drawn = draw(style, (96, 64), glyphs, 1, CPU)
+    paper = drawn.pictures.flatten(1).mode(1).values
+    ink = (drawn.pictures[:, 0] - paper[:, None, None]).abs() > 0.12
+    off = []
+    for box, own in zip(drawn.boxes[:, 0], ink, strict=True):
+        columns, rows = own.any(0).nonzero()[:, 0], own.any(1).nonzero()[:, 0]
+        seen = torch.stack([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
+        off.append((box - seen).abs())
+    assert torch.stack(off).quantile(0.95, 0).max() < 2
 
 
 def test_boxes_follow_the_bending() -> None:

@@ -29,7 +29,7 @@ from recognizer.deploy.export import export
 from recognizer.errors import UserError
 from recognizer.images import STRIDE, Frame, normalise, open_picture
 from recognizer.reader import Reader
-from recognizer.readings import Reading
+from recognizer.readings import Reading, Scores, wilson
 from recognizer.samples import read_manifest
 from recognizer.settings import load
 from recognizer.training import batches
@@ -48,7 +48,7 @@ from recognizer.training.collapse import find_collapse
 from recognizer.training.evaluate import evaluate, read_pictures, shown_case
 from recognizer.training.model import SIZES, HeadName, Network
 from recognizer.training.pseudo import train_with_unlabelled
-from recognizer.training.train import Average, TrainSettings, train, weight_groups
+from recognizer.training.train import Average, TrainSettings, as_good, train, weight_groups
 
 SMALL = {"start": "nothing", "threads": 1, "tracker": "none", "batch": 16}
 CLOCK = {"seconds", "pictures_per_second"}
@@ -276,6 +276,7 @@ def test_starting_from_another_size_is_refused(tmp_path: Path) -> None:
     path = saved(tmp_path / "old.safetensors", size="base")
     with pytest.raises(UserError, match="'base' reader and cannot start a 'tiny' one: --size base"):
         find_start(str(path), "tiny")
+    assert find_start(str(path), None) == (path, "base") and find_start("nothing", None) == (None, "tiny")
 
 
 def test_starting_from_weights_that_do_not_fit_their_description_is_refused(tmp_path: Path) -> None:
@@ -309,6 +310,9 @@ def test_onnx_equals_torch(tmp_path: Path, size: str, head: HeadName) -> None:
 
 def test_onnx_equals_torch_after_training(trained: Trained) -> None:
     assert_reads_as_torch(Reader(trained.run), build(*read_weights(trained.run)), "conv")
+    state, _ = read_weights(trained.run)
+    bytes_in_halves = sum(2 * t.numel() for name, t in state.items() if t.ndim > 1)
+    assert (trained.run / "reader.onnx").stat().st_size < 1.2 * bytes_in_halves, "matrices are stored in full"
 
 
 def assert_reads_as_torch(reader: Reader, network: Network, head: HeadName) -> None:
@@ -416,17 +420,41 @@ def test_the_best_weights_are_kept_and_not_the_last(trained: Trained, drawn: Pat
     assert about["step"] == rows[best]["step"] and about["validation"] == json.loads(json.dumps(scores.to_dict()))
 
 
-def test_training_stops_where_nothing_more_is_gained(trained: Trained, drawn: Path, tmp_path: Path) -> None:
+def test_training_stops_where_it_only_gets_worse(trained: Trained, drawn: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     how = settings(
-        drawn / "train", drawn / "validation", start=str(trained.run), pictures=1600, validations=50, patience=3
-    )
+        drawn / "train", drawn / "validation", start=str(trained.run), pictures=1600, validations=50, patience=3,
+        learning_rate=0.5,
+    )  # fmt: skip
     train(how, run)
     rows = metrics(run)
-    assert rows[-1]["steps"] == 100 and len(rows) < 20
-    ranks = [(row["exact"], -row["cer"]) for row in rows]
-    first_best = ranks.index(max(ranks))
-    assert len(rows) - 1 - first_best == 3
+    assert rows[-1]["steps"] == 100 and len(rows) < 40
+    n, best = len(read_manifest(drawn / "validation")), 0.0
+    worse = []
+    for row in rows:
+        worse.append(row["exact"] < wilson(round(best * n), n, z=1)[0])
+        best = max(best, row["exact"])
+    assert worse[-3:] == [True] * 3 and "TTT" not in "".join("FT"[w] for w in worse[:-1])
+    kept = max(i for i, w in enumerate(worse) if not w)
+    assert read_weights(run)[1].scores["step"] == rows[kept]["step"]
+
+
+@pytest.mark.parametrize(
+    ("exact", "best", "kept"),
+    [
+        (12, 13, False), (13, 13, True), (11, 12, True), (10, 12, False),  # of 13
+    ],
+)  # fmt: skip
+def test_later_weights_are_kept_where_they_read_as_well_as_so_few_pictures_can_tell(
+    exact: int, best: int, kept: bool
+) -> None:
+    scores = Scores.of([("a", "a")] * exact + [("a", "b")] * (13 - exact))
+    assert as_good(scores, (best / 13, -1.0)) == kept
+
+
+def test_weights_that_read_nothing_are_compared_by_their_character_errors() -> None:
+    scores = Scores.of([("ab", "ac")])
+    assert as_good(scores, (0.0, -0.6)) and as_good(scores, (0.0, -0.5)) and not as_good(scores, (0.0, -0.4))
 
 
 def test_a_loss_that_is_not_finite_ends_the_training_in_one_line(drawn: Path, tmp_path: Path) -> None:

@@ -95,6 +95,8 @@ class Render:
 
 # ----------------------------------------------------------------------------------------------------------- drawing
 
+BENT = ("aspect", "turn", "shear", "tilt", "twist", "keel")  # what happens to a glyph, before the whole text is bent
+SIDES_OF_32 = (9, 13, 17, 22, 28, 40, 64)  # of the patches that glyphs are drawn in, where a picture is 32 pixels high
 _LEVELS = 16000  # of distance that are told apart, to each side of an outline
 
 
@@ -149,7 +151,7 @@ def draw(
     picture = _shade(picture, field, owner, pt, ct)
     _draw_lines(picture, above, shift)
     _dots(picture, pt)
-    picture = weather(picture.clamp_(0, 1), pt, noise)
+    picture = weather(picture.clamp_(0, 1), pt, noise).clamp_(0, 1)
     boxes = _boxes(style, glyphs, shift) if layout else torch.empty(len(picture), 0, 4)
     return Drawn(picture, boxes.to(device))
 
@@ -213,24 +215,27 @@ def _glyph_fields(
     ids = ids[rows, slots]
     numbers = torch.from_numpy(np.column_stack([glyphs.span, glyphs.half]).astype(np.float32)).to(device)[ids]
     span, half_x, half_y = numbers.unbind(1)
-    k = {name: ct[name][rows, slots] for name in ("x", "y", "cap", "aspect", "turn", "shear", "twist", "thick")}
+    k = {name: ct[name][rows, slots] for name in ("x", "y", "cap", "thick", *BENT)}
     cos, sin, unit = torch.cos(k["turn"]), torch.sin(k["turn"]), 1 / (k["cap"] * span)
     margin = torch.maximum(pt["hollow"] / 2 + 0.6, pt["rim"])
     bent = shift.flatten(1).abs().amax(1)
 
     # a patch holds the ink as it is turned, with what outlines and bending add
-    lean_x = half_x * k["aspect"] * (1 + k["twist"].abs()) + k["shear"].abs() * half_y
-    away = torch.maximum(cos.abs() * lean_x + sin.abs() * half_y, sin.abs() * lean_x + cos.abs() * half_y) * k["cap"]
-    side = 2 * (away + (margin + bent + pt["soft"])[rows])
-    sizes = sorted({-(-h * part // 16) for part in (7, 10, 13, 18, 32)})
-    bucket = torch.bucketize(side, torch.tensor(sizes[:-1], device=device, dtype=torch.float32))
-    crooked = (bent[rows] > 0) | (k["twist"] != 0)
+    wide_x = half_x / (1 - k["twist"].abs() * half_y).clamp(min=0.5)
+    lean_y = half_y / (1 - k["keel"].abs() * half_x).clamp(min=0.5) + k["tilt"].abs() * wide_x
+    lean_x = k["aspect"] * wide_x + k["shear"].abs() * lean_y
+    more = (margin + bent + pt["soft"])[rows]
+    away_x = (cos.abs() * lean_x + sin.abs() * lean_y) * k["cap"] + more
+    away_y = (sin.abs() * lean_x + cos.abs() * lean_y) * k["cap"] + more
+    sizes = sorted({-(-h * part // 32) for part in SIDES_OF_32})
+    steps_of = torch.tensor(sizes[:-1], device=device, dtype=torch.float32)
+    wide_by, high_by = torch.bucketize(2 * away_x, steps_of), torch.bucketize(2 * away_y, steps_of)
+    crooked = (bent[rows] > 0) | (k["twist"] != 0) | (k["keel"] != 0)
 
-    # from the picture back to the tile: turn, then shear, then scale
-    to_tile = torch.stack([
-        (cos - k["shear"] * sin) / k["aspect"] * unit, (sin + k["shear"] * cos) / k["aspect"] * unit,
-        -sin * unit, cos * unit, k["twist"] * span,
-    ])[:, :, None, None]  # fmt: skip
+    # from the picture back to the tile: turn, then shear, then scale, then tilt; twist and keel last
+    to_x = (cos - k["shear"] * sin) / k["aspect"] * unit, (sin + k["shear"] * cos) / k["aspect"] * unit
+    to_y = -sin * unit + k["tilt"] * to_x[0], cos * unit + k["tilt"] * to_x[1]
+    to_tile = torch.stack([*to_x, *to_y, k["twist"] * span, k["keel"] * span])[:, :, None, None]
     # from a tile's 0 to 255 to pixels, and to the levels that are packed. Strokes keep their sharpness where a glyph is
     # squeezed: a distance is measured across them, mostly
     pixels = k["cap"] * k["aspect"].clamp(max=1.0) ** 0.5 * REACH / 127.5
@@ -242,41 +247,41 @@ def _glyph_fields(
     least = (_LEVELS - margin * levels)[rows].where(pt["over"][rows] > 0, torch.inf)
 
     tiles, flat = _tiles(glyphs, device), shift.flatten()
-    pad = sizes[int(bucket.max())] // 2 + 1
+    kinds, kind = torch.unique((wide_by * len(sizes) + high_by) * 2 + crooked, return_inverse=True)
     x, y = k["x"].clamp(0, w), k["y"].clamp(0, h)
-    wide = w + 2 * pad
-    best = torch.zeros(n * (h + 2 * pad) * wide, dtype=torch.int32, device=device)
-    for number, size in enumerate(sizes):
-        for bends in (False, True):
-            some = ((bucket == number) & (crooked == bends)).nonzero()[:, 0]
-            if not len(some):
-                continue
-            row, slot, across = rows[some], slots[some, None, None].int(), torch.arange(size, device=device)
-            columns = (x[some, None] - size / 2).round().long() + across  # (m, size)
-            lines = (y[some, None] - size / 2).round().long() + across
-            px, py = (columns + 0.5 - x[some, None])[:, None, :], (lines + 0.5 - y[some, None])[:, :, None]
-            if bends:
-                places = (lines.clamp(0, h - 1) * w + (row * 2 * h * w)[:, None])[:, :, None]
-                places = (places + columns.clamp(0, w - 1)[:, None]).flatten()
-                px = px + flat.gather(0, places).view(-1, size, size)
-                py = py + flat[h * w :].gather(0, places).view(-1, size, size)
-            a, b, c, d, twist = to_tile[:, some]
-            grid = torch.empty(len(some), size, size, 2, device=device)
-            tx, ty = grid.unbind(3)
-            torch.add(px * c, py * d, out=ty)
-            torch.add(px * a, py * b, out=tx)
-            if bends:
-                tx.addcmul_(tx * twist, ty)
-            inside = F.grid_sample(
-                tiles.index_select(0, ids[some]).float()[:, None], grid, "bilinear", "border", align_corners=False
-            )
-            level = torch.addcmul(gain[some, None, None], inside[:, 0], steps[some, None, None])
-            value = level.clamp_(0, 2 * _LEVELS).to(torch.int32)
-            covers = value >= least[some, None, None]
-            value = value.mul_(LONGEST).add_(slot).add_(covers * ((slot + 1) << 20))
-            into = ((row * (h + 2 * pad))[:, None] + lines + pad)[:, :, None] * wide + (columns + pad)[:, None]
-            best.scatter_reduce_(0, into.flatten(), value.flatten(), "amax")
-    best = best.view(n, h + 2 * pad, wide)[:, pad : pad + h, pad : pad + w].contiguous()
+    best = torch.zeros(n * (h + 2) * (w + 2), dtype=torch.int32, device=device)  # what lies outside falls on a rim
+    for number, code in enumerate(kinds.tolist()):
+        some, bends = (kind == number).nonzero()[:, 0], code % 2
+        across, down = sizes[code // 2 // len(sizes)], sizes[code // 2 % len(sizes)]
+        row, slot = rows[some], slots[some, None, None].int()
+        columns = (x[some, None] - across / 2).round().long() + torch.arange(across, device=device)  # (m, across)
+        lines = (y[some, None] - down / 2).round().long() + torch.arange(down, device=device)
+        px, py = (columns + 0.5 - x[some, None])[:, None, :], (lines + 0.5 - y[some, None])[:, :, None]
+        if bends:
+            places = (lines.clamp(0, h - 1) * w + (row * 2 * h * w)[:, None])[:, :, None]
+            places = (places + columns.clamp(0, w - 1)[:, None]).flatten()
+            px = px + flat.gather(0, places).view(-1, down, across)
+            py = py + flat[h * w :].gather(0, places).view(-1, down, across)
+        a, b, c, d, twist, keel = to_tile[:, some]
+        grid = torch.empty(len(some), down, across, 2, device=device)
+        tx, ty = grid.unbind(3)
+        torch.add(px * c, py * d, out=ty)
+        torch.add(px * a, py * b, out=tx)
+        if bends:
+            both = tx * ty
+            tx.addcmul_(both, twist)
+            ty.addcmul_(both, keel)
+        inside = F.grid_sample(
+            tiles.index_select(0, ids[some]).float()[:, None], grid, "bilinear", "border", align_corners=False
+        )
+        level = torch.addcmul(gain[some, None, None], inside[:, 0], steps[some, None, None])
+        value = level.clamp_(0, 2 * _LEVELS).to(torch.int32)
+        covers = value >= least[some, None, None]
+        value = value.mul_(LONGEST).add_(slot).add_(covers * ((slot + 1) << 20))
+        into = ((row * (h + 2))[:, None] + lines.clamp(-1, h) + 1) * (w + 2)
+        into = into[:, :, None] + (columns.clamp(-1, w) + 1)[:, None]
+        best.scatter_reduce_(0, into.flatten(), value.flatten(), "amax")
+    best = best.view(n, h + 2, w + 2)[:, 1:-1, 1:-1].contiguous()
     found = (((best & (2**20 - 1)) >> 5) - _LEVELS) * (1 / levels)[:, None, None]
     return found, (best & (LONGEST - 1)).long()
 
@@ -407,11 +412,10 @@ def _draw_lines(picture: Tensor, lines: Tensor, shift: Tensor) -> None:
     ring = (torch.sqrt(dx * dx + dy * dy) - k["half"]).abs() - k["width"] / 2
     cover = (0.5 - torch.where(k["drawn"] == RING, ring, stroke)).clamp(0, 1)
     value = (cover * 255).round().to(torch.int32) * 32 + which[:, None, None].int()
-    wide, tall = w + 2 * size, h + 2 * size
-    best = torch.zeros(len(own) * tall * wide, dtype=torch.int32, device=device)
-    into = (packed[:, None, None] * tall + levels + size) * wide + columns + size
+    best = torch.zeros(len(own) * (h + 2) * (w + 2), dtype=torch.int32, device=device)  # with a rim, as above
+    into = (packed[:, None, None] * (h + 2) + levels.clamp(-1, h) + 1) * (w + 2) + columns.clamp(-1, w) + 1
     best.scatter_reduce_(0, into.flatten(), value.flatten(), "amax")
-    best = best.view(-1, tall, wide)[:, size : size + h, size : size + w]
+    best = best.view(-1, h + 2, w + 2)[:, 1:-1, 1:-1]
     ink = colours[own].transpose(1, 2).gather(2, (best & 31).long().flatten(1)[:, None].expand(-1, channels, -1))
     cover = (best >> 5).float() / 255
     picture[own] = torch.lerp(picture[own], ink.view(-1, channels, h, w), cover[:, None])
@@ -435,18 +439,22 @@ def _boxes(style: Style, glyphs: Glyphs, shift: Tensor) -> Tensor:
     """Where each character's ink stands in the bent picture, (N, L, 4)."""
     height, width = shift.shape[2:]
     c, ids = style.character, style.glyphs
-    corners = np.array([[-1, -1], [1, -1], [-1, 1], [1, 1]], float)
-    weight = np.maximum(style.picture["weight"][:, None], 0.02 - c["thick"])[..., None]
-    q = (glyphs.half[ids] + weight)[:, :, None] * corners  # (N, L, 4, 2) in cap heights
-    qx = q[..., 0] * c["aspect"][..., None] - c["shear"][..., None] * q[..., 1]
-    qy = q[..., 1]
-    cos, sin = np.cos(c["turn"])[..., None], np.sin(c["turn"])[..., None]
-    x = c["x"][..., None] + (qx * cos - qy * sin) * c["cap"][..., None]
-    y = c["y"][..., None] + (qx * sin + qy * cos) * c["cap"][..., None]
+    weight = np.maximum(style.picture["weight"][:, None], 0.02 - c["thick"]) / c["aspect"].clip(max=1) ** 0.5
+    q = glyphs.hull[ids]  # (N, L, SIDES, 2) in cap heights
+    b = {name: c[name][..., None] for name in BENT}
+    flat = q[..., 0] / (1 + b["twist"] * q[..., 1]).clip(0.5)
+    cos, sin = np.cos(b["turn"]), np.sin(b["turn"])
+    right, down = cos * b["shear"] + sin, cos - sin * b["shear"]
+    to_x, to_y = cos * b["aspect"] + right * b["tilt"], sin * b["aspect"] - down * b["tilt"]
+    level = q[..., 1] / (1 + b["keel"] * q[..., 0]).clip(0.5)
+    x = c["x"][..., None] + (to_x * flat - right * level) * c["cap"][..., None]
+    y = c["y"][..., None] + (to_y * flat + down * level) * c["cap"][..., None]
+    more_x = weight * c["cap"] * np.hypot(to_x, right)[..., 0]  # what strokes gain or lose, as it is stretched
+    more_y = weight * c["cap"] * np.hypot(to_y, down)[..., 0]
     # a pixel at p shows what was at p + shift(p): find p for the four sides' middles by fixed point
     sides = np.stack([
-        np.stack([x.min(2), y.mean(2)], -1), np.stack([x.mean(2), y.min(2)], -1),
-        np.stack([x.max(2), y.mean(2)], -1), np.stack([x.mean(2), y.max(2)], -1),
+        np.stack([x.min(2) - more_x, y.mean(2)], -1), np.stack([x.mean(2), y.min(2) - more_y], -1),
+        np.stack([x.max(2) + more_x, y.mean(2)], -1), np.stack([x.mean(2), y.max(2) + more_y], -1),
     ], 2)  # (N, L, 4 sides, 2)  # fmt: skip
     bent = shift.cpu().numpy()
     pos = sides.copy()

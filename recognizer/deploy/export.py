@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import warnings
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
+from onnx import numpy_helper
 from torch import Tensor, nn
 
 from recognizer.errors import UserError
@@ -37,7 +39,8 @@ class Reading(nn.Module):
 def export(weights: Path, out: Path | None = None) -> tuple[Path, float]:
     """Write the ONNX file of a weights file or a run, `reader.onnx` beside it unless told otherwise.
 
-    Batch and width are free. Gives the file and the largest difference from torch, in log probability, at several
+    Batch and width are free. Matrices are stored in half precision, as they are in the weights file, and reading is in
+    single precision all the same. Gives the file and the largest difference from torch, in log probability, at several
     batches and widths.
 
     Raises:
@@ -60,6 +63,7 @@ def export(weights: Path, out: Path | None = None) -> tuple[Path, float]:
     for part in (*model.graph.node, *model.graph.value_info, *model.graph.input, *model.graph.output, model.graph):
         part.ClearField("metadata_props")  # the exporter's notes hold file names of the machine that it ran on
         part.ClearField("doc_string")
+    store_halves(model, state)
     about = {
         "charset": description.charset, "frame": asdict(description.frame), "size": description.size,
         "head": description.head, "scores": dict(description.scores),
@@ -73,6 +77,35 @@ def export(weights: Path, out: Path | None = None) -> tuple[Path, float]:
         raise UserError(f"the exported reader differs from torch by {difference:.1e}, more than {TOLERANCE:.0e}")
     tmp.replace(out)
     return out, difference
+
+
+def store_halves(model: onnx.ModelProto, state: Mapping[str, Tensor]) -> None:
+    """Store a model's matrices in half precision where that loses nothing: in half the bytes.
+
+    The exporter multiplied a convolution's weights, which are halves, by what the norm behind it makes of each channel:
+    both are stored, and ONNX Runtime multiplies them when it opens the file.
+    """
+    halves: list[onnx.NodeProto] = []
+    for stored in list(model.graph.initializer):
+        given, name = numpy_helper.to_array(stored), stored.name
+        if given.dtype != np.float32 or given.ndim < 2:
+            continue
+        own = state.get(name.removeprefix("network."))
+        matrix = given if own is None or own.shape != given.shape else own.numpy()
+        axes, half = tuple(range(1, given.ndim)), matrix.astype(np.float16)
+        along = (given * matrix).sum(axes, keepdims=True)
+        scale = along / np.maximum((matrix * matrix).sum(axes, keepdims=True), 1e-20)
+        if np.abs(half.astype(np.float32) * scale - given).max() > 1e-6 * np.abs(given).max():
+            continue
+        stored.CopyFrom(numpy_helper.from_array(half, f"{name}.half"))
+        if matrix is given:
+            halves.append(onnx.helper.make_node("Cast", [f"{name}.half"], [name], to=onnx.TensorProto.FLOAT))
+        else:
+            model.graph.initializer.append(numpy_helper.from_array(scale.astype(np.float32), f"{name}.scale"))
+            halves.append(onnx.helper.make_node("Cast", [f"{name}.half"], [f"{name}.whole"], to=onnx.TensorProto.FLOAT))
+            halves.append(onnx.helper.make_node("Mul", [f"{name}.whole", f"{name}.scale"], [name]))
+    for node in reversed(halves):
+        model.graph.node.insert(0, node)
 
 
 def largest_difference(module: nn.Module, onnx_file: Path, description: Description) -> float:

@@ -25,7 +25,9 @@ from recognizer.images import Frame
 from recognizer.training.model import SIZES, HeadName, Network
 
 FORMAT = 1
-DEFAULT = Path(__file__).parent.parent / "weights" / "weights.safetensors"
+SHIPPED = Path(__file__).parent.parent / "weights"
+DEFAULT = SHIPPED / "weights.safetensors"
+TINY = SHIPPED / "tiny.safetensors"
 
 
 @dataclass(frozen=True)
@@ -54,13 +56,14 @@ def save_weights(path: Path, state: Mapping[str, Tensor], description: Descripti
 
 
 def find_weights(path: Path) -> Path:
-    """The weights file at `path`: the file itself, or the one in a run's folder; `default` is the shipped reader.
+    """The weights file at `path`: the file itself, or the one in a run's folder; `default` is the shipped reader,
+    `tiny` the shipped small one.
 
     Raises:
         UserError: neither.
     """
-    if str(path) == "default":
-        path = DEFAULT
+    if not path.exists():
+        path = {"default": DEFAULT, "tiny": TINY}.get(str(path), path)
     if path.is_dir():
         path = path / "weights.safetensors"
     if not path.is_file():
@@ -112,22 +115,26 @@ def build(state: Mapping[str, Tensor], description: Description) -> Network:
     return network.eval()
 
 
-def find_start(start: str, size: str) -> Path | None:
-    """The weights that a training starts from; None where it starts from nothing.
+def find_start(start: str, size: str | None) -> tuple[Path | None, str]:
+    """The weights that a training starts from, None where it starts from nothing, and the size of its network.
 
-    `default` is the shipped reader where it has the right size, else nothing.
+    `default` is the shipped reader of that size, where there is one, else nothing. Where no `size` is asked for it is
+    that of the weights; from nothing it is tiny.
 
     Raises:
         UserError: no weights, or weights of another size.
     """
-    if start == "default":
-        return DEFAULT if DEFAULT.is_file() and read_weights(DEFAULT)[1].size == size else None
     if start == "nothing":
-        return None
+        return None, size or "tiny"
+    if start == "default":
+        for path in (DEFAULT, TINY):
+            if path.is_file() and size in (None, found := read_weights(path)[1].size):
+                return path, found
+        return None, size or "tiny"
     found = read_weights(Path(start))[1].size
-    if found != size:
+    if size not in (None, found):
         raise UserError(f"{start} is a {found!r} reader and cannot start a {size!r} one: --size {found}")
-    return Path(start)
+    return Path(start), found
 
 
 def start_from(network: Network, path: Path, charset: Charset, known_as: Mapping[str, str] | None = None) -> str:

@@ -27,7 +27,7 @@ from recognizer.charset import Charset
 from recognizer.errors import Stopped, UserError
 from recognizer.images import MAX_PIXELS, Frame
 from recognizer.progress import Bar, say
-from recognizer.readings import Scores
+from recognizer.readings import Scores, wilson
 from recognizer.samples import Problem, Sample, content_hash, merge, problem_table, read_manifest, split
 from recognizer.settings import Settings, load, to_toml
 from recognizer.training import checkpoint
@@ -65,7 +65,7 @@ class TrainSettings(Settings):
     limit: int | None = Field(None, ge=1)  # use the first so many samples of data
     start: str = "default"  # the shipped reader; or nothing, a weights file, or a run
     charset: str | None = None  # a name in charset.NAMED, or characters; else those of the labels
-    size: Literal["tiny", "base"] = "tiny"
+    size: Literal["tiny", "small", "base"] | None = None  # else that of the start; from nothing, tiny
     head: HeadName = "conv"
     loss: Literal["ctc", "focal-ctc"] = "ctc"
     # what leads the convolution head off CTC's plateau, from nothing
@@ -78,7 +78,7 @@ class TrainSettings(Settings):
     clip: float = Field(5.0, gt=0)
     average: float = Field(0.02, ge=0, lt=1)  # share of the run that the weights' moving average looks back over
     validations: int = Field(25, ge=1)  # how often in a run
-    patience: int = Field(15, ge=1)  # validations without a gain, once anything is read
+    patience: int = Field(15, ge=1)  # validations that are worse than the best before, once anything is read
     precision: Literal["auto", "no", "fp16", "bf16"] = "auto"
     seed: int = Field(0, ge=0)
     threads: int = Field(0, ge=0)  # of torch on a CPU; 0 leaves it as it is
@@ -106,7 +106,7 @@ class Progress:
     """Where a run is: what a checkpoint holds beside weights and optimizer."""
 
     step: int = 0
-    best: tuple[float, float] = (-1.0, 0.0)  # exact match, minus character error rate
+    best: tuple[float, float] = (0.0, float("-inf"))  # exact match, minus character error rate
     best_step: int = 0
     stale: int = 0
     done: bool = False
@@ -173,7 +173,7 @@ class Data:
 
 def train(settings: TrainSettings, out: Path, resume: bool = False) -> Scores:
     """Train a recognizer into the run folder `out`: settings.toml, run.json, problems.jsonl, metrics.jsonl, TensorBoard
-    events under log/, checkpoints/, the best weights.safetensors, and, once it is done, scores.json.
+    events under log/, checkpoints/, the weights.safetensors that read best, and, once it is done, scores.json.
 
     A resumed run that is done trains no more. Gives the validation scores of the best weights.
 
@@ -183,6 +183,8 @@ def train(settings: TrainSettings, out: Path, resume: bool = False) -> Scores:
     """
     if settings.threads:
         torch.set_num_threads(settings.threads)
+    start, size = checkpoint.find_start(settings.start, settings.size)
+    settings = settings.model_copy(update={"size": size})  # which a resumed run takes, whatever is the default by then
     accelerator = make_accelerator(settings, out)
     set_seed(settings.seed)
     data = read_data(settings, accelerator)
@@ -190,12 +192,11 @@ def train(settings: TrainSettings, out: Path, resume: bool = False) -> Scores:
         open_run(settings, out, data, resume)
     accelerator.wait_for_everyone()
 
-    start = checkpoint.find_start(settings.start, settings.size)
     bootstrapping = start is None and settings.head == "conv" and settings.bootstrap != "none"
     heads: tuple[HeadName, ...] = (settings.head,)
     if bootstrapping and "lstm" in settings.bootstrap:
         heads = ("conv", "lstm")
-    network = Network(settings.size, heads, data.charset.classes)
+    network = Network(size, heads, data.charset.classes)
     network.to(memory_format=torch.channels_last)  # convolutions this small are a fifth faster so, on a CPU too
     if start is not None:
         case = shown_case(start, data.train)
@@ -288,18 +289,17 @@ def train(settings: TrainSettings, out: Path, resume: bool = False) -> Scores:
                     f"exact {scores.exact:.3f}  CER {scores.character_error_rate:.3f}  blank {outcome.blank_rate:.2f}"
                     + (f"\n  collapse? {alarm}" if alarm else "")
                 )
-                if (scores.exact, -scores.character_error_rate) >= progress.best:
-                    gained = (scores.exact, -scores.character_error_rate) > progress.best
-                    progress.best, progress.best_step = (scores.exact, -scores.character_error_rate), progress.step
-                    progress.stale = 0 if gained else progress.stale + 1
+                if as_good(scores, progress.best):
+                    progress.best = max(progress.best, (scores.exact, -scores.character_error_rate))
+                    progress.best_step, progress.stale = progress.step, 0
                     if accelerator.is_main_process:
                         description = checkpoint.Description(
-                            settings.size, settings.head, data.charset.characters, data.frame,
+                            size, settings.head, data.charset.characters, data.frame,
                             {"validation": scores.to_dict(), "step": progress.step}, settings.model_dump(mode="json"),
                         )  # fmt: skip
                         own = {k: v for k, v in average.shadow.items() if reads(k, settings.head)}
                         checkpoint.save_weights(out / "weights.safetensors", own, description)
-                elif scores.exact > 0:
+                elif progress.best[0] > 0:
                     progress.stale += 1
                 progress.done = progress.stale >= settings.patience or progress.step == total
 
@@ -390,9 +390,9 @@ def read_data(settings: TrainSettings, accelerator: Accelerator) -> Data:
     labels = [s.text for s in (*own, *held, *old)]
     charset = Charset.named(settings.charset) if settings.charset else Charset.of(labels)
     longest = max(map(len, (*labels, *(s.text for s in made))), default=1)
-    form = SIZES[settings.size]
+    start, size = checkpoint.find_start(settings.start, settings.size)
+    form = SIZES[size]
     frame = Frame.for_texts(longest, form.height, settings.frame.max_width)
-    start = checkpoint.find_start(settings.start, settings.size)
     # from weights, pictures are at least as wide as those read them, and wide enough for narrow letters: 144 against 96
     # pixels at a height of 32 gave .79 for .70 on kcaptcha, 300 labels, and .90 for .82 on kelab, 100 (docs/log.md)
     seen = max(checkpoint.read_weights(start)[1].frame.min_width, 9 * form.height // 2) if start is not None else 0
@@ -508,6 +508,15 @@ def resumed_settings(out: Path) -> TrainSettings:
     if not (out / "settings.toml").is_file():
         raise UserError(f"{out} is no run that can be resumed: it has no settings.toml")
     return load(TrainSettings, out / "settings.toml", {})
+
+
+def as_good(scores: Scores, best: tuple[float, float]) -> bool:
+    """Whether weights read as well as the best before (exact match, minus character error rate), as far as so few
+    pictures can tell: by less than one standard error below it. Later weights are then the better ones: the learning
+    rate has come down since (docs/log.md)."""
+    if scores.exact == 0:
+        return (0.0, -scores.character_error_rate) >= best
+    return scores.exact >= wilson(round(best[0] * scores.n), scores.n, z=1)[0]
 
 
 def weight_groups(network: Network, decay: float) -> list[dict[str, Any]]:
