@@ -2,6 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/ready-$(shell cksum < pyproject.toml | cut -d' ' -f1)
+# a training in as many processes as share its batches, one thread each
+PROCESSES ?= 2
+SPREAD = OMP_NUM_THREADS=1 python -m torch.distributed.run --nproc_per_node $(PROCESSES) -m recognizer.cli train
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .PHONY: practice test test-slow check fonts pretrain
@@ -17,8 +20,8 @@ fonts: $(READY)
 pretrain: fonts
 	test -d runs/pretrain-validation || augment synthesize --method render --charset letters+digits --length 3-7 \
 		--count 1000 --size 112x32 --seed 9000000 --set 'fonts=["runs/fonts"]' --out runs/pretrain-validation
-	@if test -d runs/pretrain; then recognizer train --resume runs/pretrain; \
-		else recognizer train --config configs/pretrain.toml --out runs/pretrain; fi
+	@if test -d runs/pretrain; then $(SPREAD) --resume runs/pretrain; \
+		else $(SPREAD) --config configs/pretrain.toml --out runs/pretrain; fi
 
 test: $(READY)
 	pytest -n 2 --dist loadscope

@@ -96,7 +96,7 @@ class Render:
 # ----------------------------------------------------------------------------------------------------------- drawing
 
 BENT = ("aspect", "turn", "shear", "tilt", "twist", "keel")  # what happens to a glyph, before the whole text is bent
-SIDES_OF_32 = (9, 13, 17, 22, 28, 40, 64)  # of the patches that glyphs are drawn in, where a picture is 32 pixels high
+SIDES_OF_32 = (14, 20, 26, 36, 64)  # of the patches that glyphs are drawn in, where a picture is 32 pixels high
 _LEVELS = 16000  # of distance that are told apart, to each side of an outline
 
 
