@@ -115,6 +115,40 @@ def sequence_probabilities(log_probs: LogProbs, texts: Sequence[Sequence[int]]) 
     return final
 
 
+def alignment(log_probs: LogProbs, ids: Sequence[int]) -> list[tuple[int, int]] | None:
+    """The frames of each character in the most probable alignment of a text (first, and one past the last), by Viterbi
+    over CTC's states; None where it has none: more characters than frames.
+
+    Args:
+        log_probs: (T, classes).
+    """
+    states = [0]
+    for i in ids:
+        states += [i, 0]
+    score = np.full(len(states), -np.inf)
+    score[: min(2, len(states))] = log_probs[0, states[:2]]
+    can_jump = np.array([i > 1 and states[i] != 0 and states[i] != states[i - 2] for i in range(len(states))])
+    came = np.zeros((len(log_probs), len(states)), np.intp)
+    for t in range(1, len(log_probs)):
+        step = np.concatenate([[-np.inf], score[:-1]])
+        jump = np.where(can_jump, np.concatenate([[-np.inf, -np.inf], score[:-2]])[: len(states)], -np.inf)
+        choices = np.stack([score, step, jump])
+        came[t] = choices.argmax(0)
+        score = choices.max(0) + log_probs[t, states]
+    state = len(states) - 1
+    if len(states) > 1 and score[-2] > score[-1]:
+        state -= 1
+    if score[state] == -np.inf:
+        return None
+    first, end = [0] * len(ids), [0] * len(ids)
+    for t in range(len(log_probs) - 1, -1, -1):
+        if state % 2:
+            first[state // 2] = t
+            end[state // 2] = end[state // 2] or t + 1
+        state -= int(came[t, state])
+    return list(zip(first, end, strict=True))
+
+
 class Lattice(NamedTuple):
     """An automaton of Q states and E edges as `best_path` walks it: where the last frame may leave one standing.
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from recognizer.charset import NAMED, Charset
-from recognizer.decode import Constraint, beam, greedy, sequence_probabilities
+from recognizer.decode import Constraint, alignment, beam, greedy, sequence_probabilities
 from recognizer.errors import UserError
 from recognizer.images import MAX_PIXELS, Frame, Grey, normalise, open_picture
 from recognizer.readings import Reading
@@ -141,28 +141,10 @@ def character_confidences(log_probs: LogProbs, ids: Sequence[int]) -> list[float
     Args:
         log_probs: (T, classes).
     """
-    states = [0]
-    for i in ids:
-        states += [i, 0]
-    score = np.full(len(states), -np.inf)
-    score[: min(2, len(states))] = log_probs[0, states[:2]]
-    can_jump = np.array([i > 1 and states[i] != 0 and states[i] != states[i - 2] for i in range(len(states))])
-    came = np.zeros((len(log_probs), len(states)), np.intp)
-    for t in range(1, len(log_probs)):
-        step = np.concatenate([[-np.inf], score[:-1]])
-        jump = np.where(can_jump, np.concatenate([[-np.inf, -np.inf], score[:-2]])[: len(states)], -np.inf)
-        choices = np.stack([score, step, jump])
-        came[t] = choices.argmax(0)
-        score = choices.max(0) + log_probs[t, states]
-    state = len(states) - 1
-    if len(states) > 1 and score[-2] > score[-1]:
-        state -= 1
-    best = [0.0] * len(ids)
-    for t in range(len(log_probs) - 1, -1, -1):
-        if state % 2:
-            best[state // 2] = max(best[state // 2], float(np.exp(log_probs[t, states[state]])))
-        state -= int(came[t, state])
-    return best
+    frames = alignment(log_probs, ids)
+    if frames is None:
+        return [0.0] * len(ids)
+    return [float(np.exp(log_probs[first:end, i].max())) for i, (first, end) in zip(ids, frames, strict=True)]
 
 
 def readings_of(log_probs: LogProbs, charset: Charset, nlls: Iterable[float] | None = None) -> list[Reading]:

@@ -1,0 +1,151 @@
+"""Where each character of a real picture stands, by a reader that is told what the picture shows.
+
+A convolution head sees a bounded stretch of the picture, so the best alignment of the label (Viterbi over CTC's states,
+Graves et al. 2006) puts each character's frames where the character stands, but for a constant offset. That is measured
+on rendered pictures, whose layout is known. Between two characters the border runs where there is least ink near the
+middle. A BiLSTM's spikes stand where they like, and will not do.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from augment.glyphs import font_files, load_glyphs
+from augment.methods.render import Render, RenderSettings
+from augment.synthesize import random_texts
+from recognizer.charset import Charset
+from recognizer.decode import alignment
+from recognizer.errors import UserError
+from recognizer.images import STRIDE
+from recognizer.reader import Reader
+
+CALIBRATION = 96  # rendered pictures that an offset is measured on
+TO_THE_MIDDLE = 3.0  # how much ink, as a multiple of a column's mean, a border crosses rather than leave the middle
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """Where the characters of a picture stand, in its pixels.
+
+    `centres` (L,) of the characters; `borders` (L + 1,): a character stands between its border and the next, and the
+    first and the last are where the text's ink begins and ends. `sure` (L,) is how probable the reader holds each
+    character at its place, 0 to 1.
+    """
+
+    text: str
+    centres: NDArray[np.float64]
+    borders: NDArray[np.float64]
+    sure: NDArray[np.float64]
+
+
+@dataclass
+class Aligner:
+    """Finds layouts with a reader that has a convolution head.
+
+    Raises:
+        UserError: a reader with another head.
+    """
+
+    reader: Reader
+    _offset: float | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        head = self.reader.about.get("head", "conv")
+        if head != "conv":
+            raise UserError(
+                f"a reader with a {head} head does not say where characters stand: train one with --head conv"
+            )
+
+    @property
+    def offset(self) -> float:
+        """By how much this reader's frames stand right of the characters' centres, as a share of a picture's height."""
+        if self._offset is None:
+            self._offset = self._calibrate()
+        return self._offset
+
+    def find(self, pictures: Sequence[Image.Image], texts: Sequence[str]) -> list[Layout | None]:
+        """The layout of each picture under its text; None where the text does not fit: a character that the reader does
+        not know, or more of them than the picture has room for."""
+        raw = self._centres(pictures, texts)
+        found: list[Layout | None] = []
+        for picture, text, centred in zip(pictures, texts, raw, strict=True):
+            if centred is None:
+                found.append(None)
+                continue
+            centres, sure = centred
+            centres = np.clip(centres - self.offset * picture.height, 0, picture.width)
+            found.append(Layout(text, centres, borders(picture, centres), sure))
+        return found
+
+    def _centres(
+        self, pictures: Sequence[Image.Image], texts: Sequence[str]
+    ) -> list[tuple[NDArray[np.float64], NDArray[np.float64]] | None]:
+        """For each picture where its characters' frames stand, in its pixels, and how sure they are."""
+        found: list[tuple[NDArray[np.float64], NDArray[np.float64]] | None] = []
+        for picture, text in zip(pictures, texts, strict=True):
+            if not text or any(c not in self.reader.charset for c in text):
+                found.append(None)
+                continue
+            grey = self.reader.open(picture)
+            (log_probs,) = self.reader.log_probabilities([grey])
+            ids = self.reader.charset.encode(text)
+            frames = alignment(log_probs, ids)
+            if frames is None:
+                found.append(None)
+                continue
+            # what was padded on the right is no part of the picture
+            scale = picture.width / self.reader.frame.width_of(picture.width, picture.height)
+            centres, sure = np.empty(len(ids)), np.empty(len(ids))
+            for k, (i, (first, end)) in enumerate(zip(ids, frames, strict=True)):
+                held = log_probs[first:end, i].astype(np.float64)
+                weight = np.exp(held - held.max())
+                centres[k] = (np.arange(first, end) + 0.5) @ weight / weight.sum()
+                sure[k] = np.exp(held.max())
+            found.append((centres * STRIDE * scale, sure))
+        return found
+
+    def _calibrate(self) -> float:
+        known = load_glyphs(tuple(font_files(())), self.reader.charset.characters)
+        drawn = "".join(
+            c for c, n in zip(self.reader.charset.characters, (known.index >= 0).sum(0).tolist(), strict=True) if n
+        )
+        texts = random_texts(Charset(drawn), (4, 5, 6), CALIBRATION, 0)
+        size = (4 * self.reader.frame.height, self.reader.frame.height)
+        rendered = Render(RenderSettings(difficulty=0.4)).draw(texts, range(CALIBRATION), size)
+        greys = (rendered.pictures * 255).round().byte().permute(0, 2, 3, 1).numpy()
+        off: list[float] = []
+        raw = self._centres([Image.fromarray(g) for g in greys], texts)
+        for text, centred, boxes in zip(texts, raw, rendered.boxes.numpy(), strict=True):
+            if centred is not None:
+                centres, sure = centred
+                true = (boxes[: len(text), 0] + boxes[: len(text), 2]) / 2
+                off += (centres - true)[sure > 0.5].tolist()
+        return float(np.median(off)) / size[1] if len(off) >= 20 else 0.0
+
+
+def borders(picture: Image.Image, centres: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Borders (L + 1,) of characters whose centres (L,) are known, in pixels from the left."""
+    grey = np.asarray(picture.convert("L"), np.float64)
+    ink = np.abs(grey - np.median(grey)).sum(0)
+    ink /= max(ink.mean(), 1e-6)
+    found = np.empty(len(centres) + 1)
+    for k, (left, right) in enumerate(itertools.pairwise(centres), 1):
+        middle, gap = (left + right) / 2, max(right - left, 1.0)
+        columns = np.arange(max(int(left + gap / 5), 0), min(int(right - gap / 5) + 2, len(ink)))
+        cost = ink[columns] + TO_THE_MIDDLE * ((columns + 0.5 - middle) / (gap / 2)) ** 2
+        found[k] = columns[cost.argmin()] + 0.5 if len(columns) else middle
+    # at the text's ends: as far out as ink goes, up to a character's usual width
+    usual = float(np.median(np.diff(centres))) if len(centres) > 1 else picture.height * 0.8
+    inked = ink > 0.25
+    for end, centre, step in ((0, centres[0], -1), (-1, centres[-1], 1)):
+        reach = [centre + step * d for d in np.arange(0, max(0.75 * usual, 2), 0.5)]
+        held = [x for x in reach if 0 <= x < len(ink) and inked[int(x)]]
+        out = held[-1] if held else centre + step * usual / 2
+        found[end] = np.clip(out + 0.5 * step, 0, len(ink))
+    return found
