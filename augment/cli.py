@@ -7,11 +7,14 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from recognizer.errors import UserError, one_line_errors
+
+if TYPE_CHECKING:
+    from augment.method import Learner
 
 typer_app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -89,6 +92,29 @@ def mine_errors(
 
 
 @typer_app.command()
+def fit(
+    method: Annotated[str, typer.Option(help="A method that learns, as `augment methods` says.")],
+    data: Annotated[list[Path], typer.Option(help="Labelled pictures to learn from; repeatable.")],
+    out: Annotated[Path, typer.Option(help="A new folder, for --fitted of augment synthesize.")],
+    limit: Annotated[int | None, typer.Option(help="Use only the first so many samples.", min=1)] = None,
+    label_pattern: Pattern = None,
+    sets: Sets = None,
+) -> None:
+    """Let a method learn from real pictures."""
+    from augment.methods import load_learner
+    from recognizer.samples import merge, read_manifest
+    from recognizer.settings import make
+
+    cls = load_learner(method)
+    if out.exists() and any(out.iterdir()):
+        raise UserError(f"{out} exists and is not empty: name a new folder")
+    manifest = merge([read_manifest(path, label_pattern) for path in data])
+    settings = make(cls.FitSettings, _settings(sets), f"settings of fit --method {method}")
+    print(f"{out}: {cls.fit(manifest.first(limit) if limit else manifest, settings, out)}")
+    print(f"make pictures with: augment synthesize --method {method} --fitted {out}")
+
+
+@typer_app.command()
 def synthesize(
     method: Annotated[str, typer.Option(help="A name that `augment methods` lists, or your own my.module:Class.")],
     out: Annotated[Path, typer.Option(help="A new folder for the pictures.")],
@@ -96,16 +122,24 @@ def synthesize(
     data: Annotated[list[Path] | None, typer.Option(help="The real pictures that are varied; repeatable.")] = None,
     texts: Annotated[Path | None, typer.Option(help="A file of texts to draw, one a line.")] = None,
     charset: Annotated[str | None, typer.Option(help="Draw random texts of these characters ('upper+digits').")] = None,
-    length: Annotated[str, typer.Option(help="Their length: 5, or 4-6.")] = "4-6",
+    length: Annotated[
+        str | None, typer.Option(help="Their length: 5, or 4-6, which is the default.", show_default=False)
+    ] = None,
     count: Annotated[int | None, typer.Option(help="How many pictures.", min=1)] = None,
-    size: Annotated[str, typer.Option(help="Pixels of a drawn picture, width x height.")] = "160x60",
+    size: Annotated[
+        str | None, typer.Option(help="Pixels of a drawn picture, width x height; 160x60.", show_default=False)
+    ] = None,
+    fitted: Annotated[Path | None, typer.Option(help="What augment fit wrote, of a method that learns.")] = None,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
     label_pattern: Pattern = None,
     sets: Sets = None,
 ) -> None:
-    """Make pictures: from requests, from texts, from a charset and lengths, or by varying real ones."""
+    """Make pictures: from requests, from texts, from a charset and lengths, or by varying real ones.
+
+    A method that learned (--fitted) draws texts of the characters and lengths that it knows, unless told others.
+    """
     from augment.method import read_requests, sources_of
-    from augment.methods import load_class
+    from augment.methods import create, load_class
     from augment.synthesize import random_texts, requests_for_sources, requests_for_texts
     from augment.synthesize import synthesize as make
     from recognizer.charset import Charset
@@ -114,6 +148,7 @@ def synthesize(
     from recognizer.samples import merge, read_manifest
 
     cls = load_class(method)
+    values = _settings(sets) | ({} if fitted is None else {"fitted": str(fitted)})
     given = [n for n, v in {"--requests": requests, "--texts": texts, "--charset": charset}.items() if v is not None]
     if len(given) > 1:
         raise UserError(f"{given[0]} and {given[1]}: choose one")
@@ -128,17 +163,26 @@ def synthesize(
         assert manifest is not None
         asked = requests_for_sources(manifest, count or len(manifest), seed)
     else:
-        width, height = _size(size)
+        known = cast("Learner", create(method, values)).known if fitted is not None else None
+        shape = _size(size) if size is not None else known.size if known is not None else (160, 60)
         if texts is not None:
-            asked = requests_for_texts(read_lines("--texts", texts)[:count], (width, height), seed)
-        elif charset is not None:
-            drawn = random_texts(Charset.named(charset), _lengths(length), count or 100, seed)
-            asked = requests_for_texts(drawn, (width, height), seed)
+            asked = requests_for_texts(read_lines("--texts", texts)[:count], shape, seed)
+        elif charset is not None or known is not None:
+            characters = Charset(known.characters) if known and charset is None else Charset.named(charset or "")
+            lengths = _lengths(length or "4-6") if length is not None or known is None else known.lengths
+            asked = requests_for_texts(random_texts(characters, lengths, count or 100, seed), shape, seed)
         else:
             raise UserError("say what to draw: --requests FILE, --texts FILE, or --charset and --length")
     with Bar(Alone(), f"making with {method}", len(asked)) as bar:
         sources = sources_of(manifest) if manifest is not None else None
-        n = make(method, _settings(sets), asked, out, sources, bar.advance)
+        n = make(
+            method,
+            _settings(sets) | ({} if fitted is None else {"fitted": str(fitted)}),
+            asked,
+            out,
+            sources,
+            bar.advance,
+        )
     print(f"{out}: {n} pictures")
 
 

@@ -7,10 +7,11 @@ else is asked in the same call, and a source is never changed.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 from PIL import Image
@@ -19,6 +20,8 @@ from recognizer.errors import UserError
 from recognizer.images import PictureError, open_picture
 from recognizer.samples import Manifest, Sample
 from recognizer.settings import Settings
+
+FEWEST = 20  # pictures that a method can learn from
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,39 @@ class Method(Protocol):
         Raises:
             UserError: a text that the method cannot show, or a source missing that it needs.
         """
+        ...
+
+
+class Known(NamedTuple):
+    """What a method learned from: the labels' characters and lengths, and its pictures' usual size in pixels."""
+
+    characters: str
+    lengths: tuple[int, ...]
+    size: tuple[int, int]
+
+    @classmethod
+    def of(cls, texts: Sequence[str], sizes: Sequence[tuple[int, int]]) -> Known:
+        lengths = tuple(sorted(len(t) for t in texts))
+        return cls("".join(sorted({*"".join(texts)})), lengths, Counter(sizes).most_common(1)[0][0])
+
+
+class Learner(Method, Protocol):
+    """A method that learns from real pictures first: `augment fit` writes what its setting `fitted` then names."""
+
+    FitSettings: ClassVar[type[Settings]]
+
+    @classmethod
+    def fit(cls, data: Manifest, settings: Any, out: Path) -> str:
+        """Learn from labelled pictures into `out`; gives a line that says what came of it.
+
+        Raises:
+            UserError: data or settings that do not fit. Nothing half-written is left.
+        """
+        ...
+
+    @property
+    def known(self) -> Known:
+        """What it learned from."""
         ...
 
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import random
 import subprocess
 import sys
+import tempfile
+from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,9 +21,11 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from augment.method import Method, Request
-from augment.methods import METHODS, create, load_class
+from augment.methods import METHODS, create, load_class, load_learner
 from augment.sheet import GAP, LOST, WRONG, Cell, contact_sheet, marked
+from augment.synthesize import requests_for_texts, synthesize
 from recognizer.errors import UserError
+from recognizer.samples import FolderWriter, read_manifest
 
 ROOT = Path(__file__).resolve().parent.parent
 WHITE = (255, 255, 255)
@@ -45,8 +52,30 @@ def make(method: Method, requests: list[Request]) -> list[bytes]:
     return [picture.tobytes() for picture in pictures]
 
 
+@lru_cache
+def fitted() -> Path:
+    """Where methods that learn learned from pictures of every character of `TEXTS`; once for all processes."""
+    return Path(os.environ.get("FITTED") or tempfile.mkdtemp())
+
+
+def ready(name: str, **settings: Any) -> Method:
+    """A method, fitted where it learns."""
+    cls = load_class(name)
+    if not hasattr(cls, "fit"):
+        return create(name, settings)
+    folder = fitted() / name
+    if not folder.exists():
+        data = fitted() / "data"
+        if not data.exists():
+            render = {"difficulty": 0.2}
+            asked = requests_for_texts([t + "aB" for t in TEXTS] * 8, (120, 40), 0)
+            synthesize("render", render, asked, data)
+        cls.fit(read_manifest(data), cls.FitSettings(), folder)
+    return create(name, {"fitted": str(folder), **settings})
+
+
 def hashes(name: str) -> list[str]:
-    return [hashlib.sha256(data).hexdigest() for data in make(create(name), requests_for())]
+    return [hashlib.sha256(data).hexdigest() for data in make(ready(name), requests_for())]
 
 
 # ----------------------------------------------------------------------------------------- the contract of all methods
@@ -55,31 +84,36 @@ def hashes(name: str) -> list[str]:
 @METHOD
 def test_one_rgb_picture_of_the_asked_size_for_each_request(name: str) -> None:
     requests = requests_for()
-    pictures = create(name).make(requests, [source_picture(r.text) for r in requests])
+    pictures = ready(name).make(requests, [source_picture(r.text) for r in requests])
     assert [(p.mode, p.size) for p in pictures] == [("RGB", (r.width, r.height)) for r in requests]
     assert all(len(p.getcolors(maxcolors=10**6) or ()) > 8 for p in pictures), "a picture is blank"
-    assert create(name).make([], []) == []
+    assert ready(name).make([], []) == []
 
 
 @METHOD
 def test_same_request_same_picture_alone_in_a_batch_and_in_another_order(name: str) -> None:
-    requests, method = requests_for(), create(name)
+    requests, method = requests_for(), ready(name)
     batch = make(method, requests)
-    assert make(create(name), requests) == batch
+    assert make(ready(name), requests) == batch
     assert make(method, requests[::-1]) == batch[::-1]
     assert [make(method, [request])[0] for request in requests] == batch
 
 
 def test_same_request_same_picture_in_another_process_with_other_threads() -> None:
     code = "import json, test_methods as t; print(json.dumps({name: t.hashes(name) for name in t.METHODS}))"
-    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", "OMP_NUM_THREADS": "3"}
+    environment = os.environ | {
+        "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
+        "OMP_NUM_THREADS": "3",
+        "FITTED": str(fitted()),
+    }
+    before = {name: hashes(name) for name in METHODS}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout) == {name: hashes(name) for name in METHODS}
+    assert json.loads(done.stdout) == before
 
 
 @METHOD
 def test_other_seed_other_picture(name: str) -> None:
-    method = create(name)
+    method = ready(name)
     assert all(a != b for a, b in zip(make(method, requests_for(0)), make(method, requests_for(100)), strict=True))
 
 
@@ -89,7 +123,7 @@ def test_sources_and_global_random_states_are_left_as_they_were(name: str) -> No
     sources = [source_picture(r.text) for r in requests]
     before = [s.tobytes() for s in sources]
     states = random.getstate(), repr(np.random.get_state()), torch.get_rng_state()
-    create(name).make(requests, list(sources))
+    ready(name).make(requests, list(sources))
     assert [s.tobytes() for s in sources] == before
     assert random.getstate() == states[0]
     assert repr(np.random.get_state()) == states[1]
@@ -101,9 +135,9 @@ def test_a_missing_source_is_refused_only_where_one_is_needed(name: str) -> None
     request = Request("aB3d", 1, 120, 40)
     if load_class(name).needs_source:
         with pytest.raises(UserError, match="source"):
-            create(name).make([request], [None])
+            ready(name).make([request], [None])
     else:
-        assert create(name).make([request], [None])[0].size == (120, 40)
+        assert ready(name).make([request], [None])[0].size == (120, 40)
 
 
 @METHOD
@@ -134,6 +168,73 @@ def test_a_method_of_ones_own_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     for wrong, told in (("my_method:Other", "Other"), ("no_such_module:X", "no_such_module"), ("captchas", "captcha")):
         with pytest.raises(UserError, match=told):
             create(wrong)
+
+
+# -------------------------------------------------------------------------------------------------------------- splice
+
+
+def cut_folder(folder: Path, texts: list[str], ink: tuple[int, int, int] = (0, 0, 0)) -> Path:
+    """Cut pictures without a reader: each character is a bar of its own height, between borders 20 pixels apart."""
+    with FolderWriter(folder) as writer:
+        for k, text in enumerate(texts):
+            picture = Image.new("RGB", (20 * len(text) + 20, 40), (250, 250, 250))
+            for i, c in enumerate(text):
+                ImageDraw.Draw(picture).rectangle((16 + 20 * i, 38 - 6 * int(c), 23 + 20 * i, 38), fill=ink)
+            png = io.BytesIO()
+            picture.save(png, "PNG")
+            borders = [10.0 + 20 * i for i in range(len(text) + 1)]
+            writer.add(f"{k}.png", png.getvalue(), text, {"borders": borders})
+    return folder
+
+
+def heights(picture: Image.Image, n: int) -> list[int]:
+    """Of the n bars of a picture, by the darkest column of each part of it."""
+    dark = np.asarray(picture.convert("L")) < 128
+    inked = np.flatnonzero(dark.any(0))
+    edges = np.linspace(inked[0] - 6, inked[-1] + 7, n + 1)
+    return [int(dark[:, int(max(a, 0)) : int(b)].sum(0).max()) for a, b in pairwise(edges)]
+
+
+def test_spliced_pieces_show_the_text_in_its_order(tmp_path: Path) -> None:
+    folder = cut_folder(tmp_path / "cut", ["123", "451", "342"])
+    method = create("splice", {"fitted": str(folder)})
+    for seed, text in enumerate(["54321", "11", "2", "3333"]):
+        (picture,) = method.make([Request(text, seed, 20 * len(text) + 20, 40)], [None])
+        assert [round((n - 1) / 6) for n in heights(picture, len(text))] == [int(c) for c in text]
+
+
+def test_spliced_pieces_come_from_pictures_that_look_alike(tmp_path: Path) -> None:
+    red, blue = (200, 0, 0), (0, 0, 200)
+    folders = [cut_folder(tmp_path / name, ["12"] * 12, ink) for name, ink in (("red", red), ("blue", blue))]
+    with FolderWriter(tmp_path / "both") as writer:
+        for k, sample in enumerate(s for folder in folders for s in read_manifest(folder)):
+            writer.add(f"{k}.png", sample.read_bytes(), sample.text, sample.meta)
+    method = create("splice", {"fitted": str(tmp_path / "both")})
+    made = method.make([Request("1212", k, 100, 40) for k in range(20)], [None] * 20)
+    kinds = set()
+    for picture in made:
+        inked = np.asarray(picture)[np.asarray(picture.convert("L")) < 90].mean(0)
+        kinds.add("red" if inked[0] > 150 > 50 > inked[2] else "blue" if inked[2] > 150 > 50 > inked[0] else "mixed")
+    assert kinds == {"red", "blue"}
+
+
+def test_splice_refuses_what_it_cannot_show(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="first augment fit --method splice"):
+        create("splice")
+    method = create("splice", {"fitted": str(cut_folder(tmp_path / "cut", ["123"]))})
+    with pytest.raises(UserError, match="no piece shows '9'"):
+        method.make([Request("19", 0, 60, 40)], [None])
+    uncut = tmp_path / "uncut"
+    with FolderWriter(uncut) as writer:
+        writer.add("a.png", (tmp_path / "cut" / "0.png").read_bytes(), "12")
+    with pytest.raises(UserError, match="holds no cut pictures"):
+        create("splice", {"fitted": str(uncut)}).make([Request("1", 0, 60, 40)], [None])
+    few = read_manifest(tmp_path / "cut")
+    with pytest.raises(UserError, match="has 1 pictures: a method needs 20"):
+        load_learner("splice").fit(few, load_learner("splice").FitSettings(), tmp_path / "out")
+    with pytest.raises(UserError, match="does not learn"):
+        load_learner("captcha")
+    assert not (tmp_path / "out").exists()
 
 
 # ------------------------------------------------------------------------------------------------------------- captcha

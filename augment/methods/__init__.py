@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any, cast
 
-from augment.method import Method
+from augment.method import Learner, Method
 from recognizer.errors import UserError
 from recognizer.settings import make
 
@@ -13,6 +13,7 @@ from recognizer.settings import make
 METHODS = {
     "captcha": ("augment.methods.captcha:Captcha", "draws any text with the captcha library, seeded"),
     "render": ("augment.methods.render:Render", "draws any text in many fonts and many looks of our own"),
+    "splice": ("augment.methods.splice:Splice", "cuts real pictures between their characters and joins new texts"),
     "classical": ("augment.methods.classical:Classical", "bends, blurs and recolours a real picture; keeps its text"),
 }
 
@@ -35,6 +36,18 @@ def load_class(name: str) -> type[Method]:
         raise
     except AttributeError:
         raise UserError(f"--method {name}: {module} has no {attribute!r}") from None
+
+
+def load_learner(name: str) -> type[Learner]:
+    """The class of a method that learns.
+
+    Raises:
+        UserError: no such method, or one that does not learn.
+    """
+    cls = load_class(name)
+    if not hasattr(cls, "fit"):
+        raise UserError(f"--method {name} does not learn: augment synthesize makes its pictures at once")
+    return cast("type[Learner]", cls)
 
 
 def create(name: str, settings: dict[str, Any] | None = None) -> Method:
