@@ -94,8 +94,12 @@ def mine_errors(
 @typer_app.command()
 def fit(
     method: Annotated[str, typer.Option(help="A method that learns, as `augment methods` says.")],
-    data: Annotated[list[Path], typer.Option(help="Labelled pictures to learn from; repeatable.")],
-    out: Annotated[Path, typer.Option(help="A new folder, for --fitted of augment synthesize.")],
+    data: Annotated[
+        list[Path] | None,
+        typer.Option(help="Labelled pictures to learn from; repeatable. Without any: rendered text, to pretrain."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="A new folder, for --fitted of augment synthesize.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on with this fit, with the same other options.")] = None,
     limit: Annotated[int | None, typer.Option(help="Use only the first so many samples.", min=1)] = None,
     label_pattern: Pattern = None,
     sets: Sets = None,
@@ -106,11 +110,17 @@ def fit(
     from recognizer.settings import make
 
     cls = load_learner(method)
-    if out.exists() and any(out.iterdir()):
-        raise UserError(f"{out} exists and is not empty: name a new folder")
-    manifest = merge([read_manifest(path, label_pattern) for path in data])
+    if (out is None) == (resume is None):
+        raise UserError("say where it goes: --out DIR, or --resume DIR to go on with what is there")
+    if out is not None and out.exists() and any(out.iterdir()):
+        raise UserError(f"{out} exists and is not empty: name a new folder, or go on with --resume {out}")
+    out = out or resume
+    assert out is not None
+    manifest = merge([read_manifest(path, label_pattern) for path in data]) if data else None
+    if manifest is not None and limit:
+        manifest = manifest.first(limit)
     settings = make(cls.FitSettings, _settings(sets), f"settings of fit --method {method}")
-    print(f"{out}: {cls.fit(manifest.first(limit) if limit else manifest, settings, out)}")
+    print(f"{out}: {cls.fit(manifest, settings, out)}")
     print(f"make pictures with: augment synthesize --method {method} --fitted {out}")
 
 

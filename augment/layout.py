@@ -9,7 +9,7 @@ middle. A BiLSTM's spikes stand where they like, and will not do.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -46,13 +46,15 @@ class Layout:
 
 @dataclass
 class Aligner:
-    """Finds layouts with a reader that has a convolution head.
+    """Finds layouts with a reader that has a convolution head. `known_as` says what characters of the texts are to the
+    reader, where labels have another case than pictures.
 
     Raises:
         UserError: a reader with another head.
     """
 
     reader: Reader
+    known_as: Mapping[str, str] = field(default_factory=dict)
     _offset: float | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -89,6 +91,7 @@ class Aligner:
         """For each picture where its characters' frames stand, in its pixels, and how sure they are."""
         found: list[tuple[NDArray[np.float64], NDArray[np.float64]] | None] = []
         for picture, text in zip(pictures, texts, strict=True):
+            text = "".join(self.known_as.get(c, c) for c in text)
             if not text or any(c not in self.reader.charset for c in text):
                 found.append(None)
                 continue
@@ -127,6 +130,45 @@ class Aligner:
                 true = (boxes[: len(text), 0] + boxes[: len(text), 2]) / 2
                 off += (centres - true)[sure > 0.5].tolist()
         return float(np.median(off)) / size[1] if len(off) >= 20 else 0.0
+
+
+@dataclass(frozen=True)
+class Spacing:
+    """How texts are laid out in some pictures, to lay out others: layouts of real texts, and each character's width.
+
+    `texts` and `borders`, of pictures `width` pixels wide; `widths` the usual width of each character, in pixels.
+    """
+
+    width: int
+    texts: tuple[str, ...]
+    borders: tuple[tuple[float, ...], ...]
+    widths: dict[str, float]
+
+    @classmethod
+    def of(cls, texts: Sequence[str], borders: Sequence[NDArray[np.float64]], width: int) -> Spacing:
+        drawn: dict[str, list[float]] = {}
+        for text, own in zip(texts, borders, strict=True):
+            for character, step in zip(text, np.diff(own).tolist(), strict=True):
+                drawn.setdefault(character, []).append(step)
+        everywhere = float(np.median([w for own in drawn.values() for w in own]))
+        # of a rare character the width is drawn to that of all
+        widths = {c: (float(np.median(own)) * len(own) + 2 * everywhere) / (len(own) + 2) for c, own in drawn.items()}
+        kept = tuple(tuple(round(float(b), 2) for b in own) for own in borders)
+        return cls(width, tuple(texts), kept, widths)
+
+    def lay_out(self, text: str, rng: np.random.Generator) -> tuple[NDArray[np.float64], int]:
+        """Borders (L + 1,) of a text as they could be in one of the pictures, and that picture's place."""
+        apart = np.array([abs(len(t) - len(text)) for t in self.texts])
+        k = int(rng.choice(np.flatnonzero(apart == apart.min())))
+        usual = float(np.mean(list(self.widths.values())))
+        own = np.array(self.borders[k])
+        scale = (own[-1] - own[0]) / sum(self.widths[c] for c in self.texts[k])
+        steps = np.array([self.widths.get(c, usual) for c in text]) * scale
+        steps *= rng.normal(1, 0.05, len(text)).clip(0.8, 1.2)
+        steps *= min(1.0, 0.98 * self.width / steps.sum())
+        spare = self.width - steps.sum()
+        left = np.clip((own[0] + own[-1] - steps.sum()) / 2, 0.01 * spare, 0.99 * spare)
+        return np.asarray(left + np.concatenate([[0], np.cumsum(steps)]), np.float64), k
 
 
 def borders(picture: Image.Image, centres: NDArray[np.float64]) -> NDArray[np.float64]:

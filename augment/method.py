@@ -87,8 +87,8 @@ class Learner(Method, Protocol):
     FitSettings: ClassVar[type[Settings]]
 
     @classmethod
-    def fit(cls, data: Manifest, settings: Any, out: Path) -> str:
-        """Learn from labelled pictures into `out`; gives a line that says what came of it.
+    def fit(cls, data: Manifest | None, settings: Any, out: Path) -> str:
+        """Learn from labelled pictures into `out`, or go on where it was; gives a line that says what came of it.
 
         Raises:
             UserError: data or settings that do not fit. Nothing half-written is left.

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field
 
+from augment.canvas import HEIGHT, Canvas, borders_of_boxes, columns, padded
 from augment.glyphs import font_files, load_glyphs
+from augment.layout import Spacing
+from augment.method import Known
 from augment.methods.render import Render, RenderSettings
 from augment.style import Dice
 from recognizer.charset import NAMED, Charset
@@ -47,13 +52,9 @@ class Stream:
         self._render = Render(make(RenderSettings, {"fonts": self.settings.fonts}))
         glyphs = load_glyphs(tuple(font_files(self.settings.fonts)), charset.characters)
         drawn = {c for c, n in zip(charset.characters, (glyphs.index >= 0).sum(0).tolist(), strict=True) if n}
-        self._sets = [
-            ([c for c in NAMED[name] if c in drawn], share)
-            for name, share in SETS.items()
-            if set(NAMED[name]) <= set(charset.characters)
-        ] or [(sorted(drawn), 1.0)]
         if not drawn:
             raise UserError(f"no font draws any of {charset.characters!r}")
+        self._sets = sets_of(charset, drawn)
         self._charset, self._height, self._seed = charset, frame.height, seed
         self._drawn: tuple[tuple[int, int, range], list[Batch]] | None = None
 
@@ -77,20 +78,71 @@ class Stream:
 
     def _draw(self, at: list[tuple[int, int]], width: int, difficulty: float, device: torch.device) -> Batch:
         keys = np.array([((self._seed + 1) << 52) + (step << 20) + place for step, place in at], np.uint64)
-        dice = Dice(keys)
-        sets = [self._sets[i][0] for i in _pick({i: share for i, (_, share) in enumerate(self._sets)}, dice.throw())]
-        lengths = _pick({n: weight for n, weight in LENGTHS.items() if n * NARROWEST <= width}, dice.throw())
-        drawn = dice.throw(max(LENGTHS))
-        texts = [
-            "".join(own[int(u * len(own))] for u in row[:n]) for own, n, row in zip(sets, lengths, drawn, strict=True)
-        ]
-        seeds = (dice.throw() * 2**53).astype(int).tolist()
+        texts, seeds = thrown_texts(Dice(keys), self._sets, width)
+        lengths = [len(text) for text in texts]
         size = (round(width * self._height / 32), self._height)
         pictures = self._render.draw(texts, seeds, size, 1, device, difficulty, layout=False).pictures
         targets = torch.zeros(len(texts), max(lengths), dtype=torch.long)
         for row, text in zip(targets, texts, strict=True):
             row[: len(text)] = torch.tensor(self._charset.encode(text))
         return Batch(normalised((pictures * 255).round()), targets.to(device), torch.tensor(lengths, device=device))
+
+
+Sets = list[tuple[list[str], float]]
+
+
+def sets_of(charset: Charset, drawn: Set[str]) -> Sets:
+    """Which characters texts are drawn from, and how often."""
+    return [
+        ([c for c in NAMED[name] if c in drawn], share)
+        for name, share in SETS.items()
+        if set(NAMED[name]) <= set(charset.characters)
+    ] or [(sorted(drawn), 1.0)]
+
+
+def thrown_texts(dice: Dice, sets: Sets, width: int) -> tuple[list[str], list[int]]:
+    """A text and a seed for each key of the dice, for pictures `width` pixels wide at a height of 32."""
+    chosen = [sets[i][0] for i in _pick({i: share for i, (_, share) in enumerate(sets)}, dice.throw())]
+    lengths = _pick({n: weight for n, weight in LENGTHS.items() if n * NARROWEST <= width}, dice.throw())
+    drawn = dice.throw(max(LENGTHS))
+    texts = [
+        "".join(own[int(u * len(own))] for u in row[:n]) for own, n, row in zip(chosen, lengths, drawn, strict=True)
+    ]
+    return texts, (dice.throw() * 2**53).astype(int).tolist()
+
+
+class Canvases:
+    """Rendered text with its layouts, in colour, to pretrain generators on: no picture twice."""
+
+    WIDTH, DIFFICULTY = 96, 0.5
+
+    def __init__(self, charset: Charset, seed: int, fonts: tuple[str, ...] = ()) -> None:
+        self._charset, self._seed = charset, seed
+        self._render = Render(make(RenderSettings, {"fonts": fonts}))
+        self._sets = sets_of(charset, set(charset.characters))
+        self._drawn: tuple[tuple[int, int], list[Canvas]] | None = None
+        canvas, texts, borders = self._draw(0, 0, 500, torch.device("cpu"))
+        self.spacing = Spacing.of(texts, borders, self.WIDTH)
+        self.known = Known.of(texts, [(canvas.pictures.shape[3], HEIGHT)])
+
+    def batch(self, step: int, draw: int, size: int, device: torch.device) -> Canvas:
+        return self._draw(step, draw + 1, size, device)[0]
+
+    def kept(self, device: torch.device) -> Canvas:
+        return self._draw(0, 0, 500, device)[0]
+
+    def _draw(
+        self, step: int, draw: int, size: int, device: torch.device
+    ) -> tuple[Canvas, list[str], list[NDArray[np.float64]]]:
+        first = ((self._seed + 2) << 52) + (step << 24) + (draw << 16)
+        keys = np.arange(first, first + size, dtype=np.uint64)
+        texts, seeds = thrown_texts(Dice(keys), self._sets, self.WIDTH)
+        drawn = self._render.draw(texts, seeds, (self.WIDTH, HEIGHT), 3, device, self.DIFFICULTY)
+        boxes = drawn.boxes.cpu().numpy()
+        borders = [borders_of_boxes(own[: len(text)]) for own, text in zip(boxes, texts, strict=True)]
+        ids = [self._charset.encode(text) for text in texts]
+        parts = (drawn.pictures * 2 - 1, *columns(borders, ids, self.WIDTH), *padded(ids))
+        return Canvas(*(part.to(device) for part in parts)), texts, borders
 
 
 def _pick(weights: dict[int, float], u: NDArray[np.float64]) -> list[int]:

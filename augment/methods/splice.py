@@ -66,12 +66,14 @@ class Splice:
         self._folder = Path(settings.fitted)
 
     @classmethod
-    def fit(cls, data: Manifest, settings: CutSettings, out: Path) -> str:
+    def fit(cls, data: Manifest | None, settings: CutSettings, out: Path) -> str:
         """Cut pictures into `out`, a folder of them with `borders` in its metadata; gives a line that says how many.
 
         Raises:
             UserError: too few pictures, or none that could be cut.
         """
+        if data is None:
+            raise UserError("splice cuts real pictures: say which with --data DIR")
         if len(data) < FEWEST:
             raise UserError(f"{data.source} has {len(data)} pictures: a method needs {FEWEST} to learn from")
         aligner = Aligner(Reader(Path(settings.model) if settings.model else None))

@@ -20,7 +20,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration, set_seed
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from recognizer.charset import Charset
@@ -124,12 +124,12 @@ class Progress:
 class Average:
     """An exponential moving average of a network's weights and norms, which is what reads."""
 
-    def __init__(self, network: Network, horizon: float) -> None:
+    def __init__(self, network: nn.Module, horizon: float) -> None:
         self.shadow = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
         self._horizon, self._updates = max(1.0, horizon), 0
 
     @torch.no_grad()
-    def update(self, network: Network) -> None:
+    def update(self, network: nn.Module) -> None:
         self._updates += 1
         decay = min(1 - 1 / self._horizon, self._updates / (9 + self._updates))
         for name, tensor in network.state_dict().items():
@@ -217,7 +217,8 @@ def train(settings: TrainSettings, out: Path, resume: bool = False) -> Scores:
     if resume and (state := checkpoint.last_state(out)) is not None:
         accelerator.load_state(str(state))
         say(accelerator, f"resumed {out} at step {progress.step} of {total}")
-    metrics = Metrics(accelerator, out, settings, progress.step)
+    config = settings.model_dump(mode="json")
+    metrics = Metrics(accelerator, out, settings.tracker, "recognizer", config, progress.step)
 
     batches = make_batches(settings, data, accelerator, progress.step, total)
     loss_of = LOSSES[settings.loss]
@@ -588,14 +589,16 @@ def finite_mean(values: Sequence[float | None]) -> float | None:
 class Metrics:
     """metrics.jsonl, a line a validation, and the tracker. Lines after the step resumed from are taken out first."""
 
-    def __init__(self, accelerator: Accelerator, out: Path, settings: TrainSettings, step: int) -> None:
-        self._accelerator, self._path = accelerator, out / "metrics.jsonl"
+    def __init__(
+        self, accelerator: Accelerator, out: Path, tracker: str, project: str, config: Mapping[str, Any], step: int
+    ) -> None:
+        self._accelerator, self._path, self._tracker = accelerator, out / "metrics.jsonl", tracker
         if accelerator.is_main_process and self._path.exists():
             lines = self._path.read_text().splitlines(keepends=True)
             self._path.write_text("".join(line for line in lines if json.loads(line)["step"] <= step))
-        if settings.tracker != "none":
-            flat = {k: v for k, v in settings.model_dump(mode="json").items() if isinstance(v, int | float | str)}
-            accelerator.init_trackers("recognizer", config=flat)
+        if tracker != "none":
+            flat = {k: v for k, v in config.items() if isinstance(v, int | float | str)}
+            accelerator.init_trackers(project, config=flat)
 
     def write(self, step: int, **values: Any) -> None:
         if self._accelerator.is_main_process:
@@ -603,6 +606,11 @@ class Metrics:
                 file.write(json.dumps({"step": step, **values}, allow_nan=False) + "\n")
         numbers = {k: v for k, v in values.items() if isinstance(v, int | float)}
         self._accelerator.log(numbers, step=step)
+
+    def show(self, name: str, pictures: Tensor, step: int) -> None:
+        """Pictures (N, 3, H, W) of 0 to 1, where the tracker shows any."""
+        if self._accelerator.is_main_process and self._tracker == "tensorboard":
+            self._accelerator.get_tracker("tensorboard").log_images({name: pictures.clamp(0, 1).numpy()}, step=step)
 
     def close(self) -> None:
         self._accelerator.end_training()

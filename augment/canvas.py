@@ -1,0 +1,80 @@
+"""Pictures as generators take them: colour, one height, and for every column which character stands there, and where
+in it. That is the condition of every method that learns: a text of any length, in any layout."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+HEIGHT = 32  # pixels
+STEP = 8  # widths are multiples of it
+WIDEST = 256
+
+
+class Canvas(NamedTuple):
+    """A batch of pictures and their layouts.
+
+    `pictures` (N, 3, HEIGHT, W) -1 to 1; `characters` (N, W) the class of the character in each column, 0 where there
+    is none; `within` (N, W) how far right of its centre a column lies, -1 at its left border and 1 at its right one;
+    `targets` (N, L) the text's classes, padded with 0, and `lengths` (N,).
+    """
+
+    pictures: Tensor
+    characters: Tensor
+    within: Tensor
+    targets: Tensor
+    lengths: Tensor
+
+
+def canvas_width(width: int, height: int) -> int:
+    """The width of a picture of `width` x `height` pixels at `HEIGHT`, a multiple of `STEP`."""
+    return int(min(max(round(width * HEIGHT / height / STEP), 2) * STEP, WIDEST))
+
+
+def to_canvas(picture: Image.Image, width: int) -> NDArray[np.uint8]:
+    """An RGB picture at `HEIGHT` and a width, uint8 (3, HEIGHT, width)."""
+    small = picture.convert("RGB").resize((width, HEIGHT), Image.Resampling.BILINEAR)
+    return np.asarray(small).transpose(2, 0, 1)
+
+
+def from_canvas(pictures: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Image.Image]:
+    """RGB pictures of the asked sizes (width, height) from (N, 3, HEIGHT, W) of -1 to 1."""
+    pixels = ((pictures.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    return [Image.fromarray(p).resize(size, Image.Resampling.BICUBIC) for p, size in zip(pixels, sizes, strict=True)]
+
+
+def columns(borders: Sequence[NDArray[np.float64]], ids: Sequence[Sequence[int]], width: int) -> tuple[Tensor, Tensor]:
+    """`characters` and `within` (N, width) of layouts: the borders (L + 1,) of each text's characters, in pixels."""
+    characters = np.zeros((len(borders), width), np.int64)
+    within = np.zeros((len(borders), width), np.float32)
+    x = np.arange(width) + 0.5
+    for row, (own, text) in enumerate(zip(borders, ids, strict=True)):
+        place = np.searchsorted(own, x, side="right") - 1
+        inside = (place >= 0) & (place < len(text))
+        at = place[inside]
+        characters[row, inside] = np.asarray(text)[at]
+        left, right = np.asarray(own)[at], np.asarray(own)[at + 1]
+        within[row, inside] = 2 * (x[inside] - left) / np.maximum(right - left, 1e-6) - 1
+    return torch.from_numpy(characters), torch.from_numpy(within)
+
+
+def padded(ids: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """`targets` (N, L) and `lengths` (N,) of texts."""
+    lengths = torch.tensor([len(text) for text in ids])
+    targets = torch.zeros(len(ids), int(lengths.max()), dtype=torch.long)
+    for row, text in zip(targets, ids, strict=True):
+        row[: len(text)] = torch.tensor(text, dtype=torch.long)
+    return targets, lengths
+
+
+def borders_of_boxes(boxes: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Borders (L + 1,) between boxes (L, 4): halfway between neighbours, and the ends of the first and the last."""
+    between = (boxes[:-1, 2].astype(np.float64) + boxes[1:, 0]) / 2
+    found = np.concatenate([[boxes[0, 0]], between, [boxes[-1, 2]]])
+    return np.maximum.accumulate(found)

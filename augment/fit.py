@@ -1,0 +1,268 @@
+"""The training loop of the generators, top to bottom."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import Field
+from torch import Tensor, nn
+
+from augment.canvas import Canvas, canvas_width, columns, from_canvas, padded, to_canvas
+from augment.layout import Aligner, Spacing
+from augment.method import FEWEST, Known
+from recognizer.charset import Charset
+from recognizer.errors import Stopped, UserError
+from recognizer.images import PictureError, open_picture
+from recognizer.progress import Bar, say
+from recognizer.samples import Manifest, content_hash
+from recognizer.settings import Settings, to_toml
+from recognizer.training import checkpoint
+from recognizer.training.train import Average, Metrics, best_precision, due, interruptible, provenance
+
+MOST_KEPT = 2000  # layouts that a generator's file holds
+
+
+class FitSettings(Settings):
+    """What every method that trains can be told."""
+
+    model: str | None = None  # the reader that finds characters and judges texts: a run; else the default one
+    start: str = "default"  # the shipped generator; or nothing, or what augment fit wrote
+    steps: int = Field(2000, ge=1)
+    batch: int = Field(32, ge=2, le=4096)
+    learning_rate: float = Field(2e-4, gt=0)
+    average: float = Field(0.05, ge=0, lt=1)  # share of the run that the generator's moving average looks back over
+    grids: int = Field(20, ge=1)  # how often in a run made pictures are shown
+    precision: Literal["auto", "no", "fp16", "bf16"] = "auto"
+    seed: int = Field(0, ge=0)
+    threads: int = Field(0, ge=0)  # of torch on a CPU; 0 leaves it as it is
+    tracker: str = "tensorboard"  # any that Accelerate knows, or none
+    checkpoint_seconds: float = Field(60, gt=0)
+
+
+class Source(Protocol):
+    """Where batches come from."""
+
+    def batch(self, step: int, draw: int, size: int, device: torch.device) -> Canvas:
+        """The `draw`th batch of a step, from (seed, step, draw) alone."""
+        ...
+
+    def kept(self, device: torch.device) -> Canvas:
+        """The pictures whose layouts its spacing keeps, in that order."""
+        ...
+
+
+class Learning(Protocol):
+    """What a method trains. `networks` are all that learn, by name, each alike on all processes; `shown` is the one
+    whose average makes pictures."""
+
+    networks: Mapping[str, nn.Module]
+    shown: str
+
+    def optimizers(self) -> list[torch.optim.Optimizer]: ...
+
+    def step(self, batch: Callable[[int], Canvas], accelerator: Accelerator) -> dict[str, float]:
+        """One step of all networks; `batch(k)` is its kth batch. Gives the figures of it."""
+        ...
+
+    def sample(self, network: nn.Module, canvas: Canvas) -> Tensor:
+        """Pictures (N, 3, H, W) under the layouts of a batch."""
+        ...
+
+
+class Drawings:
+    """Labelled pictures with their layouts, in memory at one size. Those without a layout are left out."""
+
+    def __init__(
+        self, data: Manifest, aligner: Aligner, charset: Charset, known_as: Mapping[str, str], seed: int
+    ) -> None:
+        if len(data) < FEWEST:
+            raise UserError(f"{data.source} has {len(data)} pictures: a method needs {FEWEST} to learn from")
+        opened: list[tuple[Image.Image, str]] = []
+        for sample in data:
+            try:
+                opened.append((open_picture(sample.read_bytes(), "RGB"), sample.text))
+            except PictureError:
+                continue
+        self.left_out = len(data) - len(opened)
+        widths = [canvas_width(p.width, p.height) for p, _ in opened]
+        self.width = int(np.median(widths)) // 8 * 8
+        layouts = aligner.find([p for p, _ in opened], [t for _, t in opened])
+        unknown = sorted({c for _, t in opened for c in t if known_as.get(c, c) not in charset})
+        if unknown:
+            raise UserError(f"the generator never saw {' '.join(unknown[:10])!r}: --set start=nothing learns them anew")
+        pictures, self.borders, self.ids, self.texts = [], [], [], []
+        for (picture, text), layout in zip(opened, layouts, strict=True):
+            if layout is None or (np.diff(layout.borders) < 0.5).any():
+                self.left_out += 1
+                continue
+            pictures.append(to_canvas(picture, self.width))
+            self.borders.append(layout.borders * self.width / picture.width)
+            self.ids.append(charset.encode("".join(known_as.get(c, c) for c in text)))
+            self.texts.append(text)
+        if len(pictures) < FEWEST:
+            raise UserError(
+                f"{data.source}: the reader finds the characters of {len(pictures)} pictures; give model=RUN"
+            )
+        self.pictures = np.stack(pictures)
+        self.known = Known.of(self.texts, [p.size for p, _ in opened])
+        self.spacing = Spacing.of(self.texts[:MOST_KEPT], self.borders[:MOST_KEPT], self.width)
+        self._seed = seed
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def batch(self, step: int, draw: int, size: int, device: torch.device) -> Canvas:
+        rng = np.random.default_rng([self._seed, step, draw])
+        chosen = rng.choice(len(self), size, replace=len(self) < size)
+        return self.of(chosen, device)
+
+    def kept(self, device: torch.device) -> Canvas:
+        return self.of(np.arange(len(self.spacing.texts)), device)
+
+    def of(self, chosen: NDArray[np.int64], device: torch.device) -> Canvas:
+        """The batch of some pictures."""
+        pictures = torch.from_numpy(self.pictures[chosen]).float() / 127.5 - 1
+        ids = [self.ids[i] for i in chosen]
+        parts = (pictures, *columns([self.borders[i] for i in chosen], ids, self.width), *padded(ids))
+        return Canvas(*(part.to(device) for part in parts))
+
+
+@dataclass
+class Progress:
+    """Where a run is."""
+
+    step: int = 0
+    figures: list[dict[str, float]] = field(default_factory=list)  # since the last line of metrics.jsonl
+
+    def state_dict(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        vars(self).update(state)
+
+
+def fit(
+    learning: Learning,
+    source: Source,
+    settings: FitSettings,
+    out: Path,
+    finish: Callable[[Mapping[str, Tensor]], None],
+    data_hash: str = "",
+) -> None:
+    """Train into the run folder `out`, or go on where it was: settings.toml, run.json, metrics.jsonl, tracker events,
+    grids/, checkpoints/. `finish` is given the averaged weights of what makes pictures.
+
+    Raises:
+        UserError: figures that are not finite or run away; everything so far is kept.
+        Stopped: Ctrl-C; the run is saved and goes on with `augment fit --resume`.
+    """
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    precision = best_precision() if settings.precision == "auto" else settings.precision
+    tracker = None if settings.tracker == "none" else settings.tracker
+    accelerator = Accelerator(mixed_precision=precision, log_with=tracker, project_dir=str(out / "log"))
+    if accelerator.is_main_process:
+        (out / "grids").mkdir(parents=True, exist_ok=True)
+        (out / "settings.toml").write_text(to_toml(settings), encoding="utf-8")
+        facts = provenance() | {"data_sha256": data_hash}
+        (out / "run.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    networks = {name: network.to(accelerator.device) for name, network in learning.networks.items()}
+    for network in networks.values():
+        network.to(memory_format=torch.channels_last)
+    optimizers = learning.optimizers()
+    for network in networks.values():
+        accelerator.register_for_checkpointing(network)
+    for optimizer in optimizers:
+        accelerator.register_for_checkpointing(optimizer)
+    average = Average(networks[learning.shown], settings.average * settings.steps)
+    progress = Progress()
+    accelerator.register_for_checkpointing(average, progress)
+    if (state := checkpoint.last_state(out)) is not None:
+        accelerator.load_state(str(state))
+        say(accelerator, f"resumed {out} at step {progress.step} of {settings.steps}")
+    metrics = Metrics(accelerator, out, settings.tracker, "generator", settings.model_dump(mode="json"), progress.step)
+    every = max(1, settings.steps // settings.grids)
+    looked_at = source.batch(0, 0, 12, accelerator.device)
+    saved = began = time.monotonic()
+
+    each, process = settings.batch // accelerator.num_processes, accelerator.process_index
+
+    def drawn(step: int, draw: int) -> Canvas:
+        return source.batch(step, draw * accelerator.num_processes + process, each, accelerator.device)
+
+    with (
+        interruptible() as interrupted,
+        Bar(accelerator, "fitting", settings.steps, progress.step, settings.batch) as bar,
+    ):
+        while progress.step < settings.steps:
+            step = progress.step
+            torch.manual_seed(hash((settings.seed, step, accelerator.process_index)) % 2**63)
+            figures = learning.step(partial(drawn, step), accelerator)
+            average.update(networks[learning.shown])
+            progress.step += 1
+            progress.figures.append(figures)
+            if wrong := [k for k, v in figures.items() if not abs(v) < 1e4]:
+                raise UserError(
+                    f"the run diverged at step {step}: {wrong[0]} is {figures[wrong[0]]:.3g}; "
+                    f"try learning_rate={settings.learning_rate / 2:g}"
+                )
+            bar.advance(**figures)
+
+            if progress.step % every == 0 or progress.step == settings.steps:
+                mean = {k: float(np.mean([f[k] for f in progress.figures])) for k in figures}
+                progress.figures.clear()
+                metrics.write(progress.step, steps=settings.steps, seconds=round(time.monotonic() - began, 1), **mean)
+                bar.note(f"step {progress.step:>6}  " + "  ".join(f"{k} {v:.3f}" for k, v in mean.items()))
+                own = {k: v.clone() for k, v in networks[learning.shown].state_dict().items()}
+                networks[learning.shown].load_state_dict(average.shadow)
+                torch.manual_seed(settings.seed)
+                with torch.inference_mode():
+                    made = learning.sample(networks[learning.shown], looked_at)
+                networks[learning.shown].load_state_dict(own)
+                if accelerator.is_main_process:
+                    grid(looked_at.pictures, made).save(out / "grids" / f"{progress.step:07d}.png")
+                metrics.show("made", torch.cat([looked_at.pictures, made.float()]).cpu() / 2 + 0.5, progress.step)
+
+            if progress.step == settings.steps or interrupted or due(accelerator, saved, settings.checkpoint_seconds):
+                checkpoint.save_state(accelerator, out, progress.step)
+                saved = time.monotonic()
+            if interrupted and progress.step < settings.steps:
+                metrics.close()
+                raise Stopped(f"at step {progress.step} of {settings.steps}; go on with: augment fit --resume {out}")
+    if accelerator.is_main_process:
+        finish({name: tensor.cpu() for name, tensor in average.shadow.items()})
+    metrics.close()
+
+
+def share_gradients(accelerator: Accelerator, *networks: nn.Module) -> None:
+    """Average gradients over all processes. By hand: a gradient of a gradient does not go through a wrapped network."""
+    if accelerator.num_processes > 1:
+        for network in networks:
+            for parameter in network.parameters():
+                if parameter.grad is not None:
+                    parameter.grad.copy_(accelerator.reduce(parameter.grad, "mean"))
+
+
+def grid(real: Tensor, made: Tensor) -> Image.Image:
+    """Real pictures, and below each what was made under its layout."""
+    n, _, h, w = real.shape
+    sheet = Image.new("RGB", ((w + 4) * 6, (2 * h + 10) * -(-n // 6)), "white")
+    for k, pair in enumerate(zip(from_canvas(real, [(w, h)] * n), from_canvas(made, [(w, h)] * n), strict=True)):
+        for j, picture in enumerate(pair):
+            sheet.paste(picture, (k % 6 * (w + 4), k // 6 * (2 * h + 10) + j * (h + 2)))
+    return sheet
+
+
+def hash_of(data: Manifest) -> str:
+    return content_hash(data.samples)

@@ -1,0 +1,235 @@
+"""What all methods that train have in common: pictures from a fitted generator, and fitting one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from accelerate.utils import set_seed
+from PIL import Image
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from augment.canvas import HEIGHT, Canvas, columns, from_canvas, padded
+from augment.fit import Drawings, FitSettings, Learning, Source, fit, hash_of
+from augment.judge import Judge
+from augment.layout import Aligner, Spacing
+from augment.method import Known, Request
+from augment.networks import LATENT, Generator
+from augment.stream import Canvases
+from recognizer.charset import Charset
+from recognizer.errors import UserError
+from recognizer.images import MAX_PIXELS, Frame
+from recognizer.reader import Reader
+from recognizer.samples import Manifest
+from recognizer.settings import Settings
+from recognizer.training.batches import Pictures
+from recognizer.training.checkpoint import DEFAULT, TINY, find_weights
+from recognizer.training.evaluate import shown_case
+
+FORMAT = 1
+WANDER = 0.3  # how far from a real picture's latent, in deviations of those of all
+SHIPPED = Path(__file__).parent / "weights"
+
+
+class GeneratedSettings(Settings):
+    """Which generator draws."""
+
+    fitted: str | None = None  # the folder that augment fit wrote; else the shipped generator
+
+
+def save(path: Path, networks: Mapping[str, Mapping[str, Tensor]], about: Mapping[str, Any]) -> None:
+    """Write a generator's file, whole or not at all: matrices in half precision, what describes it in its metadata."""
+    tensors = {
+        f"{name}.{key}": (tensor.half() if tensor.ndim > 1 else tensor).detach().cpu().contiguous()
+        for name, state in networks.items()
+        for key, tensor in state.items()
+    }
+    tmp = path.with_name(path.name + ".tmp")
+    said = json.dumps({"format": FORMAT, **about}, ensure_ascii=False)
+    save_file(tensors, str(tmp), metadata={"lookalike-generator": said})
+    tmp.replace(path)
+
+
+def load(path: Path, name: str) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+    """The networks' tensors, in float32, and the description of the generator of method `name` at `path`, a file or the
+    folder that `augment fit` wrote.
+
+    Raises:
+        UserError: no such file, or not of this method.
+    """
+    path = path / "generator.safetensors" if path.is_dir() else path
+    if not path.is_file():
+        raise UserError(f"{path}: no such generator; augment fit --method {name} writes one")
+    try:
+        with safe_open(str(path), "pt") as file:
+            about = json.loads((file.metadata() or {}).get("lookalike-generator", "null"))
+            if not isinstance(about, dict) or about.get("format") != FORMAT:
+                raise UserError(f"{path} holds no generator that this program can read")
+            if about["method"] != name:
+                raise UserError(f"{path} was fitted for {about['method']}, not for {name}")
+            states: dict[str, dict[str, Tensor]] = {}
+            for key in file.keys():  # noqa: SIM118 (not a dict)
+                network, _, rest = key.partition(".")
+                states.setdefault(network, {})[rest] = file.get_tensor(key).float()
+        return states, about
+    except (SafetensorError, ValueError, KeyError, OSError) as error:
+        raise UserError(f"{path} is no generator's file that can be read: {error}") from None
+
+
+class Generated:
+    """Pictures of a fitted generator."""
+
+    name: ClassVar[str]
+    Settings: ClassVar[type[Settings]] = GeneratedSettings
+    needs_source: ClassVar[bool] = False
+    exact_text: ClassVar[bool] = False
+
+    def __init__(self, settings: GeneratedSettings) -> None:
+        if settings.fitted is None and not (SHIPPED / f"{self.name}.safetensors").is_file():
+            raise UserError(f"{self.name} makes pictures like yours: first augment fit --method {self.name} --data DIR")
+        self._path = Path(settings.fitted) if settings.fitted else SHIPPED / f"{self.name}.safetensors"
+
+    @cached_property
+    def _loaded(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+        return load(self._path, self.name)
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What its file says of it."""
+        return self._loaded[1]
+
+    @cached_property
+    def charset(self) -> Charset:
+        return Charset(self.about["charset"])
+
+    @cached_property
+    def spacing(self) -> Spacing:
+        s = self.about["spacing"]
+        return Spacing(s["width"], tuple(s["texts"]), tuple(map(tuple, s["borders"])), s["widths"])
+
+    @property
+    def known(self) -> Known:
+        """What it was fitted to."""
+        known = self.about["known"]
+        return Known(known["characters"], tuple(known["lengths"]), tuple(known["size"]))
+
+    @cached_property
+    def network(self) -> Generator:
+        with torch.device("meta"):  # no random weights, from anyone's random state, that are thrown away at once
+            network = Generator(self.charset.classes)
+        try:
+            network.load_state_dict(self._loaded[0]["generator"], assign=True)
+        except (RuntimeError, KeyError) as error:
+            raise UserError(
+                f"{self._path} does not fit its description: {str(error).splitlines()[-1].strip()}"
+            ) from None
+        return network.eval()
+
+    def shown(self, text: str) -> list[int]:
+        """The classes that show a text.
+
+        Raises:
+            UserError: a character that the generator never saw.
+        """
+        known_as = self.about["known_as"]
+        characters = [known_as.get(c, c) for c in text]
+        lacking = [c for c, s in zip(text, characters, strict=True) if s not in self.charset]
+        if lacking or not text:
+            raise UserError(f"{text!r}: {self.name} never saw {lacking[0]!r}" if lacking else "a text is empty")
+        return self.charset.encode("".join(characters))
+
+    @torch.inference_mode()
+    def make(self, requests: Sequence[Request], sources: Sequence[Image.Image | None]) -> list[Image.Image]:
+        """One RGB picture for each request; `sources` is not used.
+
+        Raises:
+            UserError: a character that the generator never saw.
+        """
+        made = []
+        for request in requests:  # one at a time: what a batch's sums round to depends on the batch
+            rng, ids = request.rng(), self.shown(request.text)
+            borders, near = self.spacing.lay_out(request.text, rng)
+            z = torch.from_numpy(rng.standard_normal((1, LATENT), np.float32))
+            if (real := self._loaded[0].get("latents")) is not None:  # of a real picture, and that layout's own
+                z = real["mean"][near] + WANDER * real["deviation"] * z
+            grain = torch.from_numpy(rng.standard_normal((1, 1, HEIGHT, self.spacing.width), np.float32))
+            picture = self.network(z, *columns([borders], [ids], self.spacing.width), grain)
+            made += from_canvas(picture, [(request.width, request.height)])
+        return made
+
+    # --------------------------------------------------------------------------------------------------------- fitting
+
+    @classmethod
+    def learning(cls, settings: Any, classes: int, judge: Judge) -> Learning:
+        """What is trained."""
+        raise NotImplementedError
+
+    @classmethod
+    def fit(cls, data: Manifest | None, settings: FitSettings, out: Path) -> str:
+        """Fit to labelled pictures, or without any to rendered text, into `out`, or go on where it was.
+
+        Raises:
+            UserError: data or settings that do not fit, or a run that diverges.
+            Stopped: Ctrl-C; the run is saved.
+        """
+        start = cls._start(settings)
+        source: Source
+        known_as: dict[str, str] = {}
+        if data is None:
+            charset = Charset.named("letters+digits")
+            rendered = Canvases(charset, settings.seed)
+            source, spacing, known = rendered, rendered.spacing, rendered.known
+            told = "rendered text"
+        else:
+            labels = Charset.of([s.text for s in data])
+            charset = Charset(start[1]["charset"]) if start else Charset.named("letters+digits")
+            if settings.start == "nothing" and not all(c in charset for c in labels.characters):
+                charset = labels
+            if settings.model is None and DEFAULT.is_file():
+                seen = Pictures(data.samples[:256], labels, Frame.for_texts(max(len(s.text) for s in data)), MAX_PIXELS)
+                known_as = shown_case(DEFAULT, seen)
+            aligner = Aligner(Reader(Path(settings.model) if settings.model else None), known_as)
+            drawings = Drawings(data, aligner, charset, known_as, settings.seed)
+            source, spacing, known = drawings, drawings.spacing, drawings.known
+            told = f"{len(drawings)} pictures" + (f", {drawings.left_out} left out" if drawings.left_out else "")
+        weights = find_weights(Path(settings.model)) if settings.model else TINY
+        set_seed(settings.seed)
+        learning = cls.learning(settings, charset.classes, Judge(weights, charset, known_as if settings.model else {}))
+        if start:
+            for name, network in learning.networks.items():
+                network.load_state_dict(start[0][name])
+        about = {
+            "method": cls.name, "charset": charset.characters, "known_as": known_as, "spacing": asdict(spacing),
+            "known": known._asdict(), "settings": settings.model_dump(mode="json"),
+        }  # fmt: skip
+
+        def finish(average: Mapping[str, Tensor]) -> None:
+            states = {name: network.state_dict() for name, network in learning.networks.items()}
+            if (encode := getattr(learning, "latents", None)) is not None:
+                device = next(learning.networks[learning.shown].parameters()).device
+                found = encode(source.kept(device)).cpu()
+                states["latents"] = {"mean": found, "deviation": found.std(0)}
+            save(out / "generator.safetensors", states | {learning.shown: dict(average)}, about)
+
+        fit(learning, source, settings, out, finish, hash_of(data) if data is not None else "")
+        return f"fitted to {told} in {settings.steps} steps"
+
+    @classmethod
+    def _start(cls, settings: FitSettings) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]] | None:
+        shipped = SHIPPED / f"{cls.name}.safetensors"
+        if settings.start == "nothing" or (settings.start == "default" and not shipped.is_file()):
+            return None
+        return load(shipped if settings.start == "default" else Path(settings.start), cls.name)
+
+
+def canvas_of(borders: Sequence[Any], ids: Sequence[Sequence[int]], pictures: Tensor) -> Canvas:
+    """A batch of pictures under given layouts."""
+    return Canvas(pictures, *columns(borders, ids, pictures.shape[3]), *padded(ids))

@@ -1,0 +1,54 @@
+"""A frozen reader that tells a generator whether its pictures show their text, with gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from augment.canvas import Canvas
+from recognizer.charset import Charset
+from recognizer.training.batches import normalised
+from recognizer.training.checkpoint import build, read_weights
+from recognizer.training.losses import ctc
+
+LUMA = (0.299, 0.587, 0.114)  # what Pillow weighs red, green and blue with
+
+
+class Judge(nn.Module):
+    """Reads pictures (N, 3, HEIGHT, W) of -1 to 1 whose texts are in a generator's `charset`.
+
+    `known_as` names characters of the reader's by what the generator calls them, where labels have another case than
+    pictures.
+    """
+
+    table: Tensor
+
+    def __init__(self, weights: Path, charset: Charset, known_as: Mapping[str, str]) -> None:
+        super().__init__()
+        state, description = read_weights(weights)
+        own = Charset(description.charset)
+        self.network, self.head, self.frame = (
+            build(state, description).requires_grad_(False),
+            description.head,
+            description.frame,
+        )
+        back = {shown: label for label, shown in known_as.items()}
+        ids = [0] + [own.encode(c if c in own else back.get(c, own.characters[0]))[0] for c in charset.characters]
+        self.register_buffer("table", torch.tensor(ids), persistent=False)
+
+    def forward(self, pictures: Tensor, canvas: Canvas) -> Tensor:
+        """CTC a character, nats (N,)."""
+        grey = ((pictures * 0.5 + 0.5) * 255 * torch.tensor(LUMA, device=pictures.device)[:, None, None]).sum(
+            1, keepdim=True
+        )
+        h, w = grey.shape[2:]
+        width = self.frame.padded_width_of(w, h)
+        if (h, w) != (self.frame.height, width):
+            grey = F.interpolate(grey, (self.frame.height, width), mode="bilinear", align_corners=False)
+        self.network.eval()
+        logits = self.network(normalised(grey))[self.head]
+        return ctc(logits, self.table[canvas.targets], canvas.lengths)

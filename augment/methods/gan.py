@@ -1,0 +1,166 @@
+"""Two conditional GANs over layouts: `wgan`, with a gradient penalty, and `cgan`, the plain one it is measured against.
+
+Gulrajani et al. 2017, "Improved Training of Wasserstein GANs", arXiv 1704.00028; Mirza and Osindero 2014, "Conditional
+Generative Adversarial Nets", arXiv 1411.1784. That a reader's loss trains the generator as well, its gradient balanced
+against the critic's, is ScrabbleGAN's (Fogel et al. 2020, arXiv 2003.10557). DiffAugment: Zhao et al. 2020, arXiv
+2006.10738.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import ClassVar
+
+import torch
+from accelerate import Accelerator
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from augment.canvas import HEIGHT, Canvas
+from augment.fit import FitSettings, share_gradients
+from augment.generated import Generated
+from augment.judge import Judge
+from augment.networks import LATENT, Critic, Generator
+from recognizer.settings import Settings
+
+
+class GanFit(FitSettings):
+    """How a GAN is trained."""
+
+    critic_steps: int = Field(5, ge=1)  # to each step of the generator
+    penalty: float = Field(10.0, ge=0)  # on the gradient's distance from 1
+    mismatch: float = Field(0.5, ge=0)  # weight of real pictures under the layout of others
+    reading: float = Field(1.0, ge=0)  # the reader's gradient, as a multiple of the critic's
+
+
+def penalty(
+    critic: Callable[[Tensor, Tensor, Tensor], Tensor], real: Tensor, fake: Tensor, canvas: Canvas
+) -> tuple[Tensor, Tensor]:
+    """The mean of (|gradient| - 1)^2 between real and made pictures under their layouts, and the gradients' norms."""
+    share = torch.rand(len(real), 1, 1, 1, device=real.device, dtype=real.dtype)
+    between = torch.lerp(real, fake, share).requires_grad_(True)
+    score = critic(between, canvas.characters, canvas.within)
+    (gradient,) = torch.autograd.grad(score.sum(), between, create_graph=True)
+    norms = gradient.flatten(1).norm(dim=1)
+    return ((norms - 1) ** 2).mean(), norms
+
+
+def augmented(pictures: Tensor, numbers: Tensor) -> Tensor:
+    """DiffAugment's colour and cut-out, by numbers (N, 6) in [0, 1). Nothing is moved: the layout says where it is."""
+    h, w = pictures.shape[2:]
+    a, b, c, x, y, cut = numbers[:, :, None, None, None].unbind(1)
+    pictures = pictures + (a - 0.5)
+    mean = pictures.mean(1, keepdim=True)
+    pictures = mean + (pictures - mean) * (2 * b)
+    whole = pictures.mean((1, 2, 3), keepdim=True)
+    pictures = whole + (pictures - whole) * (c + 0.5)
+    columns, rows = torch.arange(w, device=pictures.device), torch.arange(h, device=pictures.device)[:, None]
+    hole = ((columns - x * w).abs() < h / 4) & ((rows - y * h).abs() < h / 4) & (cut < 0.5)
+    return torch.where(hole, torch.zeros_like(pictures), pictures)
+
+
+def swapped(canvas: Canvas) -> Canvas:
+    """The same layouts under others' pictures: the next one's."""
+    return Canvas(canvas.pictures.roll(1, 0), *canvas[1:])
+
+
+class GanLearning:
+    """A generator, a critic and a frozen reader. `wasserstein` says which of the two losses."""
+
+    shown = "generator"
+
+    def __init__(self, settings: GanFit, classes: int, judge: Judge, wasserstein: bool) -> None:
+        self.settings, self.judge, self.wasserstein = settings, judge, wasserstein
+        self.generator, self.critic = Generator(classes), Critic(classes)
+        self.networks: Mapping[str, nn.Module] = {"generator": self.generator, "critic": self.critic}
+        betas = (0.0, 0.9) if wasserstein else (0.5, 0.999)
+        rate = settings.learning_rate
+        self._for_generator = torch.optim.Adam(self.generator.parameters(), rate, betas)
+        self._for_critic = torch.optim.Adam(self.critic.parameters(), rate, betas)
+
+    def optimizers(self) -> list[torch.optim.Optimizer]:
+        return [self._for_generator, self._for_critic]
+
+    def make(self, network: nn.Module, canvas: Canvas) -> Tensor:
+        n, w = canvas.characters.shape
+        device = canvas.characters.device
+        z, grain = torch.randn(n, LATENT, device=device), torch.randn(n, 1, HEIGHT, w, device=device)
+        return network(z, canvas.characters, canvas.within, grain).float()  # type: ignore[no-any-return]
+
+    def sample(self, network: nn.Module, canvas: Canvas) -> Tensor:
+        return self.make(network, canvas)
+
+    def step(self, batch: Callable[[int], Canvas], accelerator: Accelerator) -> dict[str, float]:
+        s = self.settings
+        figures: dict[str, float] = {}
+        self.judge.to(accelerator.device)
+        for k in range(s.critic_steps):
+            canvas = batch(k)
+            with torch.no_grad(), accelerator.autocast():
+                fake = self.make(self.generator, canvas)
+            numbers = torch.rand(len(fake), 6, device=fake.device)
+            real, fake = augmented(canvas.pictures, numbers), augmented(fake, numbers)
+            others = augmented(swapped(canvas).pictures, numbers)
+            characters, within = canvas.characters.repeat(3, 1), canvas.within.repeat(3, 1)
+            on_real, on_fake, on_other = self.critic(torch.cat([real, fake, others]), characters, within).chunk(3)
+            if self.wasserstein:
+                estimate = on_real.mean() - (on_fake.mean() + s.mismatch * on_other.mean()) / (1 + s.mismatch)
+                towards, norms = penalty(self.critic, real, fake, canvas)
+                loss = -estimate + s.penalty * towards
+                figures |= {"estimate": estimate.item(), "penalty": towards.item(), "gradient": norms.mean().item()}
+            else:
+                wrong = F.softplus(on_fake).mean() + s.mismatch * F.softplus(on_other).mean()
+                loss = F.softplus(-on_real).mean() + wrong / (1 + s.mismatch)
+                figures |= {"told apart": float((on_real > 0).float().mean() + (on_fake < 0).float().mean()) / 2}
+            self._for_critic.zero_grad()
+            accelerator.backward(loss)
+            share_gradients(accelerator, self.critic)
+            self._for_critic.step()
+            figures["critic"] = loss.item()
+
+        canvas = batch(s.critic_steps)
+        with accelerator.autocast():
+            fake = self.make(self.generator, canvas)
+        score = self.critic(
+            augmented(fake, torch.rand(len(fake), 6, device=fake.device)), canvas.characters, canvas.within
+        )
+        adversarial = -score.mean() if self.wasserstein else F.softplus(-score).mean()
+        (pull,) = torch.autograd.grad(adversarial, fake, retain_graph=True)
+        reading = self.judge(fake, canvas)
+        (lesson,) = torch.autograd.grad(reading.clamp(max=20).mean(), fake, retain_graph=True)
+        balance = pull.std() / lesson.std().clamp_min(1e-12)
+        self._for_generator.zero_grad()
+        torch.autograd.backward([fake], [pull + s.reading * balance * lesson])
+        share_gradients(accelerator, self.generator)
+        self._for_generator.step()
+        agreed = (reading < 0.3).float().mean()  # nats a character: most likely read as its text
+        return figures | {"reading": reading.mean().item(), "agreed": agreed.item(), "balance": balance.item()}
+
+
+class Wgan(Generated):
+    """A conditional WGAN-GP."""
+
+    name: ClassVar[str] = "wgan"
+    FitSettings: ClassVar[type[Settings]] = GanFit
+
+    @classmethod
+    def learning(cls, settings: GanFit, classes: int, judge: Judge) -> GanLearning:
+        return GanLearning(settings, classes, judge, wasserstein=True)
+
+
+class PlainFit(GanFit):
+    """How the plain GAN is trained: one step each, and no penalty."""
+
+    critic_steps: int = Field(1, ge=1)
+
+
+class Cgan(Generated):
+    """A conditional GAN without a gradient penalty: the control."""
+
+    name: ClassVar[str] = "cgan"
+    FitSettings: ClassVar[type[Settings]] = PlainFit
+
+    @classmethod
+    def learning(cls, settings: GanFit, classes: int, judge: Judge) -> GanLearning:
+        return GanLearning(settings, classes, judge, wasserstein=False)

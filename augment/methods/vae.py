@@ -1,0 +1,99 @@
+"""A conditional variational autoencoder over layouts: what a picture looks like goes through a latent, its text not.
+
+Kingma and Welling 2013, "Auto-Encoding Variational Bayes", arXiv 1312.6114. New pictures wander near a real one: its
+latent and its layout, another text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import ClassVar
+
+import torch
+from accelerate import Accelerator
+from pydantic import Field
+from torch import Tensor, nn
+
+from augment.canvas import HEIGHT, Canvas
+from augment.fit import FitSettings, share_gradients
+from augment.generated import Generated
+from augment.judge import Judge
+from augment.networks import Encoder, Generator
+from recognizer.settings import Settings
+
+
+class VaeFit(FitSettings):
+    """How the autoencoder is trained."""
+
+    learning_rate: float = Field(1e-3, gt=0)
+    prior: float = Field(0.002, ge=0)  # weight of the latent's divergence from its prior, nats a latent number
+    edges: float = Field(1.0, ge=0)  # weight of differences between neighbouring pixels
+    reading: float = Field(0.02, ge=0)  # weight of the reader's loss, nats a character
+
+
+def edges(pictures: Tensor) -> tuple[Tensor, Tensor]:
+    """Differences between neighbours along rows and columns."""
+    return pictures[..., 1:] - pictures[..., :-1], pictures[..., 1:, :] - pictures[..., :-1, :]
+
+
+def divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """Of normal latents (N, D) from the standard normal, nats a number (appendix B of the paper)."""
+    return 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).mean()
+
+
+class VaeLearning:
+    """A generator that decodes, an encoder, and a frozen reader."""
+
+    shown = "generator"
+
+    def __init__(self, settings: VaeFit, classes: int, judge: Judge) -> None:
+        self.settings, self.judge = settings, judge
+        self.generator, self.encoder = Generator(classes), Encoder(classes)
+        self.networks: Mapping[str, nn.Module] = {"generator": self.generator, "encoder": self.encoder}
+        parameters = [*self.generator.parameters(), *self.encoder.parameters()]
+        self._optimizer = torch.optim.AdamW(parameters, settings.learning_rate, weight_decay=0.01)
+
+    def optimizers(self) -> list[torch.optim.Optimizer]:
+        return [self._optimizer]
+
+    def sample(self, network: nn.Module, canvas: Canvas) -> Tensor:
+        z = self.encoder(canvas.pictures, canvas.characters, canvas.within)[0]
+        grain = torch.randn(len(z), 1, HEIGHT, canvas.pictures.shape[3], device=z.device)
+        return network(z, canvas.characters, canvas.within, grain).float()  # type: ignore[no-any-return]
+
+    def step(self, batch: Callable[[int], Canvas], accelerator: Accelerator) -> dict[str, float]:
+        s, canvas = self.settings, batch(0)
+        self.judge.to(accelerator.device)
+        with accelerator.autocast():
+            mean, log_variance = self.encoder(canvas.pictures, canvas.characters, canvas.within)
+            z = mean + torch.randn_like(mean) * (log_variance / 2).exp()
+            grain = torch.randn_like(canvas.pictures[:, :1])
+            made = self.generator(z, canvas.characters, canvas.within, grain)
+        made = made.float()
+        apart = (made - canvas.pictures).abs().mean()
+        pairs = zip(edges(made), edges(canvas.pictures), strict=True)
+        blur = torch.stack([(a - b).abs().mean() for a, b in pairs]).sum()
+        prior = divergence(mean.float(), log_variance.float())
+        reading = self.judge(made, canvas).clamp(max=20).mean()
+        loss = apart + s.edges * blur + s.prior * prior + s.reading * reading
+        self._optimizer.zero_grad()
+        accelerator.backward(loss)
+        share_gradients(accelerator, self.generator, self.encoder)
+        self._optimizer.step()
+        return {"apart": apart.item(), "edges": blur.item(), "prior": prior.item(), "reading": reading.item()}
+
+    @torch.inference_mode()
+    def latents(self, canvas: Canvas) -> Tensor:
+        """The latents (N, LATENT) of pictures."""
+        return self.encoder(canvas.pictures, canvas.characters, canvas.within)[0]  # type: ignore[no-any-return]
+
+
+class Vae(Generated):
+    """Wanders near real pictures."""
+
+    name: ClassVar[str] = "vae"
+    FitSettings: ClassVar[type[Settings]] = VaeFit
+
+    @classmethod
+    def learning(cls, settings: VaeFit, classes: int, judge: Judge) -> VaeLearning:
+        return VaeLearning(settings, classes, judge)

@@ -1,0 +1,242 @@
+"""Generators: their losses against closed forms, their layouts, and the life of a fit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from augment.canvas import HEIGHT, Canvas, borders_of_boxes, canvas_width, columns, from_canvas, padded, to_canvas
+from augment.generated import load
+from augment.judge import Judge
+from augment.layout import Spacing
+from augment.methods import create, load_learner
+from augment.methods.gan import augmented, penalty, swapped
+from augment.methods.vae import divergence
+from augment.networks import Critic, Generator
+from augment.stream import Canvases
+from augment.synthesize import requests_for_texts, synthesize
+from recognizer.charset import Charset
+from recognizer.errors import UserError
+from recognizer.samples import Manifest, read_manifest
+from recognizer.training.checkpoint import TINY
+
+CPU = torch.device("cpu")
+
+
+def canvas(n: int = 4, width: int = 48) -> Canvas:
+    ids = [[1, 2], [2, 1], [1, 1], [2, 2]][:n]
+    borders = [np.array([4.0, 20.0, 40.0])] * n
+    return Canvas(torch.rand(n, 3, HEIGHT, width) * 2 - 1, *columns(borders, ids, width), *padded(ids))
+
+
+# -------------------------------------------------------------------------------------------------------------- losses
+
+
+def test_the_penalty_of_a_linear_critic_is_known() -> None:
+    weights = torch.randn(3, HEIGHT, 48, dtype=torch.float64)
+    batch = canvas()
+    real, fake = batch.pictures.double(), torch.rand(4, 3, HEIGHT, 48, dtype=torch.float64)
+    value, norms = penalty(lambda x, c, w: (x * weights).sum((1, 2, 3)), real, fake, batch)
+    assert torch.allclose(norms, weights.norm().expand(4))
+    assert torch.allclose(value, (weights.norm() - 1) ** 2)
+    value, _ = penalty(lambda x, c, w: (x * weights / weights.norm()).sum((1, 2, 3)), real, fake, batch)
+    assert value < 1e-12
+
+
+def test_the_penalty_reaches_the_critics_weights_through_its_condition() -> None:
+    critic, batch = Critic(3), canvas()
+    penalty(critic, batch.pictures, -batch.pictures, batch)[0].backward()
+    for name, parameter in critic.named_parameters():
+        if name not in ("score.bias", "last.bias"):  # a constant has no gradient in the picture
+            assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+    assert critic.columns.embed.weight.grad is not None and critic.columns.embed.weight.grad.abs().sum() > 0
+
+
+def test_the_divergence_of_a_normal_is_known() -> None:
+    zero = torch.zeros(5, 8)
+    assert divergence(zero, zero) == 0
+    mean, log_variance = torch.full((5, 8), 1.5), torch.full((5, 8), -0.7)
+    p, q = torch.distributions.Normal(1.5, float(np.exp(-0.35))), torch.distributions.Normal(0.0, 1.0)
+    assert torch.allclose(divergence(mean, log_variance), torch.distributions.kl_divergence(p, q))
+
+
+def test_augmentation_is_one_for_real_and_made_and_moves_nothing() -> None:
+    batch, numbers = canvas(), torch.rand(4, 6)
+    numbers[:, 5] = 1  # no hole
+    changed = augmented(batch.pictures, numbers)
+    assert torch.equal(augmented(batch.pictures, numbers), changed)
+    for before, after in zip(batch.pictures.mean(1), changed.mean(1), strict=True):
+        fit = np.polyfit(before.flatten().numpy(), after.flatten().numpy(), 1)
+        assert np.allclose(np.polyval(fit, before.flatten().numpy()), after.flatten().numpy(), atol=1e-4)
+    numbers[:, 5] = 0
+    assert (augmented(batch.pictures, numbers) == 0).any()
+
+
+def test_swapped_pictures_stand_under_layouts_of_others() -> None:
+    batch = canvas()
+    other = swapped(batch)
+    assert torch.equal(other.pictures[1], batch.pictures[0]) and torch.equal(other.characters, batch.characters)
+
+
+def test_a_judge_knows_what_a_picture_shows(tmp_path: Path) -> None:
+    texts = ["ABC5", "XK27", "hm4e", "RT9y"] * 4
+    synthesize("render", {"difficulty": 0.0}, requests_for_texts(texts, (112, 32), 0), tmp_path / "data")
+    charset = Charset.named("letters+digits")
+    pictures = [s.read_bytes() for s in read_manifest(tmp_path / "data")]
+    from recognizer.images import open_picture
+
+    pixels = torch.from_numpy(np.stack([to_canvas(open_picture(p), 112) for p in pictures])).float() / 127.5 - 1
+    ids = [charset.encode(t) for t in texts]
+    judge = Judge(TINY, charset, {})
+    right = Canvas(pixels, *columns([np.linspace(0, 112, 5)] * 16, ids, 112), *padded(ids))
+    wrong = Canvas(pixels, *columns([np.linspace(0, 112, 5)] * 16, ids, 112), *padded(ids[1:] + ids[:1]))
+    assert judge(pixels, right).median() < 0.3 < 2 < judge(pixels, wrong).median()
+    pixels.requires_grad_(True)
+    judge(pixels, right).sum().backward()
+    assert pixels.grad is not None and pixels.grad.abs().sum() > 0
+    assert not any(p.requires_grad for p in judge.parameters())
+
+
+# -------------------------------------------------------------------------------------------------------------- layout
+
+
+def test_columns_say_which_character_stands_where() -> None:
+    characters, within = columns([np.array([2.0, 6.0, 8.0])], [[5, 7]], 10)
+    assert characters[0].tolist() == [0, 0, 5, 5, 5, 5, 7, 7, 0, 0]
+    assert within[0, 2:8].tolist() == pytest.approx([-0.75, -0.25, 0.25, 0.75, -0.5, 0.5])
+    assert within[0, [0, 1, 8, 9]].tolist() == [0] * 4
+
+
+def test_borders_of_boxes_run_between_them() -> None:
+    boxes = np.array([[2, 0, 5, 9], [7, 0, 9, 9], [8.5, 0, 12, 9]], np.float32)
+    assert borders_of_boxes(boxes).tolist() == [2, 6, 8.75, 12]
+
+
+def test_texts_are_laid_out_as_real_ones_are() -> None:
+    texts = ["il", "wm", "iw"] * 10
+    borders = [np.array([10.0, 14.0, 18.0]), np.array([10.0, 30.0, 50.0]), np.array([10.0, 14.0, 34.0])] * 10
+    spacing = Spacing.of(texts, borders, 64)
+    rng = np.random.default_rng(0)
+    for text in ("iwi", "wwwwww", "i", "m?"):
+        for _ in range(20):
+            own, near = spacing.lay_out(text, rng)
+            assert len(own) == len(text) + 1 and 0 <= near < 30
+            assert own[0] >= 0 and own[-1] <= 64 and (np.diff(own) > 0).all()
+    steps = np.mean([np.diff(spacing.lay_out("iw", rng)[0]) for _ in range(50)], 0)
+    assert steps[1] > 2 * steps[0]
+
+
+def test_canvases_keep_pictures_and_sizes() -> None:
+    assert [canvas_width(*size) for size in ((100, 40), (64, 32), (10, 100), (5000, 20))] == [80, 64, 16, 256]
+    source = Canvases(Charset.named("letters+digits"), 3)
+    one, other = source.batch(5, 0, 6, CPU), source.batch(5, 1, 6, CPU)
+    again = Canvases(Charset.named("letters+digits"), 3).batch(5, 0, 6, CPU)
+    assert all(torch.equal(a, b) for a, b in zip(one, again, strict=True))
+    assert not torch.equal(one.pictures, other.pictures)
+    assert one.pictures.min() >= -1 and one.pictures.max() <= 1 and one.pictures.shape[1:] == (3, HEIGHT, 96)
+    for row, target, n in zip(one.characters, one.targets, one.lengths, strict=True):
+        seen = torch.unique_consecutive(row[row > 0])
+        expected = torch.unique_consecutive(target[:n])  # neighbours that are alike are one stretch
+        assert torch.equal(seen, expected)
+    assert from_canvas(one.pictures[:1], [(50, 20)])[0].size == (50, 20)
+
+
+# ------------------------------------------------------------------------------------------------------ life of a fit
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    folder = tmp_path_factory.mktemp("fit") / "data"
+    asked = requests_for_texts(["aB3", "Ba33", "3aB", "BB3a"] * 6, (80, 32), 0)
+    synthesize("render", {"difficulty": 0.2}, asked, folder)
+    return read_manifest(folder)
+
+
+def settings(name: str, **changed: Any) -> Any:
+    few = {
+        "steps": 4, "batch": 4, "start": "nothing", "tracker": "none", "threads": 1, "grids": 2, "precision": "no",
+        "checkpoint_seconds": 1e-3,
+    }  # fmt: skip
+    return load_learner(name).FitSettings(**few | changed)
+
+
+@pytest.mark.parametrize("name", ["vae", "wgan"])
+def test_a_fit_that_was_cut_off_goes_on_exactly(name: str, data: Manifest, tmp_path: Path) -> None:
+    cls = load_learner(name)
+    cls.fit(data, settings(name), tmp_path / "whole")
+    # the same fit, cut off after two of four steps: what a kill leaves is its last checkpoint
+    step = "augment.fit.Bar.advance"
+    with pytest.MonkeyPatch.context() as patch:
+        calls: list[int] = []
+
+        def stop(self: Any, **figures: Any) -> None:
+            calls.append(1)
+            if len(calls) == 3:
+                raise KeyboardInterrupt
+
+        patch.setattr(step, stop)
+        with pytest.raises(KeyboardInterrupt):
+            cls.fit(data, settings(name), tmp_path / "cut")
+    assert not (tmp_path / "cut" / "generator.safetensors").exists()
+    assert [p.name for p in (tmp_path / "cut" / "checkpoints").iterdir()] == ["000000002"]
+    cls.fit(data, settings(name), tmp_path / "cut")
+    whole, cut = (load_file(tmp_path / run / "generator.safetensors") for run in ("whole", "cut"))
+    assert whole.keys() == cut.keys() and all(torch.equal(whole[k], cut[k]) for k in whole)
+    rows = [json.loads(line) for line in (tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [2, 4]
+    assert sorted(p.name for p in (tmp_path / "cut" / "grids").iterdir()) == ["0000002.png", "0000004.png"]
+
+
+def test_a_fit_that_diverges_is_named_and_stopped(data: Manifest, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"the run diverged at step \d+: .* is .*; try learning_rate="):
+        load_learner("wgan").fit(data, settings("wgan", learning_rate=1e6, steps=20), tmp_path / "run")
+    assert not (tmp_path / "run" / "generator.safetensors").exists()
+
+
+def test_a_fit_starts_from_another(data: Manifest, tmp_path: Path) -> None:
+    cls = load_learner("cgan")
+    cls.fit(data, settings("cgan"), tmp_path / "first")
+    cls.fit(data, settings("cgan", start=str(tmp_path / "first"), steps=1, learning_rate=1e-9), tmp_path / "second")
+    first, second = (load(tmp_path / run, "cgan")[0] for run in ("first", "second"))
+    for network, state in first.items():
+        for key, tensor in state.items():
+            assert torch.allclose(second[network][key], tensor, atol=2e-3), key
+    with pytest.raises(UserError, match="was fitted for cgan, not for wgan"):
+        load(tmp_path / "first", "wgan")
+
+
+def test_what_no_generator_can_be_fitted_to_is_refused(data: Manifest, tmp_path: Path) -> None:
+    cls = load_learner("vae")
+    with pytest.raises(UserError, match="has 5 pictures: a method needs 20"):
+        cls.fit(data.first(5), settings("vae"), tmp_path / "few")
+    blank = tmp_path / "broken"
+    blank.mkdir()
+    (blank / "generator.safetensors").write_bytes(b"no weights")
+    with pytest.raises(UserError, match="is no generator's file"):
+        load(blank, "vae")
+    with pytest.raises(UserError, match="no such generator"):
+        load(tmp_path / "nowhere", "vae")
+    with pytest.raises(UserError, match="first augment fit --method vae"):
+        create("vae")
+
+
+def test_a_generator_overfits_a_few_pictures(data: Manifest) -> None:
+    """Truth of training: a decoder told which of eight pictures it is, and their layouts, draws them."""
+    torch.manual_seed(0)
+    source = Canvases(Charset.named("letters+digits"), 0)
+    batch = source.batch(0, 0, 8, CPU)
+    network, z, grain = Generator(63), torch.randn(8, 64), torch.randn(8, 1, HEIGHT, 96)
+    optimizer = torch.optim.Adam(network.parameters(), 3e-3)
+    for _ in range(120):
+        apart = (network(z, batch.characters, batch.within, grain) - batch.pictures).abs().mean()
+        optimizer.zero_grad()
+        apart.backward()
+        optimizer.step()
+    flat = (batch.pictures - batch.pictures.mean((2, 3), keepdim=True)).abs().mean()
+    assert apart < 0.75 * flat
