@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -62,6 +62,17 @@ class Source(Protocol):
         ...
 
 
+class Turn(NamedTuple):
+    """One turn of one optimizer: what it lowers, and figures of it. `gradient` is that of `loss`, where it is no number
+    but a tensor whose gradient was put together by hand."""
+
+    loss: Tensor
+    optimizer: torch.optim.Optimizer
+    networks: tuple[nn.Module, ...]
+    figures: dict[str, float]
+    gradient: Tensor | None = None
+
+
 class Learning(Protocol):
     """What a method trains. `networks` are all that learn, by name, each alike on all processes; `shown` is the one
     whose average makes pictures."""
@@ -71,8 +82,8 @@ class Learning(Protocol):
 
     def optimizers(self) -> list[torch.optim.Optimizer]: ...
 
-    def step(self, batch: Callable[[int], Canvas], accelerator: Accelerator) -> dict[str, float]:
-        """One step of all networks; `batch(k)` is its kth batch. Gives the figures of it."""
+    def turns(self, batch: Callable[[int], Canvas], accelerator: Accelerator) -> Iterator[Turn]:
+        """The turns of one step; `batch(k)` is its kth batch. Each was taken when the next is asked for."""
         ...
 
     def sample(self, network: nn.Module, canvas: Canvas) -> Tensor:
@@ -208,7 +219,13 @@ def fit(
         while progress.step < settings.steps:
             step = progress.step
             torch.manual_seed(hash((settings.seed, step, accelerator.process_index)) % 2**63)
-            figures = learning.step(partial(drawn, step), accelerator)
+            figures: dict[str, float] = {}
+            for turn in learning.turns(partial(drawn, step), accelerator):
+                turn.optimizer.zero_grad()
+                accelerator.backward(turn.loss, gradient=turn.gradient)
+                share_gradients(accelerator, turn.networks)
+                turn.optimizer.step()
+                figures |= turn.figures
             average.update(networks[learning.shown])
             progress.step += 1
             progress.figures.append(figures)
@@ -245,7 +262,7 @@ def fit(
     metrics.close()
 
 
-def share_gradients(accelerator: Accelerator, *networks: nn.Module) -> None:
+def share_gradients(accelerator: Accelerator, networks: Iterable[nn.Module]) -> None:
     """Average gradients over all processes. By hand: a gradient of a gradient does not go through a wrapped network."""
     if accelerator.num_processes > 1:
         for network in networks:

@@ -8,7 +8,7 @@ against the critic's, is ScrabbleGAN's (Fogel et al. 2020, arXiv 2003.10557). Di
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import ClassVar
 
 import torch
@@ -18,11 +18,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from augment.canvas import HEIGHT, Canvas
-from augment.fit import FitSettings, share_gradients
+from augment.fit import FitSettings, Turn
 from augment.generated import Generated
 from augment.judge import Judge
 from augment.networks import LATENT, Critic, Generator
 from recognizer.settings import Settings
+
+AGREED = 0.3  # nats a character; under it a picture is most likely read as its text
 
 
 class GanFit(FitSettings):
@@ -82,23 +84,19 @@ class GanLearning:
     def optimizers(self) -> list[torch.optim.Optimizer]:
         return [self._for_generator, self._for_critic]
 
-    def make(self, network: nn.Module, canvas: Canvas) -> Tensor:
+    def sample(self, network: nn.Module, canvas: Canvas) -> Tensor:
         n, w = canvas.characters.shape
         device = canvas.characters.device
         z, grain = torch.randn(n, LATENT, device=device), torch.randn(n, 1, HEIGHT, w, device=device)
         return network(z, canvas.characters, canvas.within, grain).float()  # type: ignore[no-any-return]
 
-    def sample(self, network: nn.Module, canvas: Canvas) -> Tensor:
-        return self.make(network, canvas)
-
-    def step(self, batch: Callable[[int], Canvas], accelerator: Accelerator) -> dict[str, float]:
+    def turns(self, batch: Callable[[int], Canvas], accelerator: Accelerator) -> Iterator[Turn]:
         s = self.settings
-        figures: dict[str, float] = {}
         self.judge.to(accelerator.device)
         for k in range(s.critic_steps):
             canvas = batch(k)
             with torch.no_grad(), accelerator.autocast():
-                fake = self.make(self.generator, canvas)
+                fake = self.sample(self.generator, canvas)
             numbers = torch.rand(len(fake), 6, device=fake.device)
             real, fake = augmented(canvas.pictures, numbers), augmented(fake, numbers)
             others = augmented(swapped(canvas).pictures, numbers)
@@ -108,34 +106,29 @@ class GanLearning:
                 estimate = on_real.mean() - (on_fake.mean() + s.mismatch * on_other.mean()) / (1 + s.mismatch)
                 towards, norms = penalty(self.critic, real, fake, canvas)
                 loss = -estimate + s.penalty * towards
-                figures |= {"estimate": estimate.item(), "penalty": towards.item(), "gradient": norms.mean().item()}
+                figures = {"estimate": estimate.item(), "penalty": towards.item(), "gradient": norms.mean().item()}
             else:
                 wrong = F.softplus(on_fake).mean() + s.mismatch * F.softplus(on_other).mean()
                 loss = F.softplus(-on_real).mean() + wrong / (1 + s.mismatch)
-                figures |= {"told apart": float((on_real > 0).float().mean() + (on_fake < 0).float().mean()) / 2}
-            self._for_critic.zero_grad()
-            accelerator.backward(loss)
-            share_gradients(accelerator, self.critic)
-            self._for_critic.step()
-            figures["critic"] = loss.item()
+                figures = {"told apart": float(torch.cat([on_real > 0, on_fake < 0]).float().mean())}
+            yield Turn(loss, self._for_critic, (self.critic,), figures | {"critic": loss.item()})
 
         canvas = batch(s.critic_steps)
         with accelerator.autocast():
-            fake = self.make(self.generator, canvas)
-        score = self.critic(
-            augmented(fake, torch.rand(len(fake), 6, device=fake.device)), canvas.characters, canvas.within
-        )
+            fake = self.sample(self.generator, canvas)
+        seen = augmented(fake, torch.rand(len(fake), 6, device=fake.device))
+        score = self.critic(seen, canvas.characters, canvas.within)
         adversarial = -score.mean() if self.wasserstein else F.softplus(-score).mean()
         (pull,) = torch.autograd.grad(adversarial, fake, retain_graph=True)
         reading = self.judge(fake, canvas)
         (lesson,) = torch.autograd.grad(reading.clamp(max=20).mean(), fake, retain_graph=True)
         balance = pull.std() / lesson.std().clamp_min(1e-12)
-        self._for_generator.zero_grad()
-        torch.autograd.backward([fake], [pull + s.reading * balance * lesson])
-        share_gradients(accelerator, self.generator)
-        self._for_generator.step()
-        agreed = (reading < 0.3).float().mean()  # nats a character: most likely read as its text
-        return figures | {"reading": reading.mean().item(), "agreed": agreed.item(), "balance": balance.item()}
+        figures = {
+            "reading": reading.mean().item(), "agreed": (reading < AGREED).float().mean().item(),
+            "balance": balance.item(),
+        }  # fmt: skip
+        together = pull + s.reading * balance * lesson
+        yield Turn(fake, self._for_generator, (self.generator,), figures, together)
 
 
 class Wgan(Generated):

@@ -6,7 +6,7 @@ latent and its layout, another text.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import ClassVar
 
 import torch
@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from augment.canvas import HEIGHT, Canvas
-from augment.fit import FitSettings, share_gradients
+from augment.fit import FitSettings, Turn
 from augment.generated import Generated
 from augment.judge import Judge
 from augment.networks import Encoder, Generator
@@ -61,7 +61,7 @@ class VaeLearning:
         grain = torch.randn(len(z), 1, HEIGHT, canvas.pictures.shape[3], device=z.device)
         return network(z, canvas.characters, canvas.within, grain).float()  # type: ignore[no-any-return]
 
-    def step(self, batch: Callable[[int], Canvas], accelerator: Accelerator) -> dict[str, float]:
+    def turns(self, batch: Callable[[int], Canvas], accelerator: Accelerator) -> Iterator[Turn]:
         s, canvas = self.settings, batch(0)
         self.judge.to(accelerator.device)
         with accelerator.autocast():
@@ -76,11 +76,9 @@ class VaeLearning:
         prior = divergence(mean.float(), log_variance.float())
         reading = self.judge(made, canvas).clamp(max=20).mean()
         loss = apart + s.edges * blur + s.prior * prior + s.reading * reading
-        self._optimizer.zero_grad()
-        accelerator.backward(loss)
-        share_gradients(accelerator, self.generator, self.encoder)
-        self._optimizer.step()
-        return {"apart": apart.item(), "edges": blur.item(), "prior": prior.item(), "reading": reading.item()}
+        parts = {"apart": apart, "edges": blur, "prior": prior, "reading": reading}
+        figures = {name: part.item() for name, part in parts.items()}
+        yield Turn(loss, self._optimizer, (self.generator, self.encoder), figures)
 
     @torch.inference_mode()
     def latents(self, canvas: Canvas) -> Tensor:
