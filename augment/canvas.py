@@ -40,7 +40,7 @@ def canvas_width(width: int, height: int) -> int:
 def to_canvas(picture: Image.Image, width: int) -> NDArray[np.uint8]:
     """An RGB picture at `HEIGHT` and a width, uint8 (3, HEIGHT, width)."""
     small = picture.convert("RGB").resize((width, HEIGHT), Image.Resampling.BILINEAR)
-    return np.asarray(small).transpose(2, 0, 1)
+    return np.array(small).transpose(2, 0, 1).copy()
 
 
 def from_canvas(pictures: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Image.Image]:

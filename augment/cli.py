@@ -166,7 +166,8 @@ def synthesize(
     if cls.needs_source and manifest is None:
         raise UserError(f"--method {method} varies real pictures: say which with --data DIR")
     if requests is not None:
-        asked = [r for r in read_requests(requests) if (r.source is not None) == cls.needs_source][:count]
+        takes = {True} if cls.needs_source else {False, getattr(cls, "takes_source", False)}
+        asked = [r for r in read_requests(requests) if (r.source is not None) in takes][:count]
     elif cls.needs_source:
         if given:
             raise UserError(f"--method {method} keeps the text of the picture it varies: leave {given[0]} out")

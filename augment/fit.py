@@ -100,9 +100,11 @@ class Drawings:
         if len(data) < FEWEST:
             raise UserError(f"{data.source} has {len(data)} pictures: a method needs {FEWEST} to learn from")
         opened: list[tuple[Image.Image, str]] = []
+        names: list[str] = []
         for sample in data:
             try:
                 opened.append((open_picture(sample.read_bytes(), "RGB"), sample.text))
+                names.append(sample.name)
             except PictureError:
                 continue
         self.left_out = len(data) - len(opened)
@@ -112,8 +114,8 @@ class Drawings:
         unknown = sorted({c for _, t in opened for c in t if known_as.get(c, c) not in charset})
         if unknown:
             raise UserError(f"the generator never saw {' '.join(unknown[:10])!r}: --set start=nothing learns them anew")
-        pictures, self.borders, self.ids, self.texts = [], [], [], []
-        for (picture, text), layout in zip(opened, layouts, strict=True):
+        pictures, self.borders, self.ids, self.texts, self.names = [], [], [], [], list[str]()
+        for (picture, text), layout, name in zip(opened, layouts, names, strict=True):
             if layout is None or (np.diff(layout.borders) < 0.5).any():
                 self.left_out += 1
                 continue
@@ -121,11 +123,13 @@ class Drawings:
             self.borders.append(layout.borders * self.width / picture.width)
             self.ids.append(charset.encode("".join(known_as.get(c, c) for c in text)))
             self.texts.append(text)
+            self.names.append(name)
         if len(pictures) < FEWEST:
             raise UserError(
                 f"{data.source}: the reader finds the characters of {len(pictures)} pictures; give model=RUN"
             )
         self.pictures = np.stack(pictures)
+        self.names = self.names[:MOST_KEPT]
         self.known = Known.of(self.texts, [p.size for p, _ in opened])
         self.spacing = Spacing.of(self.texts[:MOST_KEPT], self.borders[:MOST_KEPT], self.width)
         self._seed = seed

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -12,12 +13,13 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from accelerate.utils import set_seed
+from numpy.typing import NDArray
 from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
-from augment.canvas import HEIGHT, Canvas, columns, from_canvas, padded
+from augment.canvas import HEIGHT, columns, from_canvas
 from augment.fit import Drawings, FitSettings, Learning, Source, fit, hash_of
 from augment.judge import Judge
 from augment.layout import Aligner, Spacing
@@ -121,12 +123,18 @@ class Generated:
         known = self.about["known"]
         return Known(known["characters"], tuple(known["lengths"]), tuple(known["size"]))
 
+    @classmethod
+    def build(cls, classes: int) -> nn.Module:
+        """The network that makes pictures."""
+        return Generator(classes)
+
     @cached_property
-    def network(self) -> Generator:
+    def network(self) -> nn.Module:
+        """That network, with its weights."""
         with torch.device("meta"):  # no random weights, from anyone's random state, that are thrown away at once
-            network = Generator(self.charset.classes)
+            network = self.build(self.charset.classes)
         try:
-            network.load_state_dict(self._loaded[0]["generator"], assign=True)
+            network.load_state_dict(self._loaded[0][self.about["shown"]], assign=True)
         except (RuntimeError, KeyError) as error:
             raise UserError(
                 f"{self._path} does not fit its description: {str(error).splitlines()[-1].strip()}"
@@ -146,24 +154,54 @@ class Generated:
             raise UserError(f"{text!r}: {self.name} never saw {lacking[0]!r}" if lacking else "a text is empty")
         return self.charset.encode("".join(characters))
 
-    @torch.inference_mode()
-    def make(self, requests: Sequence[Request], sources: Sequence[Image.Image | None]) -> list[Image.Image]:
-        """One RGB picture for each request; `sources` is not used.
+    def layout_of(self, request: Request, source: Image.Image) -> NDArray[np.float64]:
+        """Borders (L + 1,) of a request's source, at the generator's width, under the request's text.
 
         Raises:
-            UserError: a character that the generator never saw.
+            UserError: the text has another length than the source's, or cannot be found in it.
         """
-        made = []
-        for request in requests:  # one at a time: what a batch's sums round to depends on the batch
-            rng, ids = request.rng(), self.shown(request.text)
-            borders, near = self.spacing.lay_out(request.text, rng)
-            z = torch.from_numpy(rng.standard_normal((1, LATENT), np.float32))
-            if (real := self._loaded[0].get("latents")) is not None:  # of a real picture, and that layout's own
-                z = real["mean"][near] + WANDER * real["deviation"] * z
-            grain = torch.from_numpy(rng.standard_normal((1, 1, HEIGHT, self.spacing.width), np.float32))
-            picture = self.network(z, *columns([borders], [ids], self.spacing.width), grain)
-            made += from_canvas(picture, [(request.width, request.height)])
-        return made
+        if request.source in self.about["names"]:
+            k = self.about["names"].index(request.source)
+            borders, length = np.array(self.spacing.borders[k]), len(self.spacing.texts[k])
+        else:  # not among those it was fitted to
+            (found,) = self._aligner.find([source], [request.text])
+            if found is None:
+                raise UserError(f"{request.source!r} cannot show {request.text!r}: it has no room for it")
+            borders, length = found.borders * self.spacing.width / source.width, len(request.text)
+        if length != len(request.text):
+            raise UserError(f"{request.source!r} shows {length} characters and cannot be made to show {request.text!r}")
+        return borders
+
+    @cached_property
+    def _aligner(self) -> Aligner:
+        model = self.about["settings"]["model"]
+        return Aligner(Reader(Path(model) if model else None), {} if model else self.about["known_as"])
+
+    def judge(self) -> Judge:
+        """The reader that judged while it was fitted."""
+        model = self.about["settings"]["model"]
+        known_as = self.about["known_as"] if model else {}
+        return Judge(find_weights(Path(model)) if model else TINY, self.charset, known_as)
+
+    def make(self, requests: Sequence[Request], sources: Sequence[Image.Image | None]) -> list[Image.Image]:
+        """One RGB picture for each request.
+
+        Raises:
+            UserError: a character that the generator never saw, or a source that cannot show the text.
+        """
+        with one_thread(), torch.no_grad():
+            return [self.draw(r, s) for r, s in zip(requests, sources, strict=True)]
+
+    def draw(self, request: Request, source: Image.Image | None) -> Image.Image:
+        """The picture of one request."""
+        rng, ids = request.rng(), self.shown(request.text)
+        borders, near = self.spacing.lay_out(request.text, rng)
+        z = torch.from_numpy(rng.standard_normal((1, LATENT), np.float32))
+        if (real := self._loaded[0].get("latents")) is not None:  # of a real picture, and that layout's own
+            z = real["mean"][near] + WANDER * real["deviation"] * z
+        grain = torch.from_numpy(rng.standard_normal((1, 1, HEIGHT, self.spacing.width), np.float32))
+        picture = self.network(z, *columns([borders], [ids], self.spacing.width), grain)
+        return from_canvas(picture, [(request.width, request.height)])[0]
 
     # --------------------------------------------------------------------------------------------------------- fitting
 
@@ -183,10 +221,11 @@ class Generated:
         start = cls._start(settings)
         source: Source
         known_as: dict[str, str] = {}
+        names: list[str]
         if data is None:
             charset = Charset.named("letters+digits")
             rendered = Canvases(charset, settings.seed)
-            source, spacing, known = rendered, rendered.spacing, rendered.known
+            source, spacing, known, names = rendered, rendered.spacing, rendered.known, []
             told = "rendered text"
         else:
             labels = Charset.of([s.text for s in data])
@@ -198,7 +237,7 @@ class Generated:
                 known_as = shown_case(DEFAULT, seen)
             aligner = Aligner(Reader(Path(settings.model) if settings.model else None), known_as)
             drawings = Drawings(data, aligner, charset, known_as, settings.seed)
-            source, spacing, known = drawings, drawings.spacing, drawings.known
+            source, spacing, known, names = drawings, drawings.spacing, drawings.known, drawings.names
             told = f"{len(drawings)} pictures" + (f", {drawings.left_out} left out" if drawings.left_out else "")
         weights = find_weights(Path(settings.model)) if settings.model else TINY
         set_seed(settings.seed)
@@ -208,7 +247,8 @@ class Generated:
                 network.load_state_dict(start[0][name])
         about = {
             "method": cls.name, "charset": charset.characters, "known_as": known_as, "spacing": asdict(spacing),
-            "known": known._asdict(), "settings": settings.model_dump(mode="json"),
+            "known": known._asdict(), "shown": learning.shown, "names": names,
+            "settings": settings.model_dump(mode="json"),
         }  # fmt: skip
 
         def finish(average: Mapping[str, Tensor]) -> None:
@@ -230,6 +270,13 @@ class Generated:
         return load(shipped if settings.start == "default" else Path(settings.start), cls.name)
 
 
-def canvas_of(borders: Sequence[Any], ids: Sequence[Sequence[int]], pictures: Tensor) -> Canvas:
-    """A batch of pictures under given layouts."""
-    return Canvas(pictures, *columns(borders, ids, pictures.shape[3]), *padded(ids))
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Torch on one thread, as pictures are drawn one at a time: what sums round to depends on the batch and on the
+    threads, and the same request must give the same picture."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -40,8 +40,8 @@ class Judge(nn.Module):
         ids = [0] + [own.encode(c if c in own else back.get(c, own.characters[0]))[0] for c in charset.characters]
         self.register_buffer("table", torch.tensor(ids), persistent=False)
 
-    def forward(self, pictures: Tensor, canvas: Canvas) -> Tensor:
-        """CTC a character, nats (N,)."""
+    def forward(self, pictures: Tensor, canvas: Canvas) -> tuple[Tensor, Tensor]:
+        """CTC a character, and the mean entropy of the frames, nats (N,) each."""
         grey = ((pictures * 0.5 + 0.5) * 255 * torch.tensor(LUMA, device=pictures.device)[:, None, None]).sum(
             1, keepdim=True
         )
@@ -51,4 +51,5 @@ class Judge(nn.Module):
             grey = F.interpolate(grey, (self.frame.height, width), mode="bilinear", align_corners=False)
         self.network.eval()
         logits = self.network(normalised(grey))[self.head]
-        return ctc(logits, self.table[canvas.targets], canvas.lengths)
+        held = logits.float().log_softmax(-1)
+        return ctc(logits, self.table[canvas.targets], canvas.lengths), -(held.exp() * held).sum(-1).mean(1)

@@ -9,13 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers import DDPMScheduler, DPMSolverMultistepScheduler
 from safetensors.torch import load_file
 
 from augment.canvas import HEIGHT, Canvas, borders_of_boxes, canvas_width, columns, from_canvas, padded, to_canvas
 from augment.generated import load
 from augment.judge import Judge
 from augment.layout import Spacing
+from augment.method import Request
 from augment.methods import create, load_learner
+from augment.methods.diffusion import NOISE, Denoiser, LayoutPipeline, reading_lesson
 from augment.methods.gan import augmented, penalty, swapped
 from augment.methods.vae import divergence
 from augment.networks import Critic, Generator
@@ -23,6 +26,7 @@ from augment.stream import Canvases
 from augment.synthesize import requests_for_texts, synthesize
 from recognizer.charset import Charset
 from recognizer.errors import UserError
+from recognizer.images import open_picture
 from recognizer.samples import Manifest, read_manifest
 from recognizer.training.checkpoint import TINY
 
@@ -89,16 +93,16 @@ def test_a_judge_knows_what_a_picture_shows(tmp_path: Path) -> None:
     synthesize("render", {"difficulty": 0.0}, requests_for_texts(texts, (112, 32), 0), tmp_path / "data")
     charset = Charset.named("letters+digits")
     pictures = [s.read_bytes() for s in read_manifest(tmp_path / "data")]
-    from recognizer.images import open_picture
-
     pixels = torch.from_numpy(np.stack([to_canvas(open_picture(p), 112) for p in pictures])).float() / 127.5 - 1
     ids = [charset.encode(t) for t in texts]
     judge = Judge(TINY, charset, {})
     right = Canvas(pixels, *columns([np.linspace(0, 112, 5)] * 16, ids, 112), *padded(ids))
     wrong = Canvas(pixels, *columns([np.linspace(0, 112, 5)] * 16, ids, 112), *padded(ids[1:] + ids[:1]))
-    assert judge(pixels, right).median() < 0.3 < 2 < judge(pixels, wrong).median()
+    assert judge(pixels, right)[0].median() < 0.3 < 2 < judge(pixels, wrong)[0].median()
+    noise = torch.randn_like(pixels)
+    assert judge(pixels, right)[1].mean() < judge(pixels + noise, right)[1].mean(), "noise leaves no doubt"
     pixels.requires_grad_(True)
-    judge(pixels, right).sum().backward()
+    judge(pixels, right)[0].sum().backward()
     assert pixels.grad is not None and pixels.grad.abs().sum() > 0
     assert not any(p.requires_grad for p in judge.parameters())
 
@@ -166,7 +170,7 @@ def settings(name: str, **changed: Any) -> Any:
     return load_learner(name).FitSettings(**few | changed)
 
 
-@pytest.mark.parametrize("name", ["vae", "wgan"])
+@pytest.mark.parametrize("name", ["vae", "wgan", "diffusion"])
 def test_a_fit_that_was_cut_off_goes_on_exactly(name: str, data: Manifest, tmp_path: Path) -> None:
     cls = load_learner(name)
     cls.fit(data, settings(name), tmp_path / "whole")
@@ -240,3 +244,129 @@ def test_a_generator_overfits_a_few_pictures(data: Manifest) -> None:
         optimizer.step()
     flat = (batch.pictures - batch.pictures.mean((2, 3), keepdim=True)).abs().mean()
     assert apart < 0.75 * flat
+
+
+# ----------------------------------------------------------------------------------------------------------- diffusion
+
+
+class Oracle(torch.nn.Module):
+    """Knows the one clean picture there is, and so its velocity at any noise."""
+
+    def __init__(self, clean: torch.Tensor) -> None:
+        super().__init__()
+        self.clean = torch.nn.functional.pixel_unshuffle(clean, 2)
+        self.alphas = DDPMScheduler(**NOISE).alphas_cumprod
+        self.calls = 0
+
+    def forward(self, noisy: torch.Tensor, t: torch.Tensor, characters: Any, within: Any) -> torch.Tensor:
+        self.calls += 1
+        alpha = self.alphas[t[0]] ** 0.5
+        sigma = (1 - alpha**2) ** 0.5
+        noise = (noisy - alpha * self.clean) / sigma
+        return alpha * noise - sigma * self.clean
+
+
+def oracle_pipeline(clean: torch.Tensor) -> tuple[Any, Oracle]:
+    oracle = Oracle(clean)
+    pipeline = LayoutPipeline(Denoiser(3, (16, 16), 8), DPMSolverMultistepScheduler(**NOISE))
+    pipeline.denoiser = oracle
+    return pipeline, oracle
+
+
+def test_sampling_with_a_perfect_denoiser_draws_its_picture() -> None:
+    batch = canvas(2)
+    pipeline, oracle = oracle_pipeline(batch.pictures[:1])
+    for steps in (6, 12, 20):
+        oracle.calls = 0
+        noise = torch.randn(1, 3, HEIGHT, 48)
+        made = pipeline(batch.characters[:1], batch.within[:1], noise, steps=steps, guidance=1)
+        assert oracle.calls == steps
+        assert (made - batch.pictures[:1]).abs().mean() < 0.02
+
+
+@pytest.mark.parametrize(("strength", "runs"), [(0.25, 3), (0.5, 6), (0.75, 9), (1.0, 12)])
+def test_strength_says_how_many_steps_run_from_a_real_picture(strength: float, runs: int) -> None:
+    batch = canvas(2)
+    pipeline, oracle = oracle_pipeline(batch.pictures[:1])
+    noise = torch.randn(1, 3, HEIGHT, 48)
+    made = pipeline(batch.characters[:1], batch.within[:1], noise, batch.pictures[:1], strength, guidance=1)
+    assert oracle.calls == runs and (made - batch.pictures[:1]).abs().mean() < 0.02
+    pipeline, _ = oracle_pipeline(torch.zeros(1, 3, HEIGHT, 48))
+    pipeline.denoiser.forward = lambda noisy, t, c, w: torch.zeros_like(noisy)  # keeps what it is given, shrunk
+    kept = pipeline(batch.characters[:1], batch.within[:1], noise * 0, batch.pictures[:1], strength, guidance=1)
+    alike = float(torch.corrcoef(torch.stack([kept.flatten(), batch.pictures[0].flatten()]))[0, 1])
+    assert alike > 0.99 if strength < 1 else True
+
+
+def test_a_strength_without_a_step_is_refused() -> None:
+    batch = canvas(2)
+    pipeline, _ = oracle_pipeline(batch.pictures[:1])
+    noise = torch.randn(1, 3, HEIGHT, 48)
+    with pytest.raises(UserError, match=r"at strength 0.05 none of 12 steps runs"):
+        pipeline(batch.characters[:1], batch.within[:1], noise, batch.pictures[:1], 0.05)
+
+
+def test_guidance_goes_beyond_what_the_layout_changes() -> None:
+    class Two(torch.nn.Module):
+        def forward(self, noisy: torch.Tensor, t: Any, characters: torch.Tensor, within: Any) -> torch.Tensor:
+            return torch.full_like(noisy, 2.0 if characters.any() else 1.0)
+
+    seen = []
+    for guidance in (0.0, 1.0, 2.0):
+        pipeline = LayoutPipeline(Denoiser(3, (16, 16), 8), DPMSolverMultistepScheduler(**NOISE))
+        pipeline.denoiser = Two()
+        batch = canvas(1)
+        step = pipeline.scheduler.step
+        own: list[float] = []
+
+        def spied(v: torch.Tensor, *rest: Any, step: Any = step, own: list[float] = own, **named: Any) -> Any:
+            own.append(float(v.mean()))
+            return step(v, *rest, **named)
+
+        pipeline.scheduler.step = spied
+        pipeline(batch.characters, batch.within, torch.randn(1, 3, HEIGHT, 48), steps=3, guidance=guidance)
+        seen.append(set(own))
+    assert seen == [{1.0}, {2.0}, {3.0}]
+
+
+def test_a_pipeline_is_saved_and_read_back(tmp_path: Path) -> None:
+    batch = canvas(2)
+    pipeline = LayoutPipeline(Denoiser(3, (16, 32), 8), DPMSolverMultistepScheduler(**NOISE))
+    pipeline.save_pretrained(tmp_path / "pipe")
+    again = LayoutPipeline.from_pretrained(tmp_path / "pipe")
+    noise = torch.randn(2, 3, HEIGHT, 48)
+    one, other = (p(batch.characters, batch.within, noise, steps=3) for p in (pipeline, again))
+    assert torch.equal(one, other) and again.scheduler.config.prediction_type == "v_prediction"
+    with pytest.raises(UserError, match="no pipeline is there"):
+        LayoutPipeline.from_pretrained(tmp_path)
+
+
+def test_a_lesson_pulls_towards_the_text_or_towards_doubt() -> None:
+    charset = Charset.named("letters+digits")
+    drawn = Canvases(charset, 4).batch(0, 0, 8, CPU)
+    judge = Judge(TINY, charset, {})
+    loss, doubt = judge(drawn.pictures, drawn)
+    read = drawn.pictures - reading_lesson(judge, drawn, 0.05, 0.0)(drawn.pictures)
+    hard = drawn.pictures - reading_lesson(judge, drawn, 0.0, 0.05)(drawn.pictures)
+    assert judge(read, drawn)[0].mean() < loss.mean() and judge(hard, drawn)[1].mean() > doubt.mean()
+    assert (read - drawn.pictures).abs().max() <= 0.0501
+
+
+def test_a_request_with_a_source_keeps_its_layout_and_may_change_its_text(data: Manifest, tmp_path: Path) -> None:
+    cls = load_learner("diffusion")
+    cls.fit(data, settings("diffusion", steps=2), tmp_path / "run")
+    method = create("diffusion", {"fitted": str(tmp_path / "run"), "strengths": [0.25], "steps": 4, "guidance": 1})
+    sample = data.samples[0]
+    source = open_picture(sample.read_bytes())
+    swapped_text = sample.text[:-1] + ("a" if sample.text[-1] != "a" else "B")
+    for text in (sample.text, swapped_text):
+        (made,) = method.make([Request(text, 1, 80, 32, sample.name)], [source])
+        alike = np.corrcoef(np.asarray(made, float).ravel(), np.asarray(source, float).ravel())[0, 1]
+        assert made.size == (80, 32) and alike > 0.3, "a quarter of the noise hides the source"
+    led = create("diffusion", {"fitted": str(tmp_path / "run"), "strengths": [0.25], "steps": 4, "label": 0.02})
+    asked = Request(sample.text, 1, 80, 32, sample.name)
+    assert led.make([asked], [source])[0].tobytes() != method.make([asked], [source])[0].tobytes()
+    with pytest.raises(UserError, match="cannot be made to show"):
+        method.make([Request(sample.text + "a", 1, 80, 32, sample.name)], [source])
+    with pytest.raises(UserError, match=r"at strength 0\.1 none of 4 steps runs"):
+        create("diffusion", {"fitted": str(tmp_path / "run"), "strengths": [0.1], "steps": 4})

@@ -20,6 +20,7 @@ METHODS = {
         "draws with a plain conditional GAN: the control of wgan",
     ),
     "wgan": ("augment.methods.gan:Wgan", "draws with a conditional WGAN-GP that learned your pictures"),
+    "diffusion": ("augment.methods.diffusion:Diffusion", "draws by diffusion, from nothing or from your pictures"),
     "classical": ("augment.methods.classical:Classical", "bends, blurs and recolours a real picture; keeps its text"),
 }
 

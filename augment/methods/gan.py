@@ -120,7 +120,7 @@ class GanLearning:
         score = self.critic(seen, canvas.characters, canvas.within)
         adversarial = -score.mean() if self.wasserstein else F.softplus(-score).mean()
         (pull,) = torch.autograd.grad(adversarial, fake, retain_graph=True)
-        reading = self.judge(fake, canvas)
+        reading, _ = self.judge(fake, canvas)
         (lesson,) = torch.autograd.grad(reading.clamp(max=20).mean(), fake, retain_graph=True)
         balance = pull.std() / lesson.std().clamp_min(1e-12)
         figures = {

@@ -74,7 +74,7 @@ class VaeLearning:
         pairs = zip(edges(made), edges(canvas.pictures), strict=True)
         blur = torch.stack([(a - b).abs().mean() for a, b in pairs]).sum()
         prior = divergence(mean.float(), log_variance.float())
-        reading = self.judge(made, canvas).clamp(max=20).mean()
+        reading = self.judge(made, canvas)[0].clamp(max=20).mean()
         loss = apart + s.edges * blur + s.prior * prior + s.reading * reading
         parts = {"apart": apart, "edges": blur, "prior": prior, "reading": reading}
         figures = {name: part.item() for name, part in parts.items()}

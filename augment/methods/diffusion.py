@@ -1,0 +1,250 @@
+"""A small pixel-space diffusion model over layouts, as a pipeline of diffusers: pictures from text, or from real ones.
+
+Ho et al. 2020, arXiv 2006.11239, predicting velocity (Salimans and Ho 2022, arXiv 2202.00512) with min-SNR weights
+(Hang et al. 2023, arXiv 2303.09556) and classifier-free guidance (Ho and Salimans 2022, arXiv 2207.12598), sampled by
+DPM-Solver++ (Lu et al. 2022, arXiv 2211.01095). From a real picture: noised to a strength and denoised under its own
+text, or under another (SDEdit, Meng et al. 2021, arXiv 2108.01073).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from diffusers import (
+    ConfigMixin,
+    DDPMScheduler,
+    DiffusionPipeline,
+    DPMSolverMultistepScheduler,
+    ModelMixin,
+    UNet2DModel,
+)
+from diffusers.configuration_utils import register_to_config
+from PIL import Image
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from augment.canvas import HEIGHT, Canvas, columns, from_canvas, to_canvas
+from augment.fit import FitSettings, Turn
+from augment.generated import Generated, GeneratedSettings
+from augment.judge import Judge
+from augment.method import Request
+from augment.networks import Columns
+from recognizer.errors import UserError
+from recognizer.settings import Settings
+
+STRENGTHS = (0.25, 0.5, 0.75, 1.0)  # how far a real picture is noised
+SNR = 5.0  # gamma of min-SNR
+NOISE: dict[str, Any] = {"beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction"}
+
+
+class Denoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]
+    """Noisy pictures, 2 x 2 pixels as 12 channels (N, 12, HEIGHT / 2, W / 2), under layouts (N, W), to velocities."""
+
+    @register_to_config  # type: ignore[untyped-decorator]
+    def __init__(self, classes: int, channels: tuple[int, ...] = (48, 72, 112), condition: int = 24) -> None:
+        super().__init__()
+        self.columns = Columns(classes, condition)
+        self.unet = UNet2DModel(
+            in_channels=12 + condition, out_channels=12, block_out_channels=channels, layers_per_block=1,
+            down_block_types=("DownBlock2D",) * (len(channels) - 1) + ("AttnDownBlock2D",),
+            up_block_types=("AttnUpBlock2D",) + ("UpBlock2D",) * (len(channels) - 1), norm_num_groups=8,
+            attention_head_dim=channels[-1] // 4,
+        )  # fmt: skip
+
+    def forward(self, noisy: Tensor, timesteps: Tensor, characters: Tensor, within: Tensor) -> Tensor:
+        layout = F.avg_pool1d(self.columns(characters, within), 2)[:, :, None].expand(-1, -1, noisy.shape[2], -1)
+        return self.unet(torch.cat([noisy, layout], 1), timesteps).sample  # type: ignore[no-any-return]
+
+
+class LayoutPipeline(DiffusionPipeline):  # type: ignore[misc]
+    """Pictures under layouts, from nothing or from real pictures. Saved and read as every pipeline of diffusers."""
+
+    def __init__(self, denoiser: Denoiser, scheduler: DPMSolverMultistepScheduler) -> None:
+        super().__init__()
+        self.register_modules(denoiser=denoiser, scheduler=scheduler)
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, **_: Any) -> LayoutPipeline:
+        """The pipeline that `save_pretrained` wrote; diffusers itself does not find components of others' code."""
+        if not (Path(path) / "model_index.json").is_file():
+            raise UserError(f"{path}: no pipeline is there")
+        scheduler = DPMSolverMultistepScheduler.from_pretrained(str(path), subfolder="scheduler")
+        return cls(Denoiser.from_pretrained(str(path), subfolder="denoiser"), scheduler)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        characters: Tensor,
+        within: Tensor,
+        noise: Tensor,
+        pictures: Tensor | None = None,
+        strength: float = 1.0,
+        steps: int = 12,
+        guidance: float = 1.5,
+        lesson: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor:
+        """Pictures (N, 3, HEIGHT, W), -1 to 1.
+
+        Args:
+            characters, within: the layouts (N, W), as `augment.canvas` has them.
+            noise: normal (N, 3, HEIGHT, W): all randomness there is.
+            pictures: real ones (N, 3, HEIGHT, W) to begin from, noised to `strength`.
+            guidance: how far from what it would draw without a layout; 1 is none.
+            lesson: a gradient of the estimated pictures, to go against at each step.
+
+        Raises:
+            UserError: a strength at which not one step would run.
+        """
+        run = min(int(steps * strength), steps) if pictures is not None else steps
+        if run < 1:
+            raise UserError(
+                f"at strength {strength:g} none of {steps} steps runs: the picture would come back as it was"
+            )
+        self.scheduler.set_timesteps(steps, device=noise.device)
+        timesteps = self.scheduler.timesteps[steps - run :]
+        x = F.pixel_unshuffle(noise, 2)
+        if pictures is not None and run < steps:
+            self.scheduler.set_begin_index(steps - run)
+            x = self.scheduler.add_noise(F.pixel_unshuffle(pictures, 2), x, timesteps[:1].expand(len(x)))
+        none = torch.zeros_like(characters), torch.zeros_like(within)
+        for t in timesteps:
+            v = self.denoiser(x, t.expand(len(x)), characters, within)
+            if guidance != 1:
+                v = torch.lerp(self.denoiser(x, t.expand(len(x)), *none), v, guidance)
+            if lesson is not None:
+                alpha = self.scheduler.alphas_cumprod.to(x)[t] ** 0.5
+                sigma = (1 - alpha**2) ** 0.5
+                estimate = F.pixel_shuffle(alpha * x - sigma * v, 2)
+                estimate = estimate - lesson(estimate)
+                v = (alpha * x - F.pixel_unshuffle(estimate, 2)) / sigma
+            x = self.scheduler.step(v, t, x).prev_sample
+        return F.pixel_shuffle(x, 2).clamp(-1, 1)
+
+
+def reading_lesson(judge: Judge, canvas: Canvas, label: float, entropy: float) -> Callable[[Tensor], Tensor]:
+    """A lesson for the pipeline: down in the label's loss, so that the text stays, and up in the reader's doubt, so
+    that it is hard; each so much of a pixel's range at the pixel that it moves most."""
+
+    def lesson(pictures: Tensor) -> Tensor:
+        with torch.enable_grad():
+            x = pictures.detach().requires_grad_(True)
+            loss, doubt = judge(x, canvas)
+            (down,) = torch.autograd.grad(loss.clamp(max=20).sum(), x, retain_graph=True)
+            (up,) = torch.autograd.grad(doubt.sum(), x)
+        scaled = [g / g.abs().amax((1, 2, 3), keepdim=True).clamp_min(1e-12) for g in (down, up)]
+        return label * scaled[0] - entropy * scaled[1]
+
+    return lesson
+
+
+class DiffusionFit(FitSettings):
+    """How the diffusion model is trained."""
+
+    learning_rate: float = Field(1e-3, gt=0)
+    unconditioned: float = Field(0.1, ge=0, lt=1)  # share of the pictures that are shown without their layout
+
+
+class DiffusionLearning:
+    """A denoiser."""
+
+    shown = "denoiser"
+
+    def __init__(self, settings: DiffusionFit, classes: int) -> None:
+        self.settings = settings
+        self.denoiser = Denoiser(classes)
+        self.networks: Mapping[str, nn.Module] = {"denoiser": self.denoiser}
+        self._optimizer = torch.optim.AdamW(self.denoiser.parameters(), settings.learning_rate, weight_decay=0.01)
+        self._noise = DDPMScheduler(**NOISE)
+
+    def optimizers(self) -> list[torch.optim.Optimizer]:
+        return [self._optimizer]
+
+    def sample(self, network: nn.Module, canvas: Canvas) -> Tensor:
+        pipeline = LayoutPipeline(network, DPMSolverMultistepScheduler(**NOISE))  # type: ignore[arg-type]
+        return pipeline(canvas.characters, canvas.within, torch.randn_like(canvas.pictures))
+
+    def turns(self, batch: Callable[[int], Canvas], accelerator: Accelerator) -> Iterator[Turn]:
+        canvas = batch(0)
+        n, device = len(canvas.pictures), canvas.pictures.device
+        clean = F.pixel_unshuffle(canvas.pictures, 2)
+        noise, t = (
+            torch.randn_like(clean),
+            torch.randint(0, self._noise.config.num_train_timesteps, (n,), device=device),
+        )
+        noisy, velocity = self._noise.add_noise(clean, noise, t), self._noise.get_velocity(clean, noise, t)
+        shown = torch.rand(n, 1, device=device) >= self.settings.unconditioned
+        with accelerator.autocast():
+            guess = self.denoiser(noisy, t, canvas.characters * shown, canvas.within * shown)
+        apart = (guess.float() - velocity).square().mean((1, 2, 3))
+        alpha = self._noise.alphas_cumprod.to(device)[t]
+        ratio = alpha / (1 - alpha)
+        loss = (apart * ratio.clamp(max=SNR) / (ratio + 1)).mean()
+        yield Turn(loss, self._optimizer, (self.denoiser,), {"loss": loss.item(), "velocity": apart.mean().item()})
+
+
+class DiffusionSettings(GeneratedSettings):
+    """How pictures are drawn."""
+
+    steps: int = Field(12, ge=1, le=100)
+    guidance: float = Field(1.5, ge=0)
+    strengths: tuple[float, ...] = STRENGTHS  # of a picture that has a source, one by chance
+    label: float = Field(0.0, ge=0)  # how hard a reader pulls towards the text, a step
+    entropy: float = Field(0.0, ge=0)  # and towards what it is unsure of
+
+
+class Diffusion(Generated):
+    """Draws by diffusion. A request with a source is drawn from it, under its text or another of the same length."""
+
+    name: ClassVar[str] = "diffusion"
+    FitSettings: ClassVar[type[Settings]] = DiffusionFit
+    Settings: ClassVar[type[Settings]] = DiffusionSettings
+    takes_source: ClassVar[bool] = True
+
+    def __init__(self, settings: DiffusionSettings) -> None:
+        super().__init__(settings)
+        self.settings = settings
+        for strength in settings.strengths:
+            if not 0 < strength <= 1 or int(settings.steps * strength) < 1:
+                raise UserError(f"at strength {strength:g} none of {settings.steps} steps runs")
+
+    @classmethod
+    def learning(cls, settings: DiffusionFit, classes: int, judge: Judge) -> DiffusionLearning:
+        return DiffusionLearning(settings, classes)
+
+    @classmethod
+    def build(cls, classes: int) -> nn.Module:
+        network: nn.Module = Denoiser(classes)
+        return network
+
+    @cached_property
+    def pipeline(self) -> LayoutPipeline:
+        """The pipeline, to be saved with `save_pretrained` or used by itself."""
+        return LayoutPipeline(self.network, DPMSolverMultistepScheduler(**NOISE))  # type: ignore[arg-type]
+
+    @cached_property
+    def _judge(self) -> Judge:
+        return self.judge()
+
+    def draw(self, request: Request, source: Image.Image | None) -> Image.Image:
+        """The picture of one request; from its source, where it has one."""
+        rng, ids, width = request.rng(), self.shown(request.text), self.spacing.width
+        borders, real, strength = self.spacing.lay_out(request.text, rng)[0], None, 1.0
+        if source is not None and request.source is not None:
+            borders = self.layout_of(request, source)
+            real = torch.from_numpy(to_canvas(source, width)).float()[None] / 127.5 - 1
+            strength = float(rng.choice(self.settings.strengths))
+        characters, within = columns([borders], [ids], width)
+        noise = torch.from_numpy(rng.standard_normal((1, 3, HEIGHT, width), np.float32))
+        s, lesson = self.settings, None
+        if s.label or s.entropy:
+            canvas = Canvas(noise, characters, within, torch.tensor([ids]), torch.tensor([len(ids)]))
+            lesson = reading_lesson(self._judge, canvas, s.label, s.entropy)
+        picture = self.pipeline(characters, within, noise, real, strength, s.steps, s.guidance, lesson)
+        return from_canvas(picture, [(request.width, request.height)])[0]
