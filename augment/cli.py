@@ -93,35 +93,45 @@ def mine_errors(
 
 @typer_app.command()
 def fit(
-    method: Annotated[str, typer.Option(help="A method that learns, as `augment methods` says.")],
+    method: Annotated[str | None, typer.Option(help="A method that learns.", show_default=False)] = None,
     data: Annotated[
         list[Path] | None,
         typer.Option(help="Labelled pictures to learn from; repeatable. Without any: rendered text, to pretrain."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="A new folder, for --fitted of augment synthesize.")] = None,
-    resume: Annotated[Path | None, typer.Option(help="Go on with this fit, with the same other options.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on with this fit, exactly where it was.")] = None,
     limit: Annotated[int | None, typer.Option(help="Use only the first so many samples.", min=1)] = None,
     label_pattern: Pattern = None,
     sets: Sets = None,
 ) -> None:
-    """Let a method learn from real pictures."""
+    """Let a method learn from real pictures. Ctrl-C saves; --resume goes on."""
     from augment.methods import load_learner
     from recognizer.samples import merge, read_manifest
     from recognizer.settings import make
 
-    cls = load_learner(method)
-    if (out is None) == (resume is None):
-        raise UserError("say where it goes: --out DIR, or --resume DIR to go on with what is there")
-    if out is not None and out.exists() and any(out.iterdir()):
+    asked: dict[str, Any] = {
+        "method": method, "data": [str(path) for path in data or ()], "limit": limit, "label_pattern": label_pattern,
+        "settings": _settings(sets),
+    }  # fmt: skip
+    if resume is not None:
+        if any(asked[name] for name in asked) or out is not None:
+            raise UserError("--resume goes on with the fit's own settings: leave the other options out")
+        out, file = resume, resume / "asked.json"
+        try:
+            asked = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            raise UserError(f"{resume} is no fit that can be resumed: it has no asked.json") from None
+    elif method is None or out is None:
+        raise UserError("say which method learns, and where it goes: --method NAME --out DIR")
+    elif out.exists() and any(out.iterdir()):
         raise UserError(f"{out} exists and is not empty: name a new folder, or go on with --resume {out}")
-    out = out or resume
-    assert out is not None
-    manifest = merge([read_manifest(path, label_pattern) for path in data]) if data else None
-    if manifest is not None and limit:
-        manifest = manifest.first(limit)
-    settings = make(cls.FitSettings, _settings(sets), f"settings of fit --method {method}")
-    print(f"{out}: {cls.fit(manifest, settings, out)}")
-    print(f"make pictures with: augment synthesize --method {method} --fitted {out}")
+    cls = load_learner(asked["method"])
+    manifest = merge([read_manifest(Path(d), asked["label_pattern"]) for d in asked["data"]]) if asked["data"] else None
+    if manifest is not None and asked["limit"]:
+        manifest = manifest.first(asked["limit"])
+    settings = make(cls.FitSettings, asked["settings"], f"settings of fit --method {asked['method']}")
+    told = cls.fit(manifest, settings, out, asked)
+    print(f"{out}: {told}\nmake pictures with: augment synthesize --method {asked['method']} --fitted {out}")
 
 
 @typer_app.command()

@@ -25,7 +25,7 @@ from recognizer.charset import Charset
 from recognizer.errors import Stopped, UserError
 from recognizer.images import PictureError, open_picture
 from recognizer.progress import Bar, say
-from recognizer.samples import Manifest, content_hash
+from recognizer.samples import Manifest
 from recognizer.settings import Settings, to_toml
 from recognizer.training import checkpoint
 from recognizer.training.train import Average, Metrics, best_precision, due, interruptible, provenance
@@ -190,7 +190,9 @@ def fit(
     if accelerator.is_main_process:
         (out / "grids").mkdir(parents=True, exist_ok=True)
         (out / "settings.toml").write_text(to_toml(settings), encoding="utf-8")
-        facts = provenance() | {"data_sha256": data_hash}
+        facts, before = provenance() | {"data_sha256": data_hash}, out / "run.json"
+        if before.exists() and json.loads(before.read_text()).get("data_sha256") != data_hash:
+            raise UserError(f"{out} cannot be resumed: its pictures or labels have changed since; start a new fit")
         (out / "run.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     networks = {name: network.to(accelerator.device) for name, network in learning.networks.items()}
     for network in networks.values():
@@ -283,7 +285,3 @@ def grid(real: Tensor, made: Tensor) -> Image.Image:
         for j, picture in enumerate(pair):
             sheet.paste(picture, (k % 6 * (w + 4), k // 6 * (2 * h + 10) + j * (h + 2)))
     return sheet
-
-
-def hash_of(data: Manifest) -> str:
-    return content_hash(data.samples)

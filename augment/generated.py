@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from augment.canvas import HEIGHT, columns, from_canvas
-from augment.fit import Drawings, FitSettings, Learning, Source, fit, hash_of
+from augment.fit import Drawings, FitSettings, Learning, Source, fit
 from augment.judge import Judge
 from augment.layout import Aligner, Spacing
 from augment.method import Known, Request
@@ -30,7 +30,7 @@ from recognizer.charset import Charset
 from recognizer.errors import UserError
 from recognizer.images import MAX_PIXELS, Frame
 from recognizer.reader import Reader
-from recognizer.samples import Manifest
+from recognizer.samples import Manifest, content_hash
 from recognizer.settings import Settings
 from recognizer.training.batches import Pictures
 from recognizer.training.checkpoint import DEFAULT, TINY, find_weights
@@ -211,7 +211,9 @@ class Generated:
         raise NotImplementedError
 
     @classmethod
-    def fit(cls, data: Manifest | None, settings: FitSettings, out: Path) -> str:
+    def fit(
+        cls, data: Manifest | None, settings: FitSettings, out: Path, asked: Mapping[str, Any] | None = None
+    ) -> str:
         """Fit to labelled pictures, or without any to rendered text, into `out`, or go on where it was.
 
         Raises:
@@ -259,7 +261,10 @@ class Generated:
                 states["latents"] = {"mean": found, "deviation": found.std(0)}
             save(out / "generator.safetensors", states | {learning.shown: dict(average)}, about)
 
-        fit(learning, source, settings, out, finish, hash_of(data) if data is not None else "")
+        if asked is not None:
+            out.mkdir(parents=True, exist_ok=True)
+            (out / "asked.json").write_text(json.dumps(asked) + "\n", encoding="utf-8")
+        fit(learning, source, settings, out, finish, content_hash(data.samples) if data is not None else "")
         return f"fitted to {told} in {settings.steps} steps"
 
     @classmethod

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol
@@ -87,8 +87,9 @@ class Learner(Method, Protocol):
     FitSettings: ClassVar[type[Settings]]
 
     @classmethod
-    def fit(cls, data: Manifest | None, settings: Any, out: Path) -> str:
+    def fit(cls, data: Manifest | None, settings: Any, out: Path, asked: Mapping[str, Any] | None = None) -> str:
         """Learn from labelled pictures into `out`, or go on where it was; gives a line that says what came of it.
+        `asked` is what the command was asked for, to be kept for going on.
 
         Raises:
             UserError: data or settings that do not fit. Nothing half-written is left.

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import augment
 from diffusers import DDPMScheduler, DPMSolverMultistepScheduler
 from safetensors.torch import load_file
 
@@ -195,6 +196,30 @@ def test_a_fit_that_was_cut_off_goes_on_exactly(name: str, data: Manifest, tmp_p
     rows = [json.loads(line) for line in (tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [2, 4]
     assert sorted(p.name for p in (tmp_path / "cut" / "grids").iterdir()) == ["0000002.png", "0000004.png"]
+
+
+def test_the_command_fits_and_goes_on_with_its_own_settings(data: Manifest, tmp_path: Path) -> None:
+    folder, run = data.source, tmp_path / "run"
+    few = [w for k, v in settings("vae").model_dump(exclude_defaults=True).items() for w in ("--set", f"{k}={v}")]
+    ended = augment("fit", "--method", "vae", "--data", folder, "--limit", 22, *few, "--out", run)
+    assert ended.status == 0 and "fitted to 22 pictures in 4 steps" in ended.out, ended.err
+    (run / "generator.safetensors").unlink()
+    ended = augment("fit", "--resume", run)
+    assert ended.status == 0 and "fitted to 22 pictures" in ended.out and (run / "generator.safetensors").exists()
+    ended = augment("synthesize", "--method", "vae", "--fitted", run, "--count", 3, "--out", tmp_path / "made")
+    assert ended.status == 0, ended.err
+    made = read_manifest(tmp_path / "made")
+    assert [open_picture(m.read_bytes()).size for m in made] == [(80, 32)] * 3
+    assert all(set(m.text) <= set("aB3") and len(m.text) in (3, 4) for m in made)
+    for words, said in (
+        (["--resume", run, "--limit", 3], "leave the other options out"),
+        (["--resume", tmp_path / "made"], "is no fit that can be resumed"),
+        (["--method", "vae", "--data", folder], "say which method learns, and where it goes"),
+        (["--method", "vae", "--data", folder, "--out", run], "exists and is not empty"),
+        (["--method", "vae", "--data", folder, "--out", tmp_path / "x", "--set", "stepps=1"], "mean 'steps'?"),
+    ):
+        ended = augment("fit", *words)
+        assert ended.status == 2 and said in ended.err and ended.err.count("\n") == 1, ended.err
 
 
 def test_a_fit_that_diverges_is_named_and_stopped(data: Manifest, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -66,7 +66,9 @@ class Splice:
         self._folder = Path(settings.fitted)
 
     @classmethod
-    def fit(cls, data: Manifest | None, settings: CutSettings, out: Path) -> str:
+    def fit(
+        cls, data: Manifest | None, settings: CutSettings, out: Path, asked: Mapping[str, Any] | None = None
+    ) -> str:
         """Cut pictures into `out`, a folder of them with `borders` in its metadata; gives a line that says how many.
 
         Raises:
