@@ -17,19 +17,20 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
 from pydantic import Field
 
 from augment.fidelity import Band, Judged, band_of, exact_text, judge, near_copies, widened
-from augment.method import Request, sources_of
-from augment.methods import load_class
+from augment.method import Learner, Request, sources_of
+from augment.methods import create, load_class, load_learner
 from augment.mining import folds_of, hardness, mine, plan, write_mined
 from augment.synthesize import synthesize
 from pipelines.ledger import Ledger, locked
 from recognizer.charset import Charset
+from recognizer.deploy.export import export
 from recognizer.errors import UserError
 from recognizer.images import MAX_PIXELS, Frame
 from recognizer.progress import Alone, Bar, say
@@ -265,7 +266,13 @@ def mine_and_make(run: Run, number: int, folder: Path, before: Sequence[Path]) -
     share = max(1, count // len(run.settings.methods))
     for i, name in enumerate(run.settings.methods):
         asked = (vary if load_class(name).needs_source else draw)[i * share : (i + 1) * share]
-        judged, facts = make_and_judge(name, asked, folder / "made", sources, judges, bands, fold_of, hard, run.train)
+        own, known = fitted(run, name)
+        if not (asked := [r for r in asked if known is None or set(r.text) <= set(known)]):
+            say(Alone(), f"  {name}: knows the characters of no text that is asked for")
+            continue
+        judged, facts = make_and_judge(
+            name, own, asked, folder / "made", sources, judges, bands, fold_of, hard, run.train
+        )
         kept += judged.kept
         refused += [json.dumps({"file_name": p.name, "reason": p.kind, "detail": p.detail}) for p in judged.refused]
         methods[name] = facts
@@ -281,8 +288,30 @@ def mine_and_make(run: Run, number: int, folder: Path, before: Sequence[Path]) -
     )  # fmt: skip
 
 
+def fitted(run: Run, name: str) -> tuple[dict[str, Any], str | None]:
+    """The settings of a method, and the characters that it knows, where it learns. Then it has learned the training
+    pictures first, with the baseline's eyes."""
+    if not hasattr(load_class(name), "fit"):
+        return {}, None
+    folder, step = run.out / "fitted" / name.replace(":", "-"), f"fit {name}"
+    if step not in run.ledger:
+        began, baseline = time.monotonic(), run.out / "baseline"
+        if not (baseline / "reader.onnx").exists():
+            export(baseline)
+        if not (folder / "checkpoints").exists():  # nothing that a fit goes on from
+            shutil.rmtree(folder, ignore_errors=True)
+        cls = load_learner(name)
+        how = make(cls.FitSettings, {"model": str(baseline)}, f"settings of {name}")
+        said = cls.fit(Manifest(run.train, source=str(run.out / "data" / "train")), how, folder)
+        run.ledger.record(step, said=said, seconds=time.monotonic() - began)
+        say(Alone(), f"  {name}: {said}")
+    settings = {"fitted": str(folder)}
+    return settings, cast("Learner", create(name, settings)).known.characters
+
+
 def make_and_judge(
     name: str,
+    settings: dict[str, Any],
     asked: Sequence[Request],
     made: Path,
     sources: Callable[[str], Any],
@@ -295,7 +324,7 @@ def make_and_judge(
     """Make one method's pictures and judge each by the reader that did not train on its source, where one must."""
     began = time.monotonic()
     with Bar(Alone(), f"making with {name}", len(asked)) as bar:
-        synthesize(name, {}, asked, made / name, sources, bar.advance)
+        synthesize(name, settings, asked, made / name, sources, bar.advance)
     seconds = time.monotonic() - began
     pictures = read_manifest(made / name).samples
     pictures = tuple(Sample(f"{name}/{s.name}", s.text, s.path, meta=s.meta) for s in pictures)

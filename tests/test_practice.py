@@ -20,6 +20,7 @@ folds = 2
 rounds = 1
 pictures = 192
 made = 0.5
+methods = ["captcha", "classical", "splice"]
 [reader]
 validations = 2
 batch = 16
@@ -68,10 +69,10 @@ def whole(drawn: Path) -> Path:
 
 def test_a_run_leaves_all_that_it_says(whole: Path) -> None:
     steps = {entry["step"]: entry for entry in facts(whole)}
-    assert list(steps) == ["prepare", "baseline", "round 1 mine", "round 1", "chosen", "test"]
+    assert list(steps) == ["prepare", "baseline", "fit splice", "round 1 mine", "round 1", "chosen", "test"]
     assert steps["prepare"]["train"] + steps["prepare"]["validation"] == 60
     asked = steps["round 1 mine"]["methods"]
-    assert {name: own["asked"] for name, own in asked.items()} == {"captcha": 11, "classical": 11}
+    assert {name: own["asked"] for name, own in asked.items()} == {"captcha": 7, "classical": 7, "splice": 7}
     kept = sum(own["kept"] for own in asked.values())
     assert (
         kept == steps["round 1 mine"]["kept"] == len((whole / "round-1/kept/metadata.jsonl").read_text().splitlines())
