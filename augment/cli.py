@@ -106,7 +106,7 @@ def fit(
 ) -> None:
     """Let a method learn from real pictures. Ctrl-C saves; --resume goes on."""
     from augment.methods import load_learner
-    from recognizer.samples import merge, read_manifest
+    from recognizer.samples import merge, problem_table, read_manifest
     from recognizer.settings import make
 
     asked: dict[str, Any] = {
@@ -129,6 +129,8 @@ def fit(
     manifest = merge([read_manifest(Path(d), asked["label_pattern"]) for d in asked["data"]]) if asked["data"] else None
     if manifest is not None and asked["limit"]:
         manifest = manifest.first(asked["limit"])
+    if manifest is not None and manifest.problems:
+        print(problem_table(manifest.problems, len(manifest) + len(manifest.problems)), file=sys.stderr)
     settings = make(cls.FitSettings, asked["settings"], f"settings of fit --method {asked['method']}")
     told = cls.fit(manifest, settings, out, asked)
     print(f"{out}: {told}\nmake pictures with: augment synthesize --method {asked['method']} --fitted {out}")

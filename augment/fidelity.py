@@ -68,6 +68,12 @@ def exact_text(sample: Sample) -> bool:
     return isinstance(name, str) and name in METHODS and load_class(name).exact_text
 
 
+def learned(sample: Sample) -> bool:
+    """Whether a made sample comes of a method that learned from real pictures."""
+    name = sample.meta.get("method")
+    return isinstance(name, str) and name in METHODS and hasattr(load_class(name), "fit")
+
+
 def widened(band: Band, source_hardness: float | None) -> Band:
     """The band for a picture made of a real one that is hard itself: up to 1 nat a character harder than its source.
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,17 +20,20 @@ from PIL import Image
 from pydantic import Field
 from torch import Tensor, nn
 
-from augment.canvas import Canvas, canvas_width, columns, from_canvas, padded, to_canvas
+from augment.canvas import STEP, Canvas, canvas_width, columns, from_canvas, padded, to_canvas
 from augment.layout import Aligner, Spacing
 from augment.method import FEWEST, Known
 from recognizer.charset import Charset
 from recognizer.errors import Stopped, UserError
-from recognizer.images import PictureError, open_picture
+from recognizer.images import MAX_PIXELS, Frame, PictureError, open_picture
 from recognizer.progress import Bar, say
+from recognizer.reader import Reader
 from recognizer.samples import Manifest
 from recognizer.settings import Settings, to_toml
 from recognizer.training import checkpoint
-from recognizer.training.train import Average, Metrics, best_precision, due, interruptible, provenance
+from recognizer.training.batches import Pictures
+from recognizer.training.evaluate import shown_case
+from recognizer.training.train import Average, Metrics, any_process, best_precision, due, interruptible, provenance
 
 MOST_KEPT = 2000  # layouts that a generator's file holds
 
@@ -36,15 +41,15 @@ MOST_KEPT = 2000  # layouts that a generator's file holds
 class FitSettings(Settings):
     """What every method that trains can be told."""
 
-    model: str | None = None  # the reader that finds characters and judges texts: a run; else the default one
+    model: str | None = None  # the reader that finds characters and judges texts, a run; else the shipped ones
     start: str = "default"  # the shipped generator; or nothing, or what augment fit wrote
     steps: int = Field(2000, ge=1)
     batch: int = Field(32, ge=2, le=4096)
     learning_rate: float = Field(2e-4, gt=0)
     average: float = Field(0.05, ge=0, lt=1)  # share of the run that the generator's moving average looks back over
     grids: int = Field(20, ge=1)  # how often in a run made pictures are shown
-    precision: Literal["auto", "no", "fp16", "bf16"] = "auto"
-    seed: int = Field(0, ge=0)
+    precision: Literal["auto", "no", "bf16"] = "auto"
+    seed: int = Field(0, ge=0, lt=4000)
     threads: int = Field(0, ge=0)  # of torch on a CPU; 0 leaves it as it is
     tracker: str = "tensorboard"  # any that Accelerate knows, or none
     checkpoint_seconds: float = Field(60, gt=0)
@@ -91,6 +96,25 @@ class Learning(Protocol):
         ...
 
 
+def mark_of(picture: Image.Image) -> str:
+    """What an RGB picture is known again by: names are shared by pictures of several folders."""
+    return hashlib.sha256(repr(picture.size).encode() + picture.tobytes()).hexdigest()[:16]
+
+
+def aligner_for(data: Manifest, model: str | None) -> tuple[Aligner, dict[str, str]]:
+    """The reader that finds the characters of some pictures, and which letters the pictures show in another case than
+    their labels do."""
+    labels = Charset.of([s.text for s in data])
+    start = checkpoint.find_start("default", None)[0]
+    known_as: dict[str, str] = {}
+    if start is not None:
+        frame = Frame.for_texts(max(len(s.text) for s in data))
+        known_as = shown_case(start, Pictures(data.samples[:256], labels, frame, MAX_PIXELS))
+    if model is None:
+        return Aligner(Reader(), known_as), known_as
+    return Aligner(Reader(Path(model))), known_as  # which learned the labels as they are
+
+
 class Drawings:
     """Labelled pictures with their layouts, in memory at one size. Those without a layout are left out."""
 
@@ -100,36 +124,35 @@ class Drawings:
         if len(data) < FEWEST:
             raise UserError(f"{data.source} has {len(data)} pictures: a method needs {FEWEST} to learn from")
         opened: list[tuple[Image.Image, str]] = []
-        names: list[str] = []
         for sample in data:
             try:
                 opened.append((open_picture(sample.read_bytes(), "RGB"), sample.text))
-                names.append(sample.name)
             except PictureError:
                 continue
         self.left_out = len(data) - len(opened)
         widths = [canvas_width(p.width, p.height) for p, _ in opened]
-        self.width = int(np.median(widths)) // 8 * 8
+        self.width = int(np.median(widths)) // STEP * STEP
         layouts = aligner.find([p for p, _ in opened], [t for _, t in opened])
         unknown = sorted({c for _, t in opened for c in t if known_as.get(c, c) not in charset})
         if unknown:
             raise UserError(f"the generator never saw {' '.join(unknown[:10])!r}: --set start=nothing learns them anew")
-        pictures, self.borders, self.ids, self.texts, self.names = [], [], [], [], list[str]()
-        for (picture, text), layout, name in zip(opened, layouts, names, strict=True):
-            if layout is None or (np.diff(layout.borders) < 0.5).any():
+        pictures, self.borders, self.ids, self.texts, self.marks = [], [], [], [], list[str]()
+        for (picture, text), layout in zip(opened, layouts, strict=True):
+            if layout is None or (np.diff(layout.borders) * self.width / picture.width < 1).any():
                 self.left_out += 1
                 continue
             pictures.append(to_canvas(picture, self.width))
             self.borders.append(layout.borders * self.width / picture.width)
             self.ids.append(charset.encode("".join(known_as.get(c, c) for c in text)))
             self.texts.append(text)
-            self.names.append(name)
+            self.marks.append(mark_of(picture))
         if len(pictures) < FEWEST:
             raise UserError(
                 f"{data.source}: the reader finds the characters of {len(pictures)} pictures; give model=RUN"
             )
         self.pictures = np.stack(pictures)
-        self.names = self.names[:MOST_KEPT]
+        self.hash = hashlib.sha256("".join([*self.marks, *self.texts]).encode()).hexdigest()
+        self.marks = self.marks[:MOST_KEPT]
         self.known = Known.of(self.texts, [p.size for p, _ in opened])
         self.spacing = Spacing.of(self.texts[:MOST_KEPT], self.borders[:MOST_KEPT], self.width)
         self._seed = seed
@@ -174,6 +197,7 @@ def fit(
     out: Path,
     finish: Callable[[Mapping[str, Tensor]], None],
     data_hash: str = "",
+    asked: Mapping[str, Any] | None = None,
 ) -> None:
     """Train into the run folder `out`, or go on where it was: settings.toml, run.json, metrics.jsonl, tracker events,
     grids/, checkpoints/. `finish` is given the averaged weights of what makes pictures.
@@ -184,16 +208,25 @@ def fit(
     """
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    precision = best_precision() if settings.precision == "auto" else settings.precision
+    best = "bf16" if best_precision() == "bf16" else "no"  # fp16 would need its losses scaled
+    precision = best if settings.precision == "auto" else settings.precision
     tracker = None if settings.tracker == "none" else settings.tracker
-    accelerator = Accelerator(mixed_precision=precision, log_with=tracker, project_dir=str(out / "log"))
+    try:
+        accelerator = Accelerator(mixed_precision=precision, log_with=tracker, project_dir=str(out / "log"))
+    except ValueError as error:
+        raise UserError(f"precision {precision}, tracker {settings.tracker}: {error}") from None
+    if settings.batch % accelerator.num_processes or settings.batch < 2 * accelerator.num_processes:
+        raise UserError(f"batch {settings.batch} cannot be shared evenly among {accelerator.num_processes} processes")
+    facts, file = provenance() | {"data_sha256": data_hash}, out / "run.json"
+    with suppress(OSError, ValueError):
+        if json.loads(file.read_text())["data_sha256"] != data_hash:
+            raise UserError(f"{out} cannot be resumed: its pictures or labels have changed since; start a new fit")
+    accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         (out / "grids").mkdir(parents=True, exist_ok=True)
+        (out / "asked.json").write_text(json.dumps(asked) + "\n", encoding="utf-8")
         (out / "settings.toml").write_text(to_toml(settings), encoding="utf-8")
-        facts, before = provenance() | {"data_sha256": data_hash}, out / "run.json"
-        if before.exists() and json.loads(before.read_text()).get("data_sha256") != data_hash:
-            raise UserError(f"{out} cannot be resumed: its pictures or labels have changed since; start a new fit")
-        (out / "run.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        file.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     networks = {name: network.to(accelerator.device) for name, network in learning.networks.items()}
     for network in networks.values():
         network.to(memory_format=torch.channels_last)
@@ -235,7 +268,9 @@ def fit(
             average.update(networks[learning.shown])
             progress.step += 1
             progress.figures.append(figures)
-            if wrong := [k for k, v in figures.items() if not abs(v) < 1e4]:
+            wrong = [k for k, v in figures.items() if not abs(v) < 1e4]
+            if any_process(accelerator, bool(wrong)):
+                wrong = wrong or list(figures)
                 raise UserError(
                     f"the run diverged at step {step}: {wrong[0]} is {figures[wrong[0]]:.3g}; "
                     f"try learning_rate={settings.learning_rate / 2:g}"
@@ -257,10 +292,11 @@ def fit(
                     grid(looked_at.pictures, made).save(out / "grids" / f"{progress.step:07d}.png")
                 metrics.show("made", torch.cat([looked_at.pictures, made.float()]).cpu() / 2 + 0.5, progress.step)
 
-            if progress.step == settings.steps or interrupted or due(accelerator, saved, settings.checkpoint_seconds):
+            stop = any_process(accelerator, bool(interrupted))
+            if progress.step == settings.steps or stop or due(accelerator, saved, settings.checkpoint_seconds):
                 checkpoint.save_state(accelerator, out, progress.step)
                 saved = time.monotonic()
-            if interrupted and progress.step < settings.steps:
+            if stop and progress.step < settings.steps:
                 metrics.close()
                 raise Stopped(f"at step {progress.step} of {settings.steps}; go on with: augment fit --resume {out}")
     if accelerator.is_main_process:

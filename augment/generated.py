@@ -20,23 +20,21 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from augment.canvas import HEIGHT, columns, from_canvas
-from augment.fit import Drawings, FitSettings, Learning, Source, fit
+from augment.fit import Drawings, FitSettings, Learning, Source, aligner_for, fit, mark_of
 from augment.judge import Judge
 from augment.layout import Aligner, Spacing
-from augment.method import Known, Request
+from augment.method import FEWEST, Known, Request
 from augment.networks import LATENT, Generator
 from augment.stream import Canvases
 from recognizer.charset import Charset
 from recognizer.errors import UserError
-from recognizer.images import MAX_PIXELS, Frame
 from recognizer.reader import Reader
-from recognizer.samples import Manifest, content_hash
+from recognizer.samples import Manifest
 from recognizer.settings import Settings
-from recognizer.training.batches import Pictures
-from recognizer.training.checkpoint import DEFAULT, TINY, find_weights
-from recognizer.training.evaluate import shown_case
+from recognizer.training.checkpoint import TINY, find_weights
 
 FORMAT = 1
+NARROWEST = 3  # pixels that a character takes on a canvas, at least
 WANDER = 0.3  # how far from a real picture's latent, in deviations of those of all
 SHIPPED = Path(__file__).parent / "weights"
 
@@ -152,36 +150,37 @@ class Generated:
         lacking = [c for c, s in zip(text, characters, strict=True) if s not in self.charset]
         if lacking or not text:
             raise UserError(f"{text!r}: {self.name} never saw {lacking[0]!r}" if lacking else "a text is empty")
+        if len(text) * NARROWEST > self.spacing.width:
+            raise UserError(f"{text!r}: {len(text)} characters are too many for {self.spacing.width} pixels")
         return self.charset.encode("".join(characters))
 
     def layout_of(self, request: Request, source: Image.Image) -> NDArray[np.float64]:
-        """Borders (L + 1,) of a request's source, at the generator's width, under the request's text.
+        """Borders (L + 1,) of a request's source, at the generator's width, under the request's text: known of pictures
+        that it was fitted to, found by a reader in others.
 
         Raises:
-            UserError: the text has another length than the source's, or cannot be found in it.
+            UserError: the text does not fit: another length than the source's, or no room for it.
         """
-        if request.source in self.about["names"]:
-            k = self.about["names"].index(request.source)
-            borders, length = np.array(self.spacing.borders[k]), len(self.spacing.texts[k])
-        else:  # not among those it was fitted to
-            (found,) = self._aligner.find([source], [request.text])
-            if found is None:
-                raise UserError(f"{request.source!r} cannot show {request.text!r}: it has no room for it")
-            borders, length = found.borders * self.spacing.width / source.width, len(request.text)
-        if length != len(request.text):
-            raise UserError(f"{request.source!r} shows {length} characters and cannot be made to show {request.text!r}")
+        if (mark := mark_of(source.convert("RGB"))) in self.about["marks"]:
+            k = self.about["marks"].index(mark)
+            if len(own := self.spacing.texts[k]) != len(request.text):
+                raise UserError(f"{request.source!r} shows {own!r} and cannot be made to show {request.text!r}")
+            return np.array(self.spacing.borders[k])
+        (found,) = self._aligner.find([source], [request.text])
+        borders = None if found is None else found.borders * self.spacing.width / source.width
+        if borders is None or (np.diff(borders) < 1).any():
+            raise UserError(f"{request.source!r} has no room for {request.text!r}")
         return borders
 
     @cached_property
     def _aligner(self) -> Aligner:
         model = self.about["settings"]["model"]
-        return Aligner(Reader(Path(model) if model else None), {} if model else self.about["known_as"])
+        return Aligner(Reader(Path(model)) if model else Reader(), {} if model else self.about["known_as"])
 
     def judge(self) -> Judge:
         """The reader that judged while it was fitted."""
         model = self.about["settings"]["model"]
-        known_as = self.about["known_as"] if model else {}
-        return Judge(find_weights(Path(model)) if model else TINY, self.charset, known_as)
+        return Judge(find_weights(Path(model)) if model else TINY, self.charset, self.about["known_as"])
 
     def make(self, requests: Sequence[Request], sources: Sequence[Image.Image | None]) -> list[Image.Image]:
         """One RGB picture for each request.
@@ -221,35 +220,37 @@ class Generated:
             Stopped: Ctrl-C; the run is saved.
         """
         start = cls._start(settings)
+        charset = Charset(start[1]["charset"]) if start else Charset.named("letters+digits")
         source: Source
         known_as: dict[str, str] = {}
-        names: list[str]
+        marks: list[str] = []
         if data is None:
-            charset = Charset.named("letters+digits")
-            rendered = Canvases(charset, settings.seed)
-            source, spacing, known, names = rendered, rendered.spacing, rendered.known, []
-            told = "rendered text"
+            if settings.model:
+                raise UserError("rendered text is judged by the shipped reader: leave model out")
+            source = rendered = Canvases(charset, settings.seed)
+            spacing, known, told, mark = rendered.spacing, rendered.known, "rendered text", ""
         else:
-            labels = Charset.of([s.text for s in data])
-            charset = Charset(start[1]["charset"]) if start else Charset.named("letters+digits")
-            if settings.start == "nothing" and not all(c in charset for c in labels.characters):
-                charset = labels
-            if settings.model is None and DEFAULT.is_file():
-                seen = Pictures(data.samples[:256], labels, Frame.for_texts(max(len(s.text) for s in data)), MAX_PIXELS)
-                known_as = shown_case(DEFAULT, seen)
-            aligner = Aligner(Reader(Path(settings.model) if settings.model else None), known_as)
-            drawings = Drawings(data, aligner, charset, known_as, settings.seed)
-            source, spacing, known, names = drawings, drawings.spacing, drawings.known, drawings.names
+            if len(data) < FEWEST:
+                raise UserError(f"{data.source} has {len(data)} pictures: a method needs {FEWEST} to learn from")
+            aligner, known_as = aligner_for(data, settings.model)
+            shown = Charset.of(["".join(known_as.get(c, c) for c in s.text) for s in data])
+            if settings.start == "nothing" and not all(c in charset for c in shown.characters):
+                charset = shown
+            source = drawings = Drawings(data, aligner, charset, known_as, settings.seed)
+            spacing, known, marks, mark = drawings.spacing, drawings.known, drawings.marks, drawings.hash
             told = f"{len(drawings)} pictures" + (f", {drawings.left_out} left out" if drawings.left_out else "")
-        weights = find_weights(Path(settings.model)) if settings.model else TINY
         set_seed(settings.seed)
-        learning = cls.learning(settings, charset.classes, Judge(weights, charset, known_as if settings.model else {}))
-        if start:
-            for name, network in learning.networks.items():
-                network.load_state_dict(start[0][name])
+        judge = Judge(find_weights(Path(settings.model)) if settings.model else TINY, charset, known_as)
+        learning = cls.learning(settings, charset.classes, judge)
+        try:
+            if start:
+                for name, network in learning.networks.items():
+                    network.load_state_dict(start[0][name])
+        except (RuntimeError, KeyError) as error:
+            raise UserError(f"start {settings.start!r} does not fit: {str(error).splitlines()[-1].strip()}") from None
         about = {
             "method": cls.name, "charset": charset.characters, "known_as": known_as, "spacing": asdict(spacing),
-            "known": known._asdict(), "shown": learning.shown, "names": names,
+            "known": known._asdict(), "shown": learning.shown, "marks": marks,
             "settings": settings.model_dump(mode="json"),
         }  # fmt: skip
 
@@ -261,10 +262,7 @@ class Generated:
                 states["latents"] = {"mean": found, "deviation": found.std(0)}
             save(out / "generator.safetensors", states | {learning.shown: dict(average)}, about)
 
-        if asked is not None:
-            out.mkdir(parents=True, exist_ok=True)
-            (out / "asked.json").write_text(json.dumps(asked) + "\n", encoding="utf-8")
-        fit(learning, source, settings, out, finish, content_hash(data.samples) if data is not None else "")
+        fit(learning, source, settings, out, finish, mark, asked)
         return f"fitted to {told} in {settings.steps} steps"
 
     @classmethod

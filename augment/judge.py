@@ -10,12 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from augment.canvas import Canvas
+from augment.methods.render import LUMA
 from recognizer.charset import Charset
+from recognizer.images import STRIDE
 from recognizer.training.batches import normalised
 from recognizer.training.checkpoint import build, read_weights
-from recognizer.training.losses import ctc
-
-LUMA = (0.299, 0.587, 0.114)  # what Pillow weighs red, green and blue with
 
 
 class Judge(nn.Module):
@@ -46,10 +45,20 @@ class Judge(nn.Module):
             1, keepdim=True
         )
         h, w = grey.shape[2:]
-        width = self.frame.padded_width_of(w, h)
+        width = -(-self.frame.width_of(w, h) // STRIDE) * STRIDE
         if (h, w) != (self.frame.height, width):
             grey = F.interpolate(grey, (self.frame.height, width), mode="bilinear", align_corners=False)
         self.network.eval()
         logits = self.network(normalised(grey))[self.head]
         held = logits.float().log_softmax(-1)
-        return ctc(logits, self.table[canvas.targets], canvas.lengths), -(held.exp() * held).sum(-1).mean(1)
+        frames = torch.full_like(canvas.lengths, held.shape[1])
+        # of a text that has no alignment the loss is 0, not infinite: its gradient would be no number
+        loss = F.ctc_loss(
+            held.transpose(0, 1),
+            self.table[canvas.targets],
+            frames,
+            canvas.lengths,
+            reduction="none",
+            zero_infinity=True,
+        )
+        return loss / canvas.lengths, -(held.exp() * held).sum(-1).mean(1)

@@ -66,7 +66,7 @@ class Aligner:
 
     @property
     def offset(self) -> float:
-        """By how much this reader's frames stand right of the characters' centres, as a share of a picture's height."""
+        """By how much this reader's frames stand right of the characters' centres, in pixels of its frame."""
         if self._offset is None:
             self._offset = self._calibrate()
         return self._offset
@@ -74,14 +74,15 @@ class Aligner:
     def find(self, pictures: Sequence[Image.Image], texts: Sequence[str]) -> list[Layout | None]:
         """The layout of each picture under its text; None where the text does not fit: a character that the reader does
         not know, or more of them than the picture has room for."""
-        raw = self._centres(pictures, texts)
+        raw = self._centres(pictures, ["".join(self.known_as.get(c, c) for c in text) for text in texts])
         found: list[Layout | None] = []
         for picture, text, centred in zip(pictures, texts, raw, strict=True):
             if centred is None:
                 found.append(None)
                 continue
             centres, sure = centred
-            centres = np.clip(centres - self.offset * picture.height, 0, picture.width)
+            scale = picture.width / self.reader.frame.width_of(picture.width, picture.height)
+            centres = np.clip(centres - self.offset * scale, 0, picture.width)
             found.append(Layout(text, centres, borders(picture, centres), sure))
         return found
 
@@ -91,7 +92,6 @@ class Aligner:
         """For each picture where its characters' frames stand, in its pixels, and how sure they are."""
         found: list[tuple[NDArray[np.float64], NDArray[np.float64]] | None] = []
         for picture, text in zip(pictures, texts, strict=True):
-            text = "".join(self.known_as.get(c, c) for c in text)
             if not text or any(c not in self.reader.charset for c in text):
                 found.append(None)
                 continue
@@ -114,7 +114,10 @@ class Aligner:
         return found
 
     def _calibrate(self) -> float:
-        known = load_glyphs(tuple(font_files(())), self.reader.charset.characters)
+        try:
+            known = load_glyphs(tuple(font_files(())), self.reader.charset.characters)
+        except UserError:  # a script that no font of this package draws: it cannot be measured, and is small
+            return 0.0
         drawn = "".join(
             c for c, n in zip(self.reader.charset.characters, (known.index >= 0).sum(0).tolist(), strict=True) if n
         )
@@ -129,7 +132,8 @@ class Aligner:
                 centres, sure = centred
                 true = (boxes[: len(text), 0] + boxes[: len(text), 2]) / 2
                 off += (centres - true)[sure > 0.5].tolist()
-        return float(np.median(off)) / size[1] if len(off) >= 20 else 0.0
+        scale = self.reader.frame.width_of(*size) / size[0]
+        return float(np.median(off)) * scale if len(off) >= 20 else 0.0
 
 
 @dataclass(frozen=True)

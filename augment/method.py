@@ -48,7 +48,8 @@ class Method(Protocol):
 
     `Settings` is its own settings class. `needs_source` says that it varies real pictures. `exact_text` says that its
     pictures show their text by construction (drawn from a font), so that no reader need judge whether they do: one that
-    never saw the font would refuse them all.
+    never saw the font would refuse them all. One that draws from a real picture where a request names one, and from
+    nothing where it does not, says `takes_source = True`.
     """
 
     Settings: ClassVar[type[Settings]]
@@ -77,6 +78,8 @@ class Known(NamedTuple):
 
     @classmethod
     def of(cls, texts: Sequence[str], sizes: Sequence[tuple[int, int]]) -> Known:
+        if not texts:
+            raise UserError("a method that learned from no picture cannot draw any")
         lengths = tuple(sorted(len(t) for t in texts))
         return cls("".join(sorted({*"".join(texts)})), lengths, Counter(sizes).most_common(1)[0][0])
 

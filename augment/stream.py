@@ -48,6 +48,8 @@ class Stream:
     """
 
     def __init__(self, charset: Charset, frame: Frame, seed: int, settings: dict[str, object]) -> None:
+        if seed >= 4000:
+            raise UserError(f"a stream's seed is under 4000, not {seed}")
         self.settings = make(StreamSettings, settings, "stream settings")
         self._render = Render(make(RenderSettings, {"fonts": self.settings.fonts}))
         glyphs = load_glyphs(tuple(font_files(self.settings.fonts)), charset.characters)
@@ -116,11 +118,10 @@ class Canvases:
 
     WIDTH, DIFFICULTY = 96, 0.5
 
-    def __init__(self, charset: Charset, seed: int, fonts: tuple[str, ...] = ()) -> None:
+    def __init__(self, charset: Charset, seed: int) -> None:
         self._charset, self._seed = charset, seed
-        self._render = Render(make(RenderSettings, {"fonts": fonts}))
+        self._render = Render(make(RenderSettings, {}))
         self._sets = sets_of(charset, set(charset.characters))
-        self._drawn: tuple[tuple[int, int], list[Canvas]] | None = None
         canvas, texts, borders = self._draw(0, 0, 500, torch.device("cpu"))
         self.spacing = Spacing.of(texts, borders, self.WIDTH)
         self.known = Known.of(texts, [(canvas.pictures.shape[3], HEIGHT)])

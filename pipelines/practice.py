@@ -11,6 +11,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -23,9 +25,9 @@ import torch
 from accelerate import Accelerator
 from pydantic import Field
 
-from augment.fidelity import Band, Judged, band_of, exact_text, judge, near_copies, widened
+from augment.fidelity import Band, Judged, band_of, exact_text, judge, learned, near_copies, widened
 from augment.method import Learner, Request, sources_of
-from augment.methods import create, load_class, load_learner
+from augment.methods import create, load_class
 from augment.mining import folds_of, hardness, mine, plan, write_mined
 from augment.synthesize import synthesize
 from pipelines.ledger import Ledger, locked
@@ -65,6 +67,7 @@ class PracticeSettings(Settings):
     jobs: int = Field(0, ge=0)  # trainings beside each other; 0 is one a processor, on a GPU one
     seed: int = Field(0, ge=0)
     reader: dict[str, Any] = Field({})  # further settings of `recognizer train`
+    fit: dict[str, dict[str, Any]] = Field({})  # settings of `augment fit`, by method
 
 
 @dataclass(frozen=True)
@@ -298,13 +301,20 @@ def fitted(run: Run, name: str) -> tuple[dict[str, Any], str | None]:
         began, baseline = time.monotonic(), run.out / "baseline"
         if not (baseline / "reader.onnx").exists():
             export(baseline)
-        if not (folder / "checkpoints").exists():  # nothing that a fit goes on from
+        # in a process of its own: this one has settled what it computes in, and on
+        command = [sys.executable, "-m", "augment.cli", "fit"]
+        if (folder / "asked.json").exists():
+            command += ["--resume", str(folder)]
+        else:
             shutil.rmtree(folder, ignore_errors=True)
-        cls = load_learner(name)
-        how = make(cls.FitSettings, {"model": str(baseline)}, f"settings of {name}")
-        said = cls.fit(Manifest(run.train, source=str(run.out / "data" / "train")), how, folder)
-        run.ledger.record(step, said=said, seconds=time.monotonic() - began)
-        say(Alone(), f"  {name}: {said}")
+            command += ["--method", name, "--data", str(run.out / "data" / "train"), "--out", str(folder)]
+            values = {"model": str(baseline), **run.settings.fit.get(name, {})}
+            command += [w for k, v in values.items() for w in ("--set", f"{k}={json.dumps(v)}")]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise UserError(f"{name} cannot be fitted: {(done.stderr.strip().splitlines() or ['it was stopped'])[-1]}")
+        run.ledger.record(step, said=done.stdout.splitlines()[0], seconds=time.monotonic() - began)
+        say(Alone(), f"  {name}: {done.stdout.splitlines()[0]}")
     settings = {"fitted": str(folder)}
     return settings, cast("Learner", create(name, settings)).known.characters
 
@@ -358,7 +368,10 @@ def fold_readers(run: Run, number: int, kept: Sequence[Path]) -> list[Path]:
         names = {s.name for s in fold}
         made = run.out / "folds" / f"made-{k}-round-{number}"
         if not made.exists():
-            others = [s for path in kept for s in read_manifest(path) if s.meta.get("source") not in names]
+            # what a learned method makes has strokes of all training pictures in it, those of this fold as well
+            others = [
+                s for path in kept for s in read_manifest(path) if s.meta.get("source") not in names and not learned(s)
+            ]
             write_folder(others, made)
         out = run.out / "folds" / f"fold-{k}-round-{number}"
         data = run.out / "data" / f"fold-{k}"
@@ -377,7 +390,6 @@ def choose(run: Run, best: Path, control: Path) -> None:
     winner = max(scores, key=lambda path: rank(scores[path]))
     shutil.copy(winner / "weights.safetensors", run.out / "weights.safetensors.tmp")
     (run.out / "weights.safetensors.tmp").replace(run.out / "weights.safetensors")
-    from recognizer.deploy.export import export
 
     export(run.out)
     run.ledger.record(

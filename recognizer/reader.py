@@ -36,9 +36,9 @@ def find_model(path: Path | None) -> Path:
         UserError: there is none.
     """
     if path is None:
-        if not DEFAULT.is_file():
+        if not DEFAULT.is_file() and not TINY.is_file():
             raise UserError("no default reader is installed: give --model RUN or FILE.onnx")
-        return DEFAULT
+        return DEFAULT if DEFAULT.is_file() else TINY
     if str(path) == "tiny" and not path.exists():
         path = TINY
     found = path / "reader.onnx" if path.is_dir() else path

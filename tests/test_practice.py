@@ -20,11 +20,16 @@ folds = 2
 rounds = 1
 pictures = 192
 made = 0.5
-methods = ["captcha", "classical", "splice"]
+methods = ["captcha", "classical", "splice", "vae"]
 [reader]
 validations = 2
 batch = 16
 checkpoint_seconds = 0.5
+[fit.vae]
+steps = 2
+batch = 4
+start = "nothing"
+tracker = "none"
 """
 TIMES = {"seconds", "provenance"}
 
@@ -69,10 +74,10 @@ def whole(drawn: Path) -> Path:
 
 def test_a_run_leaves_all_that_it_says(whole: Path) -> None:
     steps = {entry["step"]: entry for entry in facts(whole)}
-    assert list(steps) == ["prepare", "baseline", "fit splice", "round 1 mine", "round 1", "chosen", "test"]
+    assert list(steps) == ["prepare", "baseline", "fit splice", "fit vae", "round 1 mine", "round 1", "chosen", "test"]
     assert steps["prepare"]["train"] + steps["prepare"]["validation"] == 60
     asked = steps["round 1 mine"]["methods"]
-    assert {name: own["asked"] for name, own in asked.items()} == {"captcha": 7, "classical": 7, "splice": 7}
+    assert {name: own["asked"] for name, own in asked.items()} == {"captcha": 5, "classical": 5, "splice": 5, "vae": 5}
     kept = sum(own["kept"] for own in asked.values())
     assert (
         kept == steps["round 1 mine"]["kept"] == len((whole / "round-1/kept/metadata.jsonl").read_text().splitlines())

@@ -194,7 +194,7 @@ class DiffusionSettings(GeneratedSettings):
 
     steps: int = Field(12, ge=1, le=100)
     guidance: float = Field(1.5, ge=0)
-    strengths: tuple[float, ...] = STRENGTHS  # of a picture that has a source, one by chance
+    strengths: tuple[float, ...] = Field(STRENGTHS, min_length=1)  # of a picture that has a source, one by chance
     label: float = Field(0.0, ge=0)  # how hard a reader pulls towards the text, a step
     entropy: float = Field(0.0, ge=0)  # and towards what it is unsure of
 
@@ -236,7 +236,9 @@ class Diffusion(Generated):
         """The picture of one request; from its source, where it has one."""
         rng, ids, width = request.rng(), self.shown(request.text), self.spacing.width
         borders, real, strength = self.spacing.lay_out(request.text, rng)[0], None, 1.0
-        if source is not None and request.source is not None:
+        if request.source is not None:
+            if source is None:
+                raise UserError(f"{request.source!r}, which {request.text!r} is drawn from, is not there")
             borders = self.layout_of(request, source)
             real = torch.from_numpy(to_canvas(source, width)).float()[None] / 127.5 - 1
             strength = float(rng.choice(self.settings.strengths))

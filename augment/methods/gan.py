@@ -125,7 +125,7 @@ class GanLearning:
         balance = pull.std() / lesson.std().clamp_min(1e-12)
         figures = {
             "reading": reading.mean().item(), "agreed": (reading < AGREED).float().mean().item(),
-            "balance": balance.item(),
+            "log balance": balance.log10().item(),
         }  # fmt: skip
         together = pull + s.reading * balance * lesson
         yield Turn(fake, self._for_generator, (self.generator,), figures, together)

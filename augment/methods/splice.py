@@ -13,12 +13,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import Field
 
-from augment.layout import Aligner
+from augment.fit import aligner_for
 from augment.method import FEWEST, Known, Request
 from recognizer.errors import UserError
 from recognizer.images import PictureError, open_picture
 from recognizer.progress import Alone, Bar
-from recognizer.reader import Reader
 from recognizer.samples import FolderWriter, Manifest, read_manifest
 from recognizer.settings import Settings
 
@@ -78,7 +77,7 @@ class Splice:
             raise UserError("splice cuts real pictures: say which with --data DIR")
         if len(data) < FEWEST:
             raise UserError(f"{data.source} has {len(data)} pictures: a method needs {FEWEST} to learn from")
-        aligner = Aligner(Reader(Path(settings.model) if settings.model else None))
+        aligner, _ = aligner_for(data, settings.model)
         left_out = 0
         with FolderWriter(out) as writer, Bar(Alone(), "cutting", len(data)) as bar:
             for sample in data:
@@ -128,7 +127,10 @@ class Splice:
                 raise UserError(
                     f"{self._folder} holds no cut pictures: augment fit --method splice writes such a folder"
                 )
-            pixels = np.asarray(open_picture(sample.read_bytes(), "RGB"), np.float32)
+            try:
+                pixels = np.asarray(open_picture(sample.read_bytes(), "RGB"), np.float32)
+            except PictureError as error:
+                raise UserError(f"{sample.name!r} of {self._folder} cannot be opened: {error.kind}, {error}") from None
             found.append((pixels, sample.text, [float(b) for b in borders]))
         return found
 

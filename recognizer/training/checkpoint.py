@@ -161,7 +161,7 @@ def start_from(network: Network, path: Path, charset: Charset, known_as: Mapping
         else:
             own[name].copy_(tensor)
     head = "" if description.head in network.heads else f", but not its {description.head} head"
-    told = "the default reader" if path == DEFAULT else str(path)
+    told = {DEFAULT: "the default reader", TINY: "the shipped tiny reader"}.get(path, str(path))
     swapped = sum(a != b for a, b in zip(names, charset.characters, strict=True))
     case = f", {swapped} of them in the other case" if swapped else ""
     return f"started from {told}{head}: {len(shared)} of {len(charset)} characters were known to it{case}"

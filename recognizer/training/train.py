@@ -183,7 +183,8 @@ def train(settings: TrainSettings, out: Path, resume: bool = False) -> Scores:
     """
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    start, size = checkpoint.find_start(settings.start, settings.size)
+    kept = load(TrainSettings, out / "settings.toml", {}) if resume and (out / "settings.toml").is_file() else settings
+    start, size = checkpoint.find_start(settings.start, kept.size)
     settings = settings.model_copy(update={"size": size})  # which a resumed run takes, whatever is the default by then
     accelerator = make_accelerator(settings, out)
     set_seed(settings.seed)
