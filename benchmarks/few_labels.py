@@ -1,8 +1,10 @@
 """How much a few labels of one's own are worth: train on the first N of each set, read its test half, several seeds.
 
     python benchmarks/few_labels.py --data ROOT [--sets kelab ...] [--labels 0 100 300 1000 all] [--seeds 0 1 2]
+        [--form kelab=upper+digits,4 ...]
 
-`ROOT/SET/train` and `ROOT/SET/test` are labelled pictures. 0 labels is the default reader as it is shipped. Killed, the
+`ROOT/SET/train` and `ROOT/SET/test` are labelled pictures. 0 labels is the default reader as it is shipped, and once more
+where --form says what a user of that set would tell it (`--charset` and `--length` of recognizer predict). Killed, the
 same command goes on; runs lie in --out, and rows.jsonl there holds a line for each. Prints a table.
 """
 
@@ -13,13 +15,15 @@ import json
 import math
 import statistics
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 
-from recognizer.readings import auroc, calibration_error, wilson
+from recognizer.reader import Reader, constraint_of
+from recognizer.readings import Reading, auroc, calibration_error, wilson
 from recognizer.samples import read_manifest
 from recognizer.settings import load
 from recognizer.training.checkpoint import DEFAULT
@@ -30,8 +34,20 @@ from recognizer.training.train import TrainSettings, provenance
 
 def read_test(weights: Path, data: Path) -> dict[str, Any]:
     pictures, outcome = evaluate(weights, read_manifest(data).samples, Accelerator())
-    pairs = [(s.text, r.text) for s, r in zip(pictures.samples, outcome.readings, strict=True)]
-    right, sure = [a.casefold() == b.casefold() for a, b in pairs], [r.confidence for r in outcome.readings]
+    return figures([s.text for s in pictures.samples], outcome.readings)
+
+
+def read_told(form: str, data: Path) -> dict[str, Any]:
+    """Figures of the default reader where it is told a set's characters and lengths."""
+    characters, _, length = form.partition(",")
+    reader, samples = Reader(), read_manifest(data).samples
+    constraint = constraint_of(reader.charset, characters, length or None)
+    return figures([s.text for s in samples], reader.read([reader.open(s.read_bytes()) for s in samples], constraint))
+
+
+def figures(texts: Sequence[str], readings: Sequence[Reading]) -> dict[str, Any]:
+    pairs = [(text, reading.text) for text, reading in zip(texts, readings, strict=True)]
+    right, sure = [a.casefold() == b.casefold() for a, b in pairs], [r.confidence for r in readings]
     area = auroc(sure, right)
     return {
         "n": len(right), "right": sum(right), "ignoring_case": sum(right) / len(right),
@@ -46,6 +62,7 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", default=["jaccount", "wilhelmy", "kelab", "kcaptcha"])
     parser.add_argument("--labels", nargs="+", default=["0", "100", "300", "1000", "all"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--form", action="append", default=[], help="SET=CHARSET,LENGTH")
     parser.add_argument("--from", dest="start", default="default")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--set", dest="sets_", action="append", default=[], help="a setting of recognizer train")
@@ -77,6 +94,12 @@ def main() -> None:
                     start = DEFAULT if given.start == "default" else Path(given.start)
                     note(
                         set=name, labels=0, seed=0, minutes=0.0, commit=provenance()["commit"], **read_test(start, test)
+                    )
+                form = dict(item.split("=", 1) for item in given.form).get(name)
+                if form is not None and (name, f"0, told {form}", 0) not in done:
+                    found = read_told(form, test)
+                    note(
+                        set=name, labels=f"0, told {form}", seed=0, minutes=0.0, commit=provenance()["commit"], **found
                     )
                 continue
             trainings = {}
