@@ -3,9 +3,9 @@
     python benchmarks/few_labels.py --data ROOT [--sets kelab ...] [--labels 0 100 300 1000 all] [--seeds 0 1 2]
         [--form kelab=upper+digits,4 ...]
 
-`ROOT/SET/train` and `ROOT/SET/test` are labelled pictures. 0 labels is the default reader as it is shipped, and once more
-where --form says what a user of that set would tell it (`--charset` and `--length` of recognizer predict). Killed, the
-same command goes on; runs lie in --out, and rows.jsonl there holds a line for each. Prints a table.
+`ROOT/SET/train` and `ROOT/SET/test` are labelled pictures. 0 labels is the default reader as it is shipped, and once
+more where --form says what a user of that set would tell it (`--charset` and `--length` of recognizer predict). Killed,
+the same command goes on; runs lie in --out, and rows.jsonl there holds a line for each. Prints a table.
 """
 
 from __future__ import annotations
@@ -96,11 +96,10 @@ def main() -> None:
                         set=name, labels=0, seed=0, minutes=0.0, commit=provenance()["commit"], **read_test(start, test)
                     )
                 form = dict(item.split("=", 1) for item in given.form).get(name)
-                if form is not None and (name, f"0, told {form}", 0) not in done:
+                told = f"0, told {form}"
+                if form is not None and (name, told, 0) not in done:
                     found = read_told(form, test)
-                    note(
-                        set=name, labels=f"0, told {form}", seed=0, minutes=0.0, commit=provenance()["commit"], **found
-                    )
+                    note(set=name, labels=told, seed=0, minutes=0.0, commit=provenance()["commit"], **found)
                 continue
             trainings = {}
             for seed in given.seeds:
