@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from numpy.typing import NDArray
 from PIL import Image
 from pydantic import Field
@@ -211,8 +212,9 @@ def fit(
     best = "bf16" if best_precision() == "bf16" else "no"  # fp16 would need its losses scaled
     precision = best if settings.precision == "auto" else settings.precision
     tracker = None if settings.tracker == "none" else settings.tracker
+    taken = precision if not AcceleratorState._shared_state else None  # a process computes in one precision
     try:
-        accelerator = Accelerator(mixed_precision=precision, log_with=tracker, project_dir=str(out / "log"))
+        accelerator = Accelerator(mixed_precision=taken, log_with=tracker, project_dir=str(out / "log"))
     except ValueError as error:
         raise UserError(f"precision {precision}, tracker {settings.tracker}: {error}") from None
     if settings.batch % accelerator.num_processes or settings.batch < 2 * accelerator.num_processes:

@@ -313,8 +313,9 @@ def fitted(run: Run, name: str) -> tuple[dict[str, Any], str | None]:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise UserError(f"{name} cannot be fitted: {(done.stderr.strip().splitlines() or ['it was stopped'])[-1]}")
-        run.ledger.record(step, said=done.stdout.splitlines()[0], seconds=time.monotonic() - began)
-        say(Alone(), f"  {name}: {done.stdout.splitlines()[0]}")
+        said = done.stdout.splitlines()[0].removeprefix(f"{folder}: ")
+        run.ledger.record(step, said=said, seconds=time.monotonic() - began)
+        say(Alone(), f"  {name}: {said}")
     settings = {"fitted": str(folder)}
     return settings, cast("Learner", create(name, settings)).known.characters
 

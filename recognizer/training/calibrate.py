@@ -20,7 +20,8 @@ from recognizer.training.losses import nll
 from recognizer.training.model import HeadName, Network
 
 RANGE = (0.5, 5.0)
-RESERVE = 2.0  # nats that it costs to go e times away from 1: few pictures must not move it far
+USUAL = 1.3  # what readers of few labels need
+RESERVE = 10.0  # nats that it costs to go e times away from that: few pictures must not move it far (docs/log.md)
 
 
 @torch.inference_mode()
@@ -47,7 +48,7 @@ def fit_temperature(network: Network, head: HeadName, pictures: Pictures, most: 
         read.append((logits, targets, lengths, right))
 
     def loss(temperature: float) -> float:
-        total = RESERVE * math.log(temperature) ** 2
+        total = RESERVE * math.log(temperature / USUAL) ** 2
         for logits, targets, lengths, right in read:
             p = torch.exp(-nll(logits / temperature, targets, lengths)).clamp(1e-6, 1 - 1e-6)
             total -= float(torch.where(right, p.log(), (1 - p).log()).sum())
