@@ -408,7 +408,7 @@ def json_settings(run: Path) -> dict[str, Any]:
 def test_the_best_weights_are_kept_and_not_the_last(trained: Trained, drawn: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     how = settings(
-        drawn / "train", drawn / "validation", start=str(trained.run), pictures=160, validations=10, learning_rate=0.5
+        drawn / "train", drawn / "validation", start=str(trained.run), pictures=160, validations=10, learning_rate=0.1
     )
     scores = train(how, run)
     rows = metrics(run)
@@ -424,7 +424,7 @@ def test_training_stops_where_it_only_gets_worse(trained: Trained, drawn: Path, 
     run = tmp_path / "run"
     how = settings(
         drawn / "train", drawn / "validation", start=str(trained.run), pictures=1600, validations=50, patience=3,
-        learning_rate=0.5,
+        learning_rate=0.1,
     )  # fmt: skip
     train(how, run)
     rows = metrics(run)
