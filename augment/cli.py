@@ -198,14 +198,7 @@ def synthesize(
             raise UserError("say what to draw: --requests FILE, --texts FILE, or --charset and --length")
     with Bar(Alone(), f"making with {method}", len(asked)) as bar:
         sources = sources_of(manifest) if manifest is not None else None
-        n = make(
-            method,
-            _settings(sets) | ({} if fitted is None else {"fitted": str(fitted)}),
-            asked,
-            out,
-            sources,
-            bar.advance,
-        )
+        n = make(method, values, asked, out, sources, bar.advance)
     print(f"{out}: {n} pictures")
 
 

@@ -122,8 +122,6 @@ class Drawings:
     def __init__(
         self, data: Manifest, aligner: Aligner, charset: Charset, known_as: Mapping[str, str], seed: int
     ) -> None:
-        if len(data) < FEWEST:
-            raise UserError(f"{data.source} has {len(data)} pictures: a method needs {FEWEST} to learn from")
         opened: list[tuple[Image.Image, str]] = []
         for sample in data:
             try:
@@ -131,6 +129,8 @@ class Drawings:
             except PictureError:
                 continue
         self.left_out = len(data) - len(opened)
+        if len(opened) < FEWEST:
+            raise UserError(f"{data.source}: {len(opened)} of {len(data)} pictures can be opened; {FEWEST} are needed")
         widths = [canvas_width(p.width, p.height) for p, _ in opened]
         self.width = int(np.median(widths)) // STEP * STEP
         layouts = aligner.find([p for p, _ in opened], [t for _, t in opened])

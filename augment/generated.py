@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -84,7 +85,7 @@ def load(path: Path, name: str) -> tuple[dict[str, dict[str, Tensor]], dict[str,
         raise UserError(f"{path} is no generator's file that can be read: {error}") from None
 
 
-class Generated:
+class Generated(ABC):
     """Pictures of a fitted generator."""
 
     name: ClassVar[str]
@@ -205,9 +206,9 @@ class Generated:
     # --------------------------------------------------------------------------------------------------------- fitting
 
     @classmethod
+    @abstractmethod
     def learning(cls, settings: Any, classes: int, judge: Judge) -> Learning:
         """What is trained."""
-        raise NotImplementedError
 
     @classmethod
     def fit(

@@ -28,7 +28,7 @@ from augment.synthesize import requests_for_texts, synthesize
 from recognizer.charset import Charset
 from recognizer.errors import UserError
 from recognizer.images import open_picture
-from recognizer.samples import Manifest, read_manifest
+from recognizer.samples import FolderWriter, Manifest, read_manifest
 from recognizer.training.checkpoint import TINY
 
 CPU = torch.device("cpu")
@@ -245,6 +245,12 @@ def test_what_no_generator_can_be_fitted_to_is_refused(data: Manifest, tmp_path:
     cls = load_learner("vae")
     with pytest.raises(UserError, match="has 5 pictures: a method needs 20"):
         cls.fit(data.first(5), settings("vae"), tmp_path / "few")
+    with FolderWriter(tmp_path / "torn") as writer:
+        for k in range(30):
+            writer.add(f"{k}.png", b"no picture", "aB3")
+    with pytest.raises(UserError, match="0 of 30 pictures can be opened; 20 are needed"):
+        cls.fit(read_manifest(tmp_path / "torn"), settings("vae"), tmp_path / "unopened")
+    assert not (tmp_path / "unopened").exists()
     blank = tmp_path / "broken"
     blank.mkdir()
     (blank / "generator.safetensors").write_bytes(b"no weights")
