@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Mapping, Set
+from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
 
 from augment.canvas import HEIGHT, Canvas, borders_of_boxes, columns, padded
 from augment.glyphs import font_files, load_glyphs
 from augment.layout import Spacing
-from augment.method import Known
+from augment.method import Known, Request
+from augment.methods.captcha import HEIGHT as PACKAGE_HEIGHT
+from augment.methods.captcha import Captcha, CaptchaSettings
 from augment.methods.render import Render, RenderSettings
 from augment.style import Dice
 from recognizer.charset import NAMED, Charset
@@ -27,9 +32,14 @@ SETS = {
     "letters": 0.05,
 }  # fmt: skip
 LENGTHS: dict[int, float] = {1: 2, 2: 3, 3: 6, 4: 22, 5: 21, 6: 20, 7: 9, 8: 7, 9: 4, 10: 3, 11: 2, 12: 1}  # weights
-WIDTHS = {96: 0.24, 112: 0.12, 128: 0.26, 144: 0.14, 160: 0.12, 208: 0.12}  # pixels at a height of 32
+WIDTHS = {96: 0.10, 112: 0.16, 128: 0.30, 144: 0.16, 160: 0.15, 208: 0.13}  # as they are read, at a height of 32
+# pictures are drawn larger than they are read, as real ones are, and narrower, since a reader draws narrow ones out
+HEIGHTS = {32: 0.4, 48: 0.3, 64: 0.3}
+SHARES = {1.0: 0.45, 0.85: 0.12, 0.7: 0.15, 0.55: 0.16, 0.45: 0.12}  # of the width
+K = TypeVar("K", int, float)
 BLOCK = 4  # steps that are drawn together
-NARROWEST = 10  # pixels that a character takes at a height of 32, at least
+NARROWEST, NARROWEST_DRAWN = 10, 8  # pixels that a character takes at a height of 32, at least, as read and as drawn
+PACKAGE_LOOK = 0.4  # how often the `captcha` package draws with its own settings
 
 
 class StreamSettings(Settings):
@@ -38,6 +48,7 @@ class StreamSettings(Settings):
     fonts: tuple[str, ...] = ()  # as the method `render` takes them
     easy: float = Field(0.25, ge=0, le=1)  # the difficulty at the start
     climb: float = Field(0.15, ge=0, le=1)  # share of the run in which it rises to 1
+    package: float = Field(0.12, ge=0, le=1)  # share of the pictures that the `captcha` package draws
 
 
 class Stream:
@@ -52,7 +63,8 @@ class Stream:
             raise UserError(f"a stream's seed is under 4000, not {seed}")
         self.settings = make(StreamSettings, settings, "stream settings")
         self._render = Render(make(RenderSettings, {"fonts": self.settings.fonts}))
-        glyphs = load_glyphs(tuple(font_files(self.settings.fonts)), charset.characters)
+        self._files = font_files(self.settings.fonts)
+        glyphs = load_glyphs(tuple(self._files), charset.characters)
         drawn = {c for c, n in zip(charset.characters, (glyphs.index >= 0).sum(0).tolist(), strict=True) if n}
         if not drawn:
             raise UserError(f"no font draws any of {charset.characters!r}")
@@ -66,11 +78,13 @@ class Stream:
         block = (step // BLOCK, steps, places)
         if self._drawn is None or self._drawn[0] != block:
             first = step // BLOCK * BLOCK
-            width = _pick(WIDTHS, Dice(np.array([self._seed * 2**32 + first], np.uint64)).throw())[0]
+            dice = Dice(np.array([self._seed * 2**32 + first], np.uint64))
+            width, height = (_pick(weights, dice.throw())[0] for weights in (WIDTHS, HEIGHTS))
+            share = _pick(SHARES, dice.throw())[0]
             risen = min(first / max(self.settings.climb * steps, 1), 1.0)
             whole = self._draw(
-                [(k, place) for k in range(first, first + BLOCK) for place in places],
-                width, self.settings.easy + (1 - self.settings.easy) * risen, device,
+                [(k, place) for k in range(first, first + BLOCK) for place in places], width, height, share,
+                self.settings.easy + (1 - self.settings.easy) * risen, device,
             )  # fmt: skip
             self._drawn = (
                 block,
@@ -78,16 +92,60 @@ class Stream:
             )
         return self._drawn[1][step % BLOCK]
 
-    def _draw(self, at: list[tuple[int, int]], width: int, difficulty: float, device: torch.device) -> Batch:
+    def _draw(
+        self, at: list[tuple[int, int]], width: float, height: float, share: float, difficulty: float,
+        device: torch.device,
+    ) -> Batch:  # fmt: skip
+        """Pictures `width` wide at a height of 32, drawn `height` high and that share as wide."""
         keys = np.array([((self._seed + 1) << 52) + (step << 20) + place for step, place in at], np.uint64)
-        texts, seeds = thrown_texts(Dice(keys), self._sets, width)
+        dice = Dice(keys)
+        texts, seeds = thrown_texts(dice, self._sets, min(width / NARROWEST, share * width / NARROWEST_DRAWN))
         lengths = [len(text) for text in texts]
         size = (round(width * self._height / 32), self._height)
-        pictures = self._render.draw(texts, seeds, size, 1, device, difficulty, layout=False).pictures
+        scale = height / 32 * self._height / 32
+        drawn_size = (round(width * share * scale), round(32 * scale))
+        pictures = self._render.draw(texts, seeds, drawn_size, 1, device, difficulty, layout=False).pictures
+        pictures = _resized(pictures, size)
+        packaged = self._package(dice, texts, seeds, width * share / 32)
+        if packaged:
+            rows = torch.tensor(list(packaged), device=device)
+            pictures[rows] = torch.cat([_resized(picture, size) for picture in packaged.values()]).to(device)
         targets = torch.zeros(len(texts), max(lengths), dtype=torch.long)
         for row, text in zip(targets, texts, strict=True):
             row[: len(text)] = torch.tensor(self._charset.encode(text))
         return Batch(normalised((pictures * 255).round()), targets.to(device), torch.tensor(lengths, device=device))
+
+    def _package(self, dice: Dice, texts: list[str], seeds: list[int], shape: float) -> dict[int, Tensor]:
+        """Those pictures (1, 1, H, W) that the `captcha` package draws, by row, `shape` times as wide as high; no text
+        that the faces thrown for it cannot show."""
+        chosen, own = dice.chance(self.settings.package), dice.chance(PACKAGE_LOOK)
+        faces = (dice.throw(3) * len(self._files)).astype(int)
+        many, looks = dice.chance(0.4), dice.throw(7)
+        found = {}
+        for row in np.flatnonzero(chosen).tolist():
+            look: dict[str, object] = {}
+            if not own[row]:
+                u = looks[row].tolist()
+                look = {
+                    "curves": int(5 * u[0]), "dots": int(80 * u[1]), "rotation": int(45 * u[2]), "warp_x": 0.4 * u[3],
+                    "warp_y": 0.3 * u[4], "overlap": 0.4 * u[5], "spaces": u[6],
+                    "fonts": tuple(str(self._files[i]) for i in faces[row][: 3 if many[row] else 1]),
+                }  # fmt: skip
+            request = Request(texts[row], seeds[row], round(PACKAGE_HEIGHT * shape), PACKAGE_HEIGHT)
+            try:
+                (picture,) = Captcha(make(CaptchaSettings, look)).make([request], [None])
+            except UserError:  # a face without one of the characters
+                continue
+            found[row] = torch.from_numpy(np.array(picture.convert("L"))).float()[None, None] / 255
+        return found
+
+
+def _resized(pictures: Tensor, size: tuple[int, int]) -> Tensor:
+    """Pictures (N, C, H, W) at a size (width, height), as `Frame.fit` resizes."""
+    width, height = size
+    if pictures.shape[2:] == (height, width):
+        return pictures
+    return F.interpolate(pictures, (height, width), mode="bilinear", antialias=True).clamp(0, 1)
 
 
 Sets = list[tuple[list[str], float]]
@@ -102,10 +160,10 @@ def sets_of(charset: Charset, drawn: Set[str]) -> Sets:
     ] or [(sorted(drawn), 1.0)]
 
 
-def thrown_texts(dice: Dice, sets: Sets, width: int) -> tuple[list[str], list[int]]:
-    """A text and a seed for each key of the dice, for pictures `width` pixels wide at a height of 32."""
+def thrown_texts(dice: Dice, sets: Sets, room: float) -> tuple[list[str], list[int]]:
+    """A text of at most `room` characters and a seed for each key of the dice."""
     chosen = [sets[i][0] for i in _pick({i: share for i, (_, share) in enumerate(sets)}, dice.throw())]
-    lengths = _pick({n: weight for n, weight in LENGTHS.items() if n * NARROWEST <= width}, dice.throw())
+    lengths = _pick({n: weight for n, weight in LENGTHS.items() if n <= room}, dice.throw())
     drawn = dice.throw(max(LENGTHS))
     texts = [
         "".join(own[int(u * len(own))] for u in row[:n]) for own, n, row in zip(chosen, lengths, drawn, strict=True)
@@ -137,7 +195,7 @@ class Canvases:
     ) -> tuple[Canvas, list[str], list[NDArray[np.float64]]]:
         first = ((self._seed + 2) << 52) + (step << 24) + (draw << 16)
         keys = np.arange(first, first + size, dtype=np.uint64)
-        texts, seeds = thrown_texts(Dice(keys), self._sets, self.WIDTH)
+        texts, seeds = thrown_texts(Dice(keys), self._sets, self.WIDTH / NARROWEST)
         drawn = self._render.draw(texts, seeds, (self.WIDTH, HEIGHT), 3, device, self.DIFFICULTY)
         boxes = drawn.boxes.cpu().numpy()
         borders = [borders_of_boxes(own[: len(text)]) for own, text in zip(boxes, texts, strict=True)]
@@ -146,7 +204,7 @@ class Canvases:
         return Canvas(*(part.to(device) for part in parts)), texts, borders
 
 
-def _pick(weights: dict[int, float], u: NDArray[np.float64]) -> list[int]:
+def _pick(weights: Mapping[K, float], u: NDArray[np.float64]) -> list[K]:
     """For each number in [0, 1) one of the keys, as often as its weight says."""
     edges = np.cumsum(list(weights.values()))
     return [list(weights)[i] for i in np.searchsorted(edges / edges[-1], u, side="right").tolist()]

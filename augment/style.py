@@ -299,13 +299,13 @@ def _throw_lines(p: dict[str, Floats], dice: Dice, size: tuple[int, int], wild: 
     width, height = size
     scale = height / 32
     table = np.zeros((2, len(LINE), len(wild), LINES))
-    for layer, often in enumerate((0.32, 0.42)):
+    for layer, often in enumerate((0.34, 0.50)):
         rows = dice.chance(often * wild).nonzero()[0]
         own, kind = dice.of(rows), dice.throw()[rows, None]
-        crossing, ring = kind < 0.5, kind > 0.93
-        number = np.where(own.chance(0.5), own.within(1, 5), own.within(5, LINES + 1))[:, None]
+        crossing, ring = kind < 0.45, kind > 0.93
+        number = np.where(own.chance(0.4), own.within(1, 5), own.within(5, LINES + 1))[:, None]
         number = np.floor(np.where(crossing | ring, np.minimum(number, 5), number))
-        same, erased, extreme = own.chance(0.4), own.chance(0.12), own.chance(0.3)
+        same, erased, extreme = own.chance(0.4), own.chance(0.12), own.chance(0.36)
         grey = np.where(extreme, 1 - np.round(p["paper"][rows]), own.throw())  # often the darkest of all
         grey = np.where(same, p["ink"][rows], np.where(erased, p["paper"][rows], grey))
         hue, colour = np.where(same, p["hue"][rows], own.throw()), np.where(same, p["colour"][rows], own.throw())
