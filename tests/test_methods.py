@@ -7,6 +7,7 @@ import io
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -58,9 +59,47 @@ def fitted() -> Path:
     return Path(os.environ.get("FITTED") or tempfile.mkdtemp())
 
 
+def stable_diffusion() -> Path:
+    """A pipeline of the real classes, tiny and untrained, as save_pretrained writes it; once for all processes."""
+    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionImg2ImgPipeline, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+    folder = fitted() / "stable-diffusion"
+    if folder.exists():
+        return folder
+    words = {c + end: 2 * i + k for i, c in enumerate("abcdefghijklmnopqrstuvwxyz0123456789") for k, end in
+             enumerate(("", "</w>"))}  # fmt: skip
+    words |= {"<|startoftext|>": len(words), "<|endoftext|>": len(words) + 1}
+    size = len(words)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        text = CLIPTextConfig(
+            vocab_size=size, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+            max_position_embeddings=32, bos_token_id=size - 2, eos_token_id=size - 1, pad_token_id=size - 1,
+        )  # fmt: skip
+        pipeline = StableDiffusionImg2ImgPipeline(
+            vae=AutoencoderKL(
+                block_out_channels=(8, 8, 8, 8), down_block_types=("DownEncoderBlock2D",) * 4,
+                up_block_types=("UpDecoderBlock2D",) * 4, latent_channels=4, norm_num_groups=4,
+            ),
+            unet=UNet2DConditionModel(
+                sample_size=8, in_channels=4, out_channels=4, block_out_channels=(8, 16), layers_per_block=1,
+                down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), attention_head_dim=4,
+                up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), cross_attention_dim=16, norm_num_groups=4,
+            ),
+            text_encoder=CLIPTextModel(text), tokenizer=CLIPTokenizer(vocab=words, merges=[], model_max_length=32),
+            scheduler=DDIMScheduler(steps_offset=1, clip_sample=False), safety_checker=None, feature_extractor=None,
+            requires_safety_checker=False,
+        )  # fmt: skip
+    pipeline.save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
 def ready(name: str, **settings: Any) -> Method:
     """A method, fitted where it learns."""
     cls = load_class(name)
+    if name == "sd":
+        return create(name, {"weights": str(stable_diffusion()), "side": 64, "steps": 4, **settings})
     if not hasattr(cls, "fit"):
         return create(name, settings)
     folder = fitted() / name
@@ -402,3 +441,60 @@ def test_contact_sheet_refuses_what_it_cannot_show(tmp_path: Path) -> None:
 def test_sheets_need_no_torch() -> None:
     code = "import sys, augment.sheet; assert not {'torch', 'torchvision', 'captcha'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+# ------------------------------------------------------------------------------------------------------------------ sd
+
+
+def test_stable_diffusion_heeds_prompt_and_strength_and_the_shape_of_the_picture() -> None:
+    request, source = [Request("ab3d", 1, 150, 40, "0.png")], [source_picture()]
+    plain = ready("sd").make(request, source)[0]
+    assert ready("sd", prompt="9 9 9 {text}").make(request, source)[0].tobytes() != plain.tobytes()
+    low, high = (ready("sd", strengths=[s]).make(request, source)[0].tobytes() for s in (0.25, 1.0))
+    assert low != high
+    sizes = []
+    method: Any = ready("sd", side=128)
+    whole = method.pipeline.__call__
+
+    class Seen:
+        def __call__(self, **given: Any) -> Any:
+            sizes.append(given["image"].size)
+            return whole(**given)
+
+    method.pipeline = Seen()
+    assert method.make(request, [source_picture(width=150, height=40)])[0].size == (150, 40)
+    assert sizes == [(128, 64)], "painted at multiples of 64, its shape kept as far as that goes"
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({}, "sd needs weights of Stable Diffusion on this machine: --set weights=DIR"),
+        ({"weights": "no/such"}, "no pipeline of diffusers is there"),
+        ({"weights": True}, "weights"),
+        ({"weights": "PIPELINE", "strengths": [0.04]}, "at strength 0.04 none of 20 steps runs"),
+        ({"weights": "PIPELINE", "prompt": "{word}"}, "write {text} where the text stands"),
+    ],
+)
+def test_stable_diffusion_without_what_it_needs_says_so(settings: dict[str, Any], said: str) -> None:
+    if settings.get("weights") == "PIPELINE":
+        settings = settings | {"weights": str(stable_diffusion())}
+    with pytest.raises(UserError) as raised:
+        create("sd", settings)
+    assert said in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_stable_diffusion_opens_no_pickles_and_no_broken_folder(tmp_path: Path) -> None:
+    from diffusers import StableDiffusionImg2ImgPipeline
+
+    pipeline = StableDiffusionImg2ImgPipeline.from_pretrained(
+        stable_diffusion(), safety_checker=None, requires_safety_checker=False
+    )
+    pipeline.save_pretrained(tmp_path / "pickled", safe_serialization=False)
+    shutil.copytree(stable_diffusion(), tmp_path / "broken")
+    (tmp_path / "broken/unet/diffusion_pytorch_model.safetensors").write_bytes(b"nothing")
+    for name in ("pickled", "broken"):
+        method = create("sd", {"weights": str(tmp_path / name)})
+        with pytest.raises(UserError, match="is no Stable Diffusion pipeline that can be read") as raised:
+            method.make([Request("ab3d", 1, 150, 40, "0.png")], [source_picture()])
+        assert "\n" not in str(raised.value)

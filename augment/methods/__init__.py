@@ -15,12 +15,10 @@ METHODS = {
     "render": ("augment.methods.render:Render", "draws any text in many fonts and many looks of our own"),
     "splice": ("augment.methods.splice:Splice", "cuts real pictures between their characters and joins new texts"),
     "vae": ("augment.methods.vae:Vae", "wanders near your pictures with a conditional VAE that learned them"),
-    "cgan": (
-        "augment.methods.gan:Cgan",
-        "draws with a plain conditional GAN: the control of wgan",
-    ),
+    "cgan": ("augment.methods.gan:Cgan", "draws with a plain conditional GAN: the control of wgan"),
     "wgan": ("augment.methods.gan:Wgan", "draws with a conditional WGAN-GP that learned your pictures"),
     "diffusion": ("augment.methods.diffusion:Diffusion", "draws by diffusion, from nothing or from your pictures"),
+    "sd": ("augment.methods.sd:Sd", "repaints a real picture with Stable Diffusion, from weights of your own"),
     "classical": ("augment.methods.classical:Classical", "bends, blurs and recolours a real picture; keeps its text"),
 }
 
