@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -217,7 +218,7 @@ def filter_made(
     """Keep the made pictures that still show their text and copy no training picture; say what was refused, and why."""
     from accelerate import Accelerator
 
-    from augment.fidelity import Band, band_of, coverage_table, exact_text, near_copies, refusal_table, widened
+    from augment.fidelity import Band, band_of, coverage_table, doubts, exact_text, near_copies, refusal_table, widened
     from augment.fidelity import judge as sort
     from augment.mining import hardness
     from recognizer.samples import merge, problem_table, read_manifest, write_folder
@@ -243,6 +244,9 @@ def filter_made(
     if problems := [*manifest.problems, *pictures.problems]:
         print(problem_table(problems, len(manifest) + len(manifest.problems)), file=sys.stderr)
     print(refusal_table(judged))
+    kept_of, made_of = (Counter(str(s.meta.get("method")) for s in own) for own in (judged.kept, pictures.samples))
+    for line in doubts(kept_of, made_of):
+        print(line)
     print(coverage_table(judged, read_weights(judge)[1].charset))
     if not judged.kept:
         raise UserError("nothing is kept: look at the made pictures, and at the judge's score on real ones")

@@ -22,6 +22,7 @@ from recognizer.samples import Problem, Sample
 
 SHAPE = (48, 16)  # width and height at which pictures are compared
 COPY = 1 / 3  # nearest neighbour under this share of the second nearest: a near copy
+WORTH = 0.5  # a method of whose pictures a smaller share is kept is named
 
 # why a made picture is refused -> what that says
 REFUSALS = {
@@ -137,6 +138,16 @@ def refusal_table(judged: Judged) -> str:
         example = next(p for p in judged.refused if p.kind == kind)
         lines.append(f"  {n:>6}  {kind}: {REFUSALS[kind]} ({example.name}: {example.detail})")
     return "\n".join(lines)
+
+
+def doubts(kept: Mapping[str, int], made: Mapping[str, int]) -> list[str]:
+    """A line for each method that has more pictures refused than kept, from numbers by method."""
+    return [
+        f"{name}: {made[name] - kept.get(name, 0)} of {made[name]} pictures are refused, more than is kept: "
+        "look at them before you trust it"
+        for name in made
+        if kept.get(name, 0) < WORTH * made[name]
+    ]
 
 
 def coverage_table(judged: Judged, charset: str) -> str:

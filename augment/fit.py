@@ -44,6 +44,7 @@ class FitSettings(Settings):
 
     model: str | None = None  # the reader that finds characters and judges texts, a run; else the shipped ones
     start: str = "default"  # the shipped generator; or nothing, or what augment fit wrote
+    fonts: tuple[str, ...] = ()  # of rendered text, where there are no pictures: as the method `render` takes them
     steps: int = Field(2000, ge=1)
     batch: int = Field(32, ge=2, le=4096)
     learning_rate: float = Field(2e-4, gt=0)

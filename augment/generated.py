@@ -59,9 +59,9 @@ def save(path: Path, networks: Mapping[str, Mapping[str, Tensor]], about: Mappin
     tmp.replace(path)
 
 
-def load(path: Path, name: str) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+def load(path: Path, name: str, others: bool = False) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
     """The networks' tensors, in float32, and the description of the generator of method `name` at `path`, a file or the
-    folder that `augment fit` wrote.
+    folder that `augment fit` wrote; of any method where `others` will do.
 
     Raises:
         UserError: no such file, or not of this method.
@@ -74,7 +74,7 @@ def load(path: Path, name: str) -> tuple[dict[str, dict[str, Tensor]], dict[str,
             about = json.loads((file.metadata() or {}).get("lookalike-generator", "null"))
             if not isinstance(about, dict) or about.get("format") != FORMAT:
                 raise UserError(f"{path} holds no generator that this program can read")
-            if about["method"] != name:
+            if about["method"] != name and not others:
                 raise UserError(f"{path} was fitted for {about['method']}, not for {name}")
             states: dict[str, dict[str, Tensor]] = {}
             for key in file.keys():  # noqa: SIM118 (not a dict)
@@ -228,7 +228,7 @@ class Generated(ABC):
         if data is None:
             if settings.model:
                 raise UserError("rendered text is judged by the shipped reader: leave model out")
-            source = rendered = Canvases(charset, settings.seed)
+            source = rendered = Canvases(charset, settings.seed, settings.fonts)
             spacing, known, told, mark = rendered.spacing, rendered.known, "rendered text", ""
         else:
             if len(data) < FEWEST:
@@ -245,8 +245,14 @@ class Generated(ABC):
         learning = cls.learning(settings, charset.classes, judge)
         try:
             if start:
+                same = start[1]["method"] == cls.name
+                if not same and learning.shown not in start[0]:
+                    raise UserError(
+                        f"{settings.start} was fitted for {start[1]['method']}: {cls.name} cannot start there"
+                    )
                 for name, network in learning.networks.items():
-                    network.load_state_dict(start[0][name])
+                    if same or name in start[0]:  # a GAN begins from a vae's generator, and its critic from nothing
+                        network.load_state_dict(start[0][name])
         except (RuntimeError, KeyError) as error:
             raise UserError(f"start {settings.start!r} does not fit: {str(error).splitlines()[-1].strip()}") from None
         about = {
@@ -271,7 +277,7 @@ class Generated(ABC):
         shipped = SHIPPED / f"{cls.name}.safetensors"
         if settings.start == "nothing" or (settings.start == "default" and not shipped.is_file()):
             return None
-        return load(shipped if settings.start == "default" else Path(settings.start), cls.name)
+        return load(shipped if settings.start == "default" else Path(settings.start), cls.name, others=True)
 
 
 @contextmanager

@@ -176,9 +176,9 @@ class Canvases:
 
     WIDTH, DIFFICULTY = 96, 0.5
 
-    def __init__(self, charset: Charset, seed: int) -> None:
+    def __init__(self, charset: Charset, seed: int, fonts: tuple[str, ...] = ()) -> None:
         self._charset, self._seed = charset, seed
-        self._render = Render(make(RenderSettings, {}))
+        self._render = Render(make(RenderSettings, {"fonts": fonts}))
         self._sets = sets_of(charset, set(charset.characters))
         canvas, texts, borders = self._draw(0, 0, 500, torch.device("cpu"))
         self.spacing = Spacing.of(texts, borders, self.WIDTH)

@@ -48,14 +48,15 @@ def run(
     sets: Sets = None,
 ) -> None:
     """Practise. Killed at any moment, the same command goes on."""
-    from pipelines.practice import PracticeSettings, practice, resumed_settings
+    from pipelines.practice import PracticeSettings, practice
     from pipelines.report import print_summary, write_report
+    from pipelines.run import resumed_settings
     from recognizer.settings import load
 
     if resume is not None:
         if data or out is not None or config is not None or sets:
             raise UserError("--resume goes on with the run's own settings: give nothing beside it")
-        settings, out = resumed_settings(resume), resume
+        settings, out = resumed_settings(PracticeSettings, resume, "practice run"), resume
     else:
         if out is None:
             raise UserError("say where the run goes: --out RUN")
@@ -73,6 +74,50 @@ def run(
     print_summary(out)
     print(f"report: {path}")
     print(f"read with: recognizer predict --model {out} PICTURE")
+
+
+@typer_app.command()
+def compare(
+    data: Annotated[list[Path] | None, typer.Option(help="Labelled pictures; repeatable.", show_default=False)] = None,
+    test: Annotated[Path | None, typer.Option(help="Labelled pictures to compare on.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The run's folder; given again, the run goes on.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on with this run.")] = None,
+    methods: Annotated[str | None, typer.Option(help="Methods, with commas; 'none' is real pictures alone.")] = None,
+    seeds: Annotated[int | None, typer.Option(help="Trainings of each method; 3.")] = None,
+    start: Annotated[
+        str | None, typer.Option("--from", help="Weights or run to start from, or 'nothing'; else the default reader.")
+    ] = None,
+    pictures: Annotated[int | None, typer.Option(help="Pictures that each training sees; else by labels.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Use only the first so many samples.")] = None,
+    jobs: Annotated[int | None, typer.Option(help="Trainings beside each other; else one a processor.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
+    label_pattern: Pattern = None,
+    config: Annotated[Path | None, typer.Option(help="Settings as TOML; options here go over it.")] = None,
+    sets: Sets = None,
+) -> None:
+    """Say which method's pictures help, at equal compute. Killed at any moment, the same command goes on."""
+    from pipelines.compare import CompareSettings
+    from pipelines.compare import compare as run_comparison
+    from pipelines.run import resumed_settings
+    from recognizer.settings import load
+
+    if resume is not None:
+        if data or out is not None or config is not None or sets:
+            raise UserError("--resume goes on with the run's own settings: give nothing beside it")
+        settings, out = resumed_settings(CompareSettings, resume, "comparison"), resume
+    else:
+        if out is None:
+            raise UserError("say where the run goes: --out RUN")
+        if not data and config is None:
+            raise UserError("say what to train on: --data DIR")
+        given = {
+            "data": [str(path) for path in data] if data else None, "start": start, "seeds": seeds,
+            "test": str(test) if test else None, "methods": methods.split(",") if methods else None,
+            "pictures": pictures, "limit": limit, "jobs": jobs, "seed": seed, "label_pattern": label_pattern,
+        }  # fmt: skip
+        settings = load(CompareSettings, config, given, sets or ())
+    run_comparison(settings, out)
+    print((out / "table.md").read_text(encoding="utf-8"), end="")
 
 
 @typer_app.command()

@@ -241,6 +241,17 @@ def test_a_fit_starts_from_another(data: Manifest, tmp_path: Path) -> None:
         load(tmp_path / "first", "wgan")
 
 
+def test_a_gan_starts_from_the_generator_of_an_autoencoder_and_diffusion_cannot(data: Manifest, tmp_path: Path) -> None:
+    load_learner("vae").fit(data, settings("vae"), tmp_path / "vae")
+    own = settings("wgan", start=str(tmp_path / "vae"), steps=1, learning_rate=1e-9)
+    load_learner("wgan").fit(data, own, tmp_path / "wgan")
+    first, second = load(tmp_path / "vae", "vae")[0]["generator"], load(tmp_path / "wgan", "wgan")[0]["generator"]
+    assert all(torch.allclose(second[key], tensor, atol=2e-3) for key, tensor in first.items())
+    with pytest.raises(UserError, match="was fitted for vae: diffusion cannot start there"):
+        load_learner("diffusion").fit(data, settings("diffusion", start=str(tmp_path / "vae")), tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
 def test_what_no_generator_can_be_fitted_to_is_refused(data: Manifest, tmp_path: Path) -> None:
     cls = load_learner("vae")
     with pytest.raises(UserError, match="has 5 pictures: a method needs 20"):

@@ -14,7 +14,7 @@ import pytest
 from conftest import CHARACTERS, Trained, augment, draw, draw_folder, random_labels, refusal
 from PIL import Image
 
-from augment.fidelity import REFUSALS, Band, Judged, band_of, coverage_table, judge, near_copies, refusal_table
+from augment.fidelity import REFUSALS, Band, Judged, band_of, coverage_table, doubts, judge, near_copies, refusal_table
 from augment.method import Request, read_requests
 from augment.mining import Mined, folds_of, hardness, mine, plan
 from recognizer.errors import UserError
@@ -340,6 +340,13 @@ def test_mining_refuses_in_one_line(trained: Trained, drawn: Path, tmp_path: Pat
     for option, value in {"--model": trained.run, "--data": drawn / "validation", "--out": tmp_path / "new"}.items():
         words = words if option in words else [*words, option, str(value)]
     assert said in refusal(augment("mine-errors", *words))
+
+
+def test_a_method_of_which_more_is_refused_than_kept_is_named() -> None:
+    assert doubts({"splice": 5, "vae": 4}, {"splice": 10, "vae": 10, "wgan": 3}) == [
+        "vae: 6 of 10 pictures are refused, more than is kept: look at them before you trust it",
+        "wgan: 3 of 3 pictures are refused, more than is kept: look at them before you trust it",
+    ]
 
 
 def test_the_filter_keeps_what_shows_its_text_and_is_no_copy(trained: Trained, drawn: Path, tmp_path: Path) -> None:

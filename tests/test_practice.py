@@ -126,7 +126,7 @@ def test_a_finished_run_reads_its_test_set_no_more(whole: Path, drawn: Path) -> 
         (["--data", "{scheme}", "--out", "{new}", "--set", "reader.bach=8"], "did you mean 'batch'"),
         (["--data", "{scheme}", "--out", "{new}", "--methods", "capcha"], "no method is called 'capcha'"),
         (["--data", "{scheme}/nowhere", "--out", "{new}"], "no such file or folder"),
-        (["--data", "{scheme}", "--out", "{new}", "--limit", "8", "--folds", "5"], "too few for practice"),
+        (["--data", "{scheme}", "--out", "{new}", "--limit", "8", "--folds", "5"], "too few for 5 folds"),
         (["--data", "{scheme}", "--out", "{whole}"], "was begun with other settings"),
         (["--resume", "{new}"], "is no practice run"),
     ],

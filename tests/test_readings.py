@@ -8,6 +8,7 @@ import math
 import random
 from collections import Counter
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,6 +23,7 @@ from recognizer.readings import (
     confusions,
     exact_match,
     mcnemar,
+    paired_difference,
     per_character,
     wilson,
     worst_confusions,
@@ -129,6 +131,27 @@ def test_mcnemar_holds_for_many_pictures() -> None:
     p = mcnemar(a, [not right for right in a])
     normal = math.erfc((abs(1100 - 900) - 1) / math.sqrt(2000) / math.sqrt(2))
     assert p == pytest.approx(normal, rel=0.02)
+
+
+def test_a_paired_difference_of_one_seed_is_mcnemars() -> None:
+    rng = np.random.default_rng(1)
+    a = rng.random((1, 400)) < 0.8
+    b = a ^ (rng.random((1, 400)) < np.where(a, 0.02, 0.3))
+    found = paired_difference(a, b)
+    assert found.mean == pytest.approx(b.mean() - a.mean())
+    assert found.p == pytest.approx(mcnemar(a[0].tolist(), b[0].tolist()), abs=0.01)
+    assert found.low < found.mean < found.high
+    assert paired_difference(a, a).p == 1 and paired_difference(a, a).mean == 0
+
+
+def test_a_paired_difference_counts_what_seeds_differ_by() -> None:
+    """Two models that differ between seeds more than from each other: an interval over pictures alone would miss 0."""
+    steady = np.repeat(np.arange(1000)[None] < 800, 3, 0)
+    wavering = np.stack([np.arange(1000) < n for n in (700, 820, 900)])
+    found = paired_difference(steady, wavering)
+    assert found.low < -0.05 and found.high > 0.05 and found.mean == pytest.approx(0.0067, abs=1e-3)
+    flipped = paired_difference(wavering, steady)
+    assert flipped.mean == -found.mean and flipped.p == found.p
 
 
 def test_scores_hold_what_evaluate_prints() -> None:

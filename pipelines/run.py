@@ -1,0 +1,283 @@
+"""What practice and comparisons have in common: settings, a run's folder, its parts of the data, and made pictures that
+are judged by readers that did not train on their source."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import torch
+from accelerate import Accelerator
+from pydantic import Field
+
+from augment.fidelity import Band, Judged, band_of, exact_text, judge, near_copies, widened
+from augment.method import Learner, Request, sources_of
+from augment.methods import create, load_class
+from augment.mining import folds_of, hardness
+from augment.synthesize import synthesize
+from pipelines.ledger import Ledger
+from recognizer.charset import Charset
+from recognizer.deploy.export import export
+from recognizer.errors import UserError
+from recognizer.images import MAX_PIXELS, Frame
+from recognizer.progress import Alone, Bar, say
+from recognizer.readings import Reading, Scores
+from recognizer.samples import Manifest, Sample, merge, problem_table, read_manifest, split, write_folder
+from recognizer.settings import Settings, load, make, to_toml
+from recognizer.training.batches import Pictures
+from recognizer.training.evaluate import evaluate
+from recognizer.training.side_by_side import Training
+from recognizer.training.train import TrainSettings, provenance
+
+
+class RunSettings(Settings):
+    """What every run over labelled pictures can be told."""
+
+    data: tuple[str, ...]
+    validation: str | None = None  # else a part of data
+    validation_share: float = Field(0.25, gt=0, lt=1)
+    test: str | None = None  # read once, at the end
+    label_pattern: str | None = None
+    limit: int | None = Field(None, ge=8)  # use the first so many samples of data
+    start: str = "default"
+    methods: tuple[str, ...] = ("captcha", "classical")
+    folds: int = Field(3, ge=2, le=20)
+    made_share: float = Field(0.5, gt=0, le=0.5)  # of each batch
+    pictures: int | None = Field(None, ge=1)  # seen by a training
+    jobs: int = Field(0, ge=0)  # trainings beside each other; 0 is one a processor, on a GPU one
+    seed: int = Field(0, ge=0)
+    reader: dict[str, Any] = Field({})  # further settings of `recognizer train`
+    fit: dict[str, dict[str, Any]] = Field({})  # settings of `augment fit`, by method
+
+
+S = TypeVar("S", bound=RunSettings)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder and what is fixed from its start on."""
+
+    settings: RunSettings
+    out: Path
+    ledger: Ledger
+    train: tuple[Sample, ...]
+    validation: tuple[Sample, ...]
+    folds: tuple[tuple[Sample, ...], ...]
+
+    @property
+    def jobs(self) -> int:
+        if self.settings.jobs or torch.cuda.is_available():
+            return self.settings.jobs or 1
+        # the processors that this process may use, where the system tells
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+    def training(self, out: Path, data: Path, seed: int, **changed: Any) -> Training:
+        """A training of this run, from the run's start unless told otherwise."""
+        s = self.settings
+        values = {
+            "threads": 1, "tracker": "none", "validation_share": 0.1, "charset": self.ledger["prepare"]["charset"],
+            "start": s.start, "pictures": s.pictures, **s.reader, "data": [str(data)],
+            "validation": str(self.out / "data" / "validation"), "seed": seed,
+        }  # fmt: skip
+        return Training(make(TrainSettings, values | changed, "reader settings"), out)
+
+    def fold_trainings(self) -> list[Training]:
+        """The trainings of each fold's reader, on the other folds."""
+        return [
+            self.training(self.out / "folds" / f"fold-{k}", self.out / "data" / f"fold-{k}", self.settings.seed)
+            for k in range(len(self.folds))
+        ]
+
+
+def open_run(settings: S, out: Path) -> None:
+    """Make the run folder, or see that the one to go on with was made with the same settings."""
+    kept = out / "settings.toml"
+    if kept.is_file():
+        if load(type(settings), kept, {}) != settings:
+            raise UserError(f"{out} was begun with other settings (see {kept}): name a new folder, or --resume {out}")
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} exists and is not empty: name a new folder")
+    else:
+        make(TrainSettings, {**settings.reader, "data": settings.data}, "reader settings")
+        out.mkdir(parents=True, exist_ok=True)
+        kept.write_text(to_toml(settings), encoding="utf-8")
+
+
+def resumed_settings(cls: type[S], out: Path, what: str) -> S:
+    """The settings of a run, to go on with; `what` a run of that command is called.
+
+    Raises:
+        UserError: no run's folder.
+    """
+    if not (out / "settings.toml").is_file():
+        raise UserError(f"{out} is no {what}: it has no settings.toml")
+    with suppress(UserError):
+        return load(cls, out / "settings.toml", {})
+    raise UserError(f"{out} is no {what}: its settings.toml is another command's")
+
+
+def prepare(settings: RunSettings, out: Path, ledger: Ledger) -> Run:
+    """Copy train, validation and each fold's training part into the run, so that it depends on nothing outside."""
+    data, began = out / "data", time.monotonic()
+    if "prepare" not in ledger:
+        whole = merge([read_manifest(path, settings.label_pattern) for path in settings.data])
+        if settings.limit:
+            whole = whole.first(settings.limit)
+        held = read_manifest(settings.validation, settings.label_pattern) if settings.validation else Manifest(())
+        test = read_manifest(settings.test, settings.label_pattern) if settings.test else Manifest(())
+        longest = max((len(s.text) for s in whole), default=1)
+        charset = Charset.of(s.text for s in (*whole, *held)) if len(whole) else Charset("0")
+        with Bar(Alone(), "opening", len(whole) + len(held)) as bar:
+            frame = Frame.for_texts(longest)
+            usable = Pictures(whole.samples, charset, frame, MAX_PIXELS, bar.advance)
+            usable_held = Pictures(held.samples, charset, frame, MAX_PIXELS, bar.advance)
+        problems = [*whole.problems, *usable.problems, *held.problems, *usable_held.problems]
+        say(Alone(), problem_table(problems, len(whole) + len(held) + len(whole.problems) + len(held.problems)))
+        if settings.validation:
+            parts = [usable.samples, usable_held.samples]
+        else:
+            share = settings.validation_share
+            parts = split(usable.samples, (1 - share, share), settings.seed)
+        if len(parts[0]) < 2 * settings.folds or not parts[1]:
+            raise UserError(
+                f"{len(parts[0])} samples to train and {len(parts[1])} to validate are too few for "
+                f"{settings.folds} folds"
+            )
+        shutil.rmtree(data, ignore_errors=True)
+        for name, part in zip(("train", "validation"), parts, strict=True):
+            write_folder(part, data / name)
+        train = read_manifest(data / "train").samples
+        folds = folds_of(train, settings.folds, settings.seed)
+        for k in range(settings.folds):
+            write_folder([s for j, fold in enumerate(folds) if j != k for s in fold], data / f"fold-{k}")
+        ledger.record(
+            "prepare", train=len(parts[0]), validation=len(parts[1]), test=len(test), charset=charset.characters,
+            problems=len(problems), provenance=provenance(), seconds=time.monotonic() - began,
+        )  # fmt: skip
+    train = read_manifest(data / "train").samples
+    return Run(
+        settings, out, ledger, train, read_manifest(data / "validation").samples,
+        tuple(tuple(fold) for fold in folds_of(train, settings.folds, settings.seed)),
+    )  # fmt: skip
+
+
+def fitted(run: Run, name: str, reader: Path) -> tuple[dict[str, Any], str | None]:
+    """The settings of a method, and the characters that it knows, where it learns. Then it has learned the training
+    pictures first, with a reader's eyes."""
+    if not hasattr(load_class(name), "fit"):
+        return {}, None
+    folder, step = run.out / "fitted" / name.replace(":", "-"), f"fit {name}"
+    if step not in run.ledger:
+        began = time.monotonic()
+        if not (reader / "reader.onnx").exists():
+            export(reader)
+        # in a process of its own: this one has settled what it computes in, and on
+        command = [sys.executable, "-m", "augment.cli", "fit"]
+        if (folder / "asked.json").exists():
+            command += ["--resume", str(folder)]
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+            command += ["--method", name, "--data", str(run.out / "data" / "train"), "--out", str(folder)]
+            values = {"model": str(reader), **run.settings.fit.get(name, {})}
+            command += [w for k, v in values.items() for w in ("--set", f"{k}={json.dumps(v)}")]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise UserError(f"{name} cannot be fitted: {(done.stderr.strip().splitlines() or ['it was stopped'])[-1]}")
+        said = done.stdout.splitlines()[0].removeprefix(f"{folder}: ")
+        run.ledger.record(step, said=said, seconds=time.monotonic() - began)
+        say(Alone(), f"  {name}: {said}")
+    settings = {"fitted": str(folder)}
+    return settings, cast("Learner", create(name, settings)).known.characters
+
+
+@dataclass(frozen=True)
+class Judges:
+    """Readers that each did not train on one fold, and what they read in it."""
+
+    readers: tuple[Path, ...]
+    samples: tuple[Sample, ...]  # of all folds
+    readings: tuple[Reading, ...]
+    bands: tuple[Band, ...]
+    fold_of: Mapping[str, int]  # by a sample's name
+    hardness: Mapping[str, float]
+
+    @classmethod
+    def of(cls, run: Run, readers: Sequence[Path]) -> Judges:
+        per_fold = [read(reader, fold) for reader, fold in zip(readers, run.folds, strict=True)]
+        samples, readings = [s for fold in run.folds for s in fold], [r for own in per_fold for r in own]
+        return cls(
+            tuple(readers), tuple(samples), tuple(readings),
+            tuple(band_of(fold, own) for fold, own in zip(run.folds, per_fold, strict=True)),
+            {s.name: k for k, fold in enumerate(run.folds) for s in fold},
+            {s.name: hardness(r, s.text) for s, r in zip(samples, readings, strict=True)},
+        )  # fmt: skip
+
+
+def make_and_judge(
+    run: Run, name: str, settings: dict[str, Any], asked: Sequence[Request], made: Path, judges: Judges
+) -> tuple[Judged, dict[str, Any]]:
+    """Make one method's pictures into `made/name` and judge each by the reader that did not train on its source, where
+    one must."""
+    began = time.monotonic()
+    sources = sources_of(Manifest(run.train, source=str(run.out / "data" / "train")))
+    with Bar(Alone(), f"making with {name}", len(asked)) as bar:
+        synthesize(name, settings, asked, made / name, sources, bar.advance)
+    seconds = time.monotonic() - began
+    pictures = read_manifest(made / name).samples
+    pictures = tuple(Sample(f"{name}/{s.name}", s.text, s.path, meta=s.meta) for s in pictures)
+    fold = [judges.fold_of.get(s.meta["source"] or "", i % len(judges.readers)) for i, s in enumerate(pictures)]
+    readings: dict[int, Reading] = {}
+    for k, reader in enumerate(judges.readers):
+        own = [i for i in range(len(pictures)) if fold[i] == k]
+        readings.update(zip(own, read(reader, [pictures[i] for i in own]), strict=True))
+    own_bands = [
+        Band(0.0, float("inf"))
+        if exact_text(s)
+        else widened(judges.bands[k], judges.hardness.get(s.meta["source"] or ""))
+        for s, k in zip(pictures, fold, strict=True)
+    ]
+    judged = judge(pictures, [readings[i] for i in range(len(pictures))], own_bands, near_copies(pictures, run.train))
+    return judged, {
+        "asked": len(asked), "kept": len(judged.kept), "refused": dict(Counter(p.kind for p in judged.refused)),
+        "read_right": sum(readings[i].text == s.text for i, s in enumerate(pictures)) / len(pictures),
+        "seconds": seconds,
+    }  # fmt: skip
+
+
+# ----------------------------------------------------------------------------------------------------------- readings
+
+
+def read(weights: Path, samples: Sequence[Sample]) -> list[Reading]:
+    """What a reader reads in samples that are known to be usable, in order."""
+    if not samples:
+        return []
+    pictures, outcome = evaluate(weights, samples, Accelerator())
+    if pictures.problems:
+        problem = pictures.problems[0]
+        raise UserError(f"{problem.name} cannot be read any more: {problem.kind}, {problem.detail}")
+    return outcome.readings
+
+
+def read_some(weights: Path, samples: Sequence[Sample]) -> dict[str, Reading]:
+    """What a reader reads in those samples that it can use, by name."""
+    pictures, outcome = evaluate(weights, samples, Accelerator())
+    return {s.name: r for s, r in zip(pictures.samples, outcome.readings, strict=True)}
+
+
+def scores_of(samples: Sequence[Sample], readings: Sequence[Reading]) -> Scores:
+    return Scores.of([(s.text, r.text) for s, r in zip(samples, readings, strict=True)])
+
+
+def in_words(scores: Scores) -> str:
+    low, high = scores.exact_interval
+    return f"exact match {scores.exact:.3f} ({low:.3f} to {high:.3f})"

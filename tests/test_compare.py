@@ -1,0 +1,158 @@
+"""Comparisons through their door, at tiny size; and the figures that say how like real pictures made ones are."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from augment.likeness import coverage, features_of, frechet
+from pipelines.scheme import write_scheme
+from recognizer.samples import read_manifest
+from recognizer.training.checkpoint import DEFAULT
+
+METHODS = ["none", "classical", "splice"]
+TIMES = {"seconds", "a_second", "provenance"}
+
+
+def command(*words: str) -> list[str]:
+    return [sys.executable, "-m", "pipelines.cli", "compare", *words]
+
+
+def facts(run: Path) -> list[Any]:
+    rows = [json.loads(line) for line in (run / "ledger.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k not in TIMES} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("compare")
+    write_scheme(folder / "scheme", 60, 20, 0)
+    return folder
+
+
+def words(drawn: Path, out: str) -> list[str]:
+    return command(
+        "--data", str(drawn / "scheme/labelled"), "--test", str(drawn / "scheme/test"), "--out", str(drawn / out),
+        "--methods", ",".join(METHODS), "--seeds", "2", "--pictures", "96", "--jobs", "1",
+        "--set", "reader.validations=2", "--set", "reader.batch=16", "--set", "reader.checkpoint_seconds=0.5",
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def whole(drawn: Path) -> tuple[Path, str]:
+    done = subprocess.run(words(drawn, "whole"), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return drawn / "whole", done.stdout
+
+
+def test_each_method_trains_alike_and_its_table_follows_from_its_readings(whole: tuple[Path, str]) -> None:
+    run, said = whole
+    steps = {entry["step"]: entry for entry in facts(run)}
+    assert list(steps) == [
+        "prepare", "made classical", "fit splice", "made splice", *(f"read {m} {s}" for m in METHODS for s in (0, 1)),
+    ]  # fmt: skip
+    n = steps["prepare"]["train"]
+    for name in METHODS[1:]:
+        made = steps[f"made {name}"]
+        assert made["kept"] == n == len((run / name / "kept/metadata.jsonl").read_text().splitlines())
+        assert made["asked"] >= n + sum(made["refused"].values())
+        assert 0 <= made["coverage"] <= 1 and made["frechet"] > 0
+    for name in METHODS:
+        for s in (0, 1):
+            last = json.loads((run / name / f"seed-{s}" / "metrics.jsonl").read_text().splitlines()[-1])
+            assert last["step"] == 6, "equal compute"
+    truth = {s.name: s.text for s in read_manifest(run.parent / "scheme/test")}
+    for name in METHODS:
+        rates = [np.mean([steps[f"read {name} {s}"]["readings"][k] == t for k, t in truth.items()]) for s in (0, 1)]
+        assert f"| {name} | {rates[0]:.3f}, {rates[1]:.3f} | {np.mean(rates):.3f} (" in said
+    assert said == (run / "table.md").read_text()
+
+
+def test_killed_at_any_moment_it_goes_on_to_the_same_end(whole: tuple[Path, str], drawn: Path) -> None:
+    for seconds in (8.0, 12.0, 15.0):
+        process = subprocess.Popen(
+            words(drawn, "killed"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        try:
+            process.wait(seconds)
+            break
+        except subprocess.TimeoutExpired:
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+    time.sleep(1)  # the training that it had started is ended with it
+    done = subprocess.run(
+        command("--resume", str(drawn / "killed")) if (drawn / "killed/settings.toml").exists()
+        else words(drawn, "killed"), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert facts(drawn / "killed") == facts(whole[0])
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--out", "{new}"], "say what to train on"),
+        (["--data", "{scheme}", "--out", "{new}"], "say what to compare on"),
+        (["--data", "{scheme}", "--test", "{scheme}", "--out", "{new}", "--methods", "splice"], "none and at least"),
+        (["--data", "{scheme}", "--test", "{scheme}", "--out", "{new}", "--methods", "none,none"], "none and at least"),
+        (["--data", "{scheme}", "--test", "{scheme}", "--out", "{new}", "--methods", "none,splce"], "no method is"),
+        (["--data", "{scheme}", "--test", "{scheme}", "--out", "{whole}"], "was begun with other settings"),
+        (["--resume", "{new}"], "is no comparison"),
+    ],
+)
+def test_a_mistake_is_one_line(
+    whole: tuple[Path, str], drawn: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+    more: list[str], said: str, tmp_path: Path,
+) -> None:  # fmt: skip
+    from pipelines.cli import app
+
+    places = {"scheme": drawn / "scheme/labelled", "new": tmp_path / "new", "whole": whole[0]}
+    monkeypatch.setattr(sys, "argv", ["practice", "compare", *(word.format(**places) for word in more)])
+    with pytest.raises(SystemExit) as ended:
+        app()
+    assert ended.value.code == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert said in lines[-1] and lines[-1].startswith("error: ") and not (tmp_path / "new").exists()
+
+
+# ------------------------------------------------------------------------------------------------------------ likeness
+
+
+def test_the_frechet_distance_of_normal_features_is_the_formula_of_their_moments() -> None:
+    rng = np.random.default_rng(0)
+    turn = np.linalg.qr(rng.standard_normal((3, 3)))[0]
+    a = rng.standard_normal((200_000, 3)) * [1, 2, 3] @ turn + [1, 0, 0]
+    b = rng.standard_normal((200_000, 3)) * [2, 2, 1] @ turn + [0, 0, 2]
+    # covariances that share their axes: squared distances of means and of deviations along each
+    assert frechet(a, b) == pytest.approx(1 + 4 + 1 + 0 + 4, rel=0.02)
+    assert frechet(a, a) == pytest.approx(0, abs=1e-6)
+
+
+def test_coverage_is_whole_for_the_same_pictures_and_little_for_one_look() -> None:
+    rng = np.random.default_rng(0)
+    real, others = rng.standard_normal((300, 4)), rng.standard_normal((300, 4))
+    assert coverage(real, real) == 1
+    assert coverage(real, others) > 0.9
+    assert coverage(real, np.repeat(others[:1], 300, 0)) < 0.05
+    assert coverage(real, others + 20) == 0
+
+
+def test_features_tell_one_scheme_from_another_and_not_two_parts_of_one(drawn: Path, tmp_path: Path) -> None:
+    from augment.synthesize import requests_for_texts, synthesize
+
+    samples = read_manifest(drawn / "scheme/labelled").samples
+    synthesize("render", {}, requests_for_texts([s.text for s in samples[:30]], (160, 60), 0), tmp_path / "rendered")
+    first, second, other = (
+        features_of(DEFAULT, own) for own in (samples[:30], samples[30:], read_manifest(tmp_path / "rendered").samples)
+    )
+    assert len(first) == 30 and first.shape == other.shape
+    assert 1.5 * frechet(first, second) < frechet(first, other)
