@@ -266,6 +266,16 @@ def test_a_stream_shows_every_character_and_length_and_its_labels_are_ids_of_the
     assert seen == set(charset.characters) and lengths >= {3, 4, 5, 6, 7, 8} and lengths <= set(LENGTHS)
 
 
+def test_a_share_of_a_stream_is_drawn_by_the_captcha_package() -> None:
+    rendered, packaged, mixed = (
+        stream(package=share, easy=1).batch(0, 10, range(24), CPU) for share in (0.0, 1.0, 0.5)
+    )
+    assert torch.equal(rendered.targets, packaged.targets) and torch.equal(rendered.targets, mixed.targets)
+    own = [torch.equal(a, b) for a, b in zip(mixed.pictures, rendered.pictures, strict=True)]
+    theirs = [torch.equal(a, b) for a, b in zip(mixed.pictures, packaged.pictures, strict=True)]
+    assert all(a != b for a, b in zip(own, theirs, strict=True)) and 5 < sum(theirs) < 19
+
+
 def test_a_stream_of_a_charset_of_ones_own() -> None:
     batch = stream(characters="#+7").batch(0, 10, range(16), CPU)
     assert set(batch.targets.unique().tolist()) == {0, 1, 2, 3}
