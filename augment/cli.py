@@ -244,7 +244,10 @@ def filter_made(
     if problems := [*manifest.problems, *pictures.problems]:
         print(problem_table(problems, len(manifest) + len(manifest.problems)), file=sys.stderr)
     print(refusal_table(judged))
-    kept_of, made_of = (Counter(str(s.meta.get("method")) for s in own) for own in (judged.kept, pictures.samples))
+    kept_of, made_of = (
+        Counter(str(s.meta.get("method", "pictures of no method")) for s in own)
+        for own in (judged.kept, pictures.samples)
+    )
     for line in doubts(kept_of, made_of):
         print(line)
     print(coverage_table(judged, read_weights(judge)[1].charset))

@@ -15,7 +15,6 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from numpy.typing import NDArray
 from PIL import Image
 from pydantic import Field
@@ -34,7 +33,16 @@ from recognizer.settings import Settings, to_toml
 from recognizer.training import checkpoint
 from recognizer.training.batches import Pictures
 from recognizer.training.evaluate import shown_case
-from recognizer.training.train import Average, Metrics, any_process, best_precision, due, interruptible, provenance
+from recognizer.training.train import (
+    Average,
+    Metrics,
+    any_process,
+    best_precision,
+    due,
+    interruptible,
+    provenance,
+    taken_precision,
+)
 
 MOST_KEPT = 2000  # layouts that a generator's file holds
 
@@ -211,13 +219,12 @@ def fit(
     if settings.threads:
         torch.set_num_threads(settings.threads)
     best = "bf16" if best_precision() == "bf16" else "no"  # fp16 would need its losses scaled
-    precision = best if settings.precision == "auto" else settings.precision
     tracker = None if settings.tracker == "none" else settings.tracker
-    taken = precision if not AcceleratorState._shared_state else None  # a process computes in one precision
+    taken = taken_precision(settings.precision, best)
     try:
         accelerator = Accelerator(mixed_precision=taken, log_with=tracker, project_dir=str(out / "log"))
     except ValueError as error:
-        raise UserError(f"precision {precision}, tracker {settings.tracker}: {error}") from None
+        raise UserError(f"precision {settings.precision}, tracker {settings.tracker}: {error}") from None
     if settings.batch % accelerator.num_processes or settings.batch < 2 * accelerator.num_processes:
         raise UserError(f"batch {settings.batch} cannot be shared evenly among {accelerator.num_processes} processes")
     facts, file = provenance() | {"data_sha256": data_hash}, out / "run.json"
@@ -227,7 +234,8 @@ def fit(
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         (out / "grids").mkdir(parents=True, exist_ok=True)
-        (out / "asked.json").write_text(json.dumps(asked) + "\n", encoding="utf-8")
+        (out / "asked.json.tmp").write_text(json.dumps(asked) + "\n", encoding="utf-8")
+        (out / "asked.json.tmp").replace(out / "asked.json")
         (out / "settings.toml").write_text(to_toml(settings), encoding="utf-8")
         file.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     networks = {name: network.to(accelerator.device) for name, network in learning.networks.items()}

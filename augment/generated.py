@@ -251,7 +251,7 @@ class Generated(ABC):
                         f"{settings.start} was fitted for {start[1]['method']}: {cls.name} cannot start there"
                     )
                 for name, network in learning.networks.items():
-                    if same or name in start[0]:  # a GAN begins from a vae's generator, and its critic from nothing
+                    if same or name in start[0]:  # a vae's generator has no critic
                         network.load_state_dict(start[0][name])
         except (RuntimeError, KeyError) as error:
             raise UserError(f"start {settings.start!r} does not fit: {str(error).splitlines()[-1].strip()}") from None

@@ -54,7 +54,8 @@ def run(
     from recognizer.settings import load
 
     if resume is not None:
-        if data or out is not None or config is not None or sets:
+        others = (data, out, config, sets, validation, test, start, methods, rounds, folds, pictures, limit, jobs, seed)
+        if any(value is not None for value in (*others, label_pattern)):
             raise UserError("--resume goes on with the run's own settings: give nothing beside it")
         settings, out = resumed_settings(PracticeSettings, resume, "practice run"), resume
     else:
@@ -102,7 +103,8 @@ def compare(
     from recognizer.settings import load
 
     if resume is not None:
-        if data or out is not None or config is not None or sets:
+        others = (data, out, config, sets, test, methods, seeds, start, pictures, limit, jobs, seed, label_pattern)
+        if any(value is not None for value in others):
             raise UserError("--resume goes on with the run's own settings: give nothing beside it")
         settings, out = resumed_settings(CompareSettings, resume, "comparison"), resume
     else:

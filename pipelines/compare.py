@@ -3,6 +3,7 @@ pictures of each method, several seeds, read on the same test pictures."""
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from collections import Counter
@@ -15,20 +16,34 @@ from pydantic import Field
 
 from augment.fidelity import doubts
 from augment.likeness import coverage, features_of, frechet
-from augment.method import Request
-from augment.methods import load_class
+from augment.method import Request, sources_of
+from augment.methods import create, load_class
 from augment.synthesize import random_texts, requests_for_sources
 from pipelines.ledger import Ledger, locked
-from pipelines.run import Judges, Run, RunSettings, fitted, make_and_judge, open_run, prepare, read_some
+from pipelines.run import (
+    Judges,
+    Run,
+    RunSettings,
+    check_methods,
+    fitted,
+    make_and_judge,
+    open_run,
+    prepare,
+    read,
+)
 from recognizer.charset import Charset
 from recognizer.errors import UserError
+from recognizer.images import MAX_PIXELS, Frame
 from recognizer.progress import Alone, say
 from recognizer.readings import Difference, paired_difference, wilson
-from recognizer.samples import Manifest, Sample, read_manifest, write_folder
+from recognizer.samples import Manifest, Sample, problem_table, read_manifest, write_folder
+from recognizer.training.batches import Pictures
 from recognizer.training.side_by_side import Training, train_side_by_side
 
 NONE = "none"  # the control: real pictures alone
 ATTEMPTS = 4  # to make as many pictures as are asked for, where many are refused
+ENOUGH = 0.9  # a method with a smaller share of the pictures that are asked for is not compared
+MOST_LOOKED_AT = 2000  # pictures whose looks are compared
 HOPELESS = 0.1  # a method of whose pictures fewer are kept is asked for no more
 
 
@@ -54,13 +69,12 @@ def compare(settings: CompareSettings, out: Path) -> Ledger:
         raise UserError("say what to compare on: --test DIR")
     if NONE not in settings.methods or len(set(settings.methods)) < max(2, len(settings.methods)):
         raise UserError(f"methods: {NONE} and at least one other, each once")
-    for name in settings.methods:
-        if name != NONE:
-            load_class(name)
+    check_methods(settings, [name for name in settings.methods if name != NONE])
     open_run(settings, out)
     with locked(out):
         ledger = Ledger(out / "ledger.jsonl")
         run = prepare(settings, out, ledger)
+        test = test_samples(settings, ledger)
         torch.set_num_threads(run.jobs)
         trainings = {s: _training(run, NONE, s) for s in range(settings.seeds)}
         say(Alone(), f"training without made pictures on {len(run.train)}, and {settings.folds} readers out of fold")
@@ -70,16 +84,45 @@ def compare(settings: CompareSettings, out: Path) -> Ledger:
             if name != NONE and f"made {name}" not in ledger:
                 judges = judges or Judges.of(run, [t.out for t in run.fold_trainings()])
                 make_pictures(run, settings, name, judges)
-        others = [(name, s) for name in settings.methods if name != NONE for s in range(settings.seeds)]
-        train_side_by_side([_training(run, name, s) for name, s in others], run.jobs, "with made pictures")
-        test = read_manifest(settings.test, settings.label_pattern).samples
-        for name in settings.methods:
-            for s in range(settings.seeds):
-                if f"read {name} {s}" not in ledger:
-                    readings = read_some(_training(run, name, s).out, test)
-                    ledger.record(f"read {name} {s}", readings={k: r.text for k, r in readings.items()})
-        (out / "table.md").write_text(table(settings, ledger, test), encoding="utf-8")
+        trained = [(name, s) for name in compared(settings, ledger) for s in range(settings.seeds)]
+        train_side_by_side([_training(run, name, s) for name, s in trained], run.jobs, "with made pictures")
+        for name, s in trained:
+            if f"read {name} {s}" not in ledger:
+                readings = read(_training(run, name, s).out, test)
+                texts = {t.name: r.text for t, r in zip(test, readings, strict=True)}
+                ledger.record(f"read {name} {s}", readings=texts)
+        (out / "table.md").write_text(table(settings, ledger), encoding="utf-8")
     return ledger
+
+
+def test_samples(settings: CompareSettings, ledger: Ledger) -> tuple[Sample, ...]:
+    """The test pictures that every reader will read: the same ones whenever the run goes on.
+
+    Raises:
+        UserError: none can be used, or they are others than when the run began.
+    """
+    assert settings.test is not None
+    samples = read_manifest(settings.test, settings.label_pattern).samples
+    if "test" not in ledger:
+        charset = Charset(ledger["prepare"]["charset"])
+        usable = Pictures(samples, charset, Frame.for_texts(max((len(s.text) for s in samples), default=1)), MAX_PIXELS)
+        if not len(usable):
+            raise UserError(f"{settings.test}: no sample is left to compare on")
+        say(Alone(), problem_table(usable.problems, len(samples)))
+        ledger.record("test", texts={s.name: s.text for s in usable.samples}, set_aside=len(usable.problems))
+    texts = ledger["test"]["texts"]
+    kept = tuple(s for s in samples if s.name in texts)
+    if {s.name: s.text for s in kept} != texts:
+        raise UserError(f"{settings.test} has changed since the comparison began: start a new one")
+    return kept
+
+
+def compared(settings: CompareSettings, ledger: Ledger) -> list[str]:
+    """The methods that readers train with: those with nearly as many pictures as were asked for."""
+    return [
+        name for name in settings.methods
+        if name == NONE or ledger[f"made {name}"]["kept"] >= ENOUGH * ledger[f"made {name}"]["wanted"]
+    ]  # fmt: skip
 
 
 def _training(run: Run, name: str, seed: int) -> Training:
@@ -87,6 +130,7 @@ def _training(run: Run, name: str, seed: int) -> Training:
     return run.training(
         _folder(run, name) / f"seed-{seed}", run.out / "data" / "train", run.settings.seed + seed,
         with_synthetic=made, synthetic_share=run.settings.made_share,
+        patience=1_000_000,  # none stops early: equal compute
     )  # fmt: skip
 
 
@@ -107,7 +151,7 @@ def make_pictures(run: Run, settings: CompareSettings, name: str, judges: Judges
     for attempt in range(ATTEMPTS):
         share = len(kept) / len(made) if made else 0.8
         count = min(round((wanted - len(kept)) / share) + 4, 2 * wanted)
-        asked = _requests(run, name, count, settings.seed + 10_000_000 * (attempt + 1), known)
+        asked = _requests(run, name, own, count, settings.seed + 10_000_000 * (attempt + 1), known)
         judged, facts = make_and_judge(run, name, own, asked, folder / "made" / str(attempt), judges)
         drawn = read_manifest(folder / "made" / str(attempt) / name)
         made += [Sample(f"{attempt}/{s.name}", s.text, s.path, meta=s.meta) for s in drawn]
@@ -118,16 +162,13 @@ def make_pictures(run: Run, settings: CompareSettings, name: str, judges: Judges
             break
     if not kept:
         raise UserError(f"{name}: none of {len(made)} pictures was kept; look at {folder / 'made'}")
-    kept = kept[:wanted]
+    passed, kept = len(kept), kept[:wanted]
     write_folder(kept, folder / "kept")
     never = sorted({c for s in run.train for c in s.text} - {c for s in kept for c in s.text})
-    # in the eyes of a reader, at equal numbers; what another half of the real ones gives is the least to hope for
-    real, looks = (features_of(judges.readers[0], own) for own in (judges.samples, made[: len(run.train)]))
-    half = min(len(real) // 2, len(looks))
+    looks = likeness(run, settings, made, judges.readers[0])
     run.ledger.record(
-        f"made {name}", asked=len(made), kept=len(kept), refused=dict(refused), read_right=right / len(made),
-        a_second=len(made) / max(seconds, 1e-9), never_seen="".join(never), coverage=coverage(real, looks),
-        frechet=frechet(real[:half], looks[:half]), frechet_real=frechet(real[:half], real[half : 2 * half]),
+        f"made {name}", asked=len(made), passed=passed, kept=len(kept), wanted=wanted, refused=dict(refused),
+        read_right=right / len(made), a_second=len(made) / max(seconds, 1e-9), never_seen="".join(never), **looks,
         seconds=time.monotonic() - began,
     )  # fmt: skip
     refusals = sum(refused.values())
@@ -136,9 +177,26 @@ def make_pictures(run: Run, settings: CompareSettings, name: str, judges: Judges
         say(Alone(), f"  {line}")
 
 
-def _requests(run: Run, name: str, count: int, seed: int, known: str | None) -> list[Request]:
-    """Requests for one method: real pictures in turn under their own text, or random texts of the labels' characters
-    and lengths, at the size of a real picture."""
+def likeness(run: Run, settings: CompareSettings, made: list[Sample], reader: Path) -> dict[str, float]:
+    """How like real pictures made ones are, in the eyes of a reader that was not trained on those: half of its own fold
+    against as many made of other pictures, and against the other half, which is the least to hope for."""
+    rng = np.random.default_rng(settings.seed)
+    fold = [run.folds[0][i] for i in rng.permutation(len(run.folds[0]))]
+    half = min(len(fold) // 2, MOST_LOOKED_AT)
+    names = {s.name for s in fold[:half]}
+    others = [s for s in made if s.meta.get("source") not in names]
+    others = [others[i] for i in rng.permutation(len(others))[:half]]
+    real, rest, looks = (features_of(reader, part) for part in (fold[:half], fold[half : 2 * half], others))
+    if min(len(real), len(rest), len(looks)) < 2:
+        return {"coverage": math.nan, "frechet": math.nan, "frechet_real": math.nan}
+    return {
+        "coverage": coverage(real, looks), "frechet": frechet(real, looks), "frechet_real": frechet(real, rest),
+    }  # fmt: skip
+
+
+def _requests(run: Run, name: str, settings: dict[str, Any], count: int, seed: int, known: str | None) -> list[Request]:
+    """Requests for one method: real pictures in turn under their own text, or random texts of the labels' characters,
+    each of the length and at the size of one real picture."""
     manifest = Manifest(run.train, source=str(run.out / "data" / "train"))
     varied = requests_for_sources(manifest, count, seed)
     cls = load_class(name)
@@ -146,38 +204,44 @@ def _requests(run: Run, name: str, count: int, seed: int, known: str | None) -> 
         return varied
     held = {c for s in run.train for c in s.text}
     characters = Charset.of(["".join(sorted(held if known is None else held & set(known)))])
-    texts = random_texts(characters, [len(s.text) for s in run.train], count, seed)
-    drawn = [Request(t, r.seed, r.width, r.height) for t, r in zip(texts, varied, strict=True)]
+    drawn = [Request(random_texts(characters, [len(r.text)], 1, r.seed)[0], r.seed, r.width, r.height) for r in varied]
     if not getattr(cls, "takes_source", False):
         return drawn
-    return [varied[i] if i % 2 else drawn[i] for i in range(count)]  # half from real pictures, half from nothing
+    method: Any = create(name, settings)
+    sources = sources_of(manifest)
+    can = getattr(method, "can_vary", lambda request, source: True)
+    return [  # half from real pictures, where they can be, and half from nothing
+        r if i % 2 and r.source is not None and can(r, sources(r.source)) else drawn[i] for i, r in enumerate(varied)
+    ]
 
 
-def rights(settings: CompareSettings, ledger: Ledger, test: tuple[Sample, ...]) -> dict[str, Any]:
+def rights(settings: CompareSettings, ledger: Ledger) -> dict[str, Any]:
     """Which test pictures each method's readers read right, (seeds, pictures) of booleans."""
-    steps = {(name, s): ledger[f"read {name} {s}"]["readings"] for name in settings.methods
-             for s in range(settings.seeds)}  # fmt: skip
-    usable = [s for s in test if all(s.name in own for own in steps.values())]
-    if not usable:
-        raise UserError(f"{settings.test}: no sample is left to compare on")
 
     def same(a: str, b: str) -> bool:
         return a.casefold() == b.casefold() if settings.fold_case else a == b
 
+    texts = ledger["test"]["texts"]
+    read_by = {(n, k): ledger[f"read {n} {k}"]["readings"] for n in compared(settings, ledger)
+               for k in range(settings.seeds)}  # fmt: skip
     return {
-        name: np.array([[same(s.text, steps[name, k][s.name]) for s in usable] for k in range(settings.seeds)])
-        for name in settings.methods
+        name: np.array([[same(t, read_by[name, k][s]) for s, t in texts.items()] for k in range(settings.seeds)])
+        for name in compared(settings, ledger)
     }
 
 
-def table(settings: CompareSettings, ledger: Ledger, test: tuple[Sample, ...]) -> str:
+def table(settings: CompareSettings, ledger: Ledger) -> str:
     """The comparison, as a table of Markdown."""
-    right = rights(settings, ledger, test)
+    right = rights(settings, ledger)
     against = [NONE] + ["classical"] * ("classical" in right)
     n = right[NONE].shape[1]
+    aside = ledger["test"]["set_aside"]
     lines = [
-        f"{ledger['prepare']['train']} labels to train on, {n} test pictures, {settings.seeds} seeds"
-        + (", ignoring case" if settings.fold_case else ""),
+        f"{ledger['prepare']['train']} labels to train on, {n} test pictures"
+        + (f" ({aside} set aside)" if aside else "")
+        + f", {settings.seeds} seed{'s' * (settings.seeds > 1)}" + (", ignoring case" if settings.fold_case else "")
+        + ". Intervals of differences count pictures and seeds, p is of these very readers"
+        + ("." if settings.seeds > 1 else ": one seed does not tell a method from its seed."),
         "",
         "| method | read right, by seed | mean, 95 % interval | "
         + " | ".join(f"against {name}, 95 % interval | p" for name in against) + " |",
@@ -189,6 +253,10 @@ def table(settings: CompareSettings, ledger: Ledger, test: tuple[Sample, ...]) -
         for other in against:
             cells += ["", ""] if name == other else _difference(paired_difference(right[other], own))
         lines.append("| " + " | ".join(cells) + " |")
+    for name in settings.methods:
+        if name not in right:
+            few = "not compared: too few of its pictures were kept"
+            lines.append(f"| {name} | {few} |" + " |" * (1 + 2 * len(against)))
     lines += [
         "",
         "| method | made | kept | a reader out of fold reads its label | too hard | near copies | Frechet | covered "
@@ -199,7 +267,7 @@ def table(settings: CompareSettings, ledger: Ledger, test: tuple[Sample, ...]) -
         if name != NONE:
             m = ledger[f"made {name}"]
             lines.append(
-                f"| {name} | {m['asked']} | {m['kept']} | {m['read_right']:.3f} | {m['refused'].get('too hard', 0)} "
+                f"| {name} | {m['asked']} | {m['passed']} | {m['read_right']:.3f} | {m['refused'].get('too hard', 0)} "
                 f"| {m['refused'].get('near copy', 0)} | {m['frechet']:.3g} (real {m['frechet_real']:.3g}) "
                 f"| {m['coverage']:.2f} | {m['a_second']:.0f} | {m['never_seen'] or 'none'} |"
             )

@@ -26,6 +26,7 @@ from pipelines.run import (
     Judges,
     Run,
     RunSettings,
+    check_methods,
     fitted,
     in_words,
     make_and_judge,
@@ -60,8 +61,7 @@ def practice(settings: PracticeSettings, out: Path) -> Ledger:
         UserError: settings or data that do not fit; everything so far is kept.
         Stopped: Ctrl-C; give the same command again to go on.
     """
-    for name in settings.methods:
-        load_class(name)
+    check_methods(settings, settings.methods)
     open_run(settings, out)
     with locked(out):
         ledger = Ledger(out / "ledger.jsonl")

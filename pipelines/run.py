@@ -36,7 +36,7 @@ from recognizer.samples import Manifest, Sample, merge, problem_table, read_mani
 from recognizer.settings import Settings, load, make, to_toml
 from recognizer.training.batches import Pictures
 from recognizer.training.evaluate import evaluate
-from recognizer.training.side_by_side import Training
+from recognizer.training.side_by_side import Training, die_with_parent
 from recognizer.training.train import TrainSettings, provenance
 
 
@@ -57,6 +57,7 @@ class RunSettings(Settings):
     jobs: int = Field(0, ge=0)  # trainings beside each other; 0 is one a processor, on a GPU one
     seed: int = Field(0, ge=0)
     reader: dict[str, Any] = Field({})  # further settings of `recognizer train`
+    method: dict[str, dict[str, Any]] = Field({})  # settings of `augment synthesize`, by method
     fit: dict[str, dict[str, Any]] = Field({})  # settings of `augment fit`, by method
 
 
@@ -97,6 +98,22 @@ class Run:
             self.training(self.out / "folds" / f"fold-{k}", self.out / "data" / f"fold-{k}", self.settings.seed)
             for k in range(len(self.folds))
         ]
+
+
+def check_methods(settings: RunSettings, names: Sequence[str]) -> None:
+    """See to it, before anything is trained, that methods can be made with their settings.
+
+    Raises:
+        UserError: no such method, or a setting that it refuses.
+    """
+    for name in names:
+        cls: Any = load_class(name)
+        values = settings.method.get(name, {})
+        if hasattr(cls, "fit"):
+            make(cls.FitSettings, settings.fit.get(name, {}), f"settings of fit --method {name}")
+            make(cls.Settings, values, f"settings of {name}")
+        else:
+            create(name, values)
 
 
 def open_run(settings: S, out: Path) -> None:
@@ -174,8 +191,9 @@ def prepare(settings: RunSettings, out: Path, ledger: Ledger) -> Run:
 def fitted(run: Run, name: str, reader: Path) -> tuple[dict[str, Any], str | None]:
     """The settings of a method, and the characters that it knows, where it learns. Then it has learned the training
     pictures first, with a reader's eyes."""
+    own = run.settings.method.get(name, {})
     if not hasattr(load_class(name), "fit"):
-        return {}, None
+        return own, None
     folder, step = run.out / "fitted" / name.replace(":", "-"), f"fit {name}"
     if step not in run.ledger:
         began = time.monotonic()
@@ -190,13 +208,13 @@ def fitted(run: Run, name: str, reader: Path) -> tuple[dict[str, Any], str | Non
             command += ["--method", name, "--data", str(run.out / "data" / "train"), "--out", str(folder)]
             values = {"model": str(reader), **run.settings.fit.get(name, {})}
             command += [w for k, v in values.items() for w in ("--set", f"{k}={json.dumps(v)}")]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=die_with_parent)
         if done.returncode:
             raise UserError(f"{name} cannot be fitted: {(done.stderr.strip().splitlines() or ['it was stopped'])[-1]}")
         said = done.stdout.splitlines()[0].removeprefix(f"{folder}: ")
         run.ledger.record(step, said=said, seconds=time.monotonic() - began)
         say(Alone(), f"  {name}: {said}")
-    settings = {"fitted": str(folder)}
+    settings = {**own, "fitted": str(folder)}
     return settings, cast("Learner", create(name, settings)).known.characters
 
 

@@ -150,7 +150,8 @@ def paired_difference(
     """How much more often b is right than a, two models of S seeds each, read on the same pictures, (S, N) each.
 
     The interval is of a bootstrap that draws pictures and seeds both; p of a randomization test that swaps the two
-    models picture by picture, their seeds together. With one seed each that test is McNemar's.
+    models picture by picture, their seeds together: it is of these very readers, as McNemar's (which it is with one
+    seed each), and not of other seeds.
 
     Source: Fisher, "The Design of Experiments", 1935, section 21; Owen and Eckles, "Bootstrapping data arrays of
         arbitrary order", 2012.

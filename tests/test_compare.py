@@ -58,14 +58,15 @@ def test_each_method_trains_alike_and_its_table_follows_from_its_readings(whole:
     run, said = whole
     steps = {entry["step"]: entry for entry in facts(run)}
     assert list(steps) == [
-        "prepare", "made classical", "fit splice", "made splice", *(f"read {m} {s}" for m in METHODS for s in (0, 1)),
+        "prepare", "test", "made classical", "fit splice", "made splice",
+        *(f"read {m} {s}" for m in METHODS for s in (0, 1)),
     ]  # fmt: skip
     n = steps["prepare"]["train"]
     for name in METHODS[1:]:
         made = steps[f"made {name}"]
         assert made["kept"] == n == len((run / name / "kept/metadata.jsonl").read_text().splitlines())
-        assert made["asked"] >= n + sum(made["refused"].values())
-        assert 0 <= made["coverage"] <= 1 and made["frechet"] > 0
+        assert made["asked"] == made["passed"] + sum(made["refused"].values()) and made["passed"] >= n
+        assert 0 <= made["coverage"] <= 1 and made["frechet"] > 0 and made["frechet_real"] > 0
     for name in METHODS:
         for s in (0, 1):
             last = json.loads((run / name / f"seed-{s}" / "metrics.jsonl").read_text().splitlines()[-1])
@@ -105,6 +106,22 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_end(whole: tuple[Path, str]
         (["--data", "{scheme}", "--test", "{scheme}", "--out", "{new}", "--methods", "splice"], "none and at least"),
         (["--data", "{scheme}", "--test", "{scheme}", "--out", "{new}", "--methods", "none,none"], "none and at least"),
         (["--data", "{scheme}", "--test", "{scheme}", "--out", "{new}", "--methods", "none,splce"], "no method is"),
+        (["--data", "{scheme}", "--test", "{scheme}", "--out", "{new}", "--methods", "none,sd"], "sd needs weights"),
+        (
+            [
+                "--data",
+                "{scheme}",
+                "--test",
+                "{scheme}",
+                "--out",
+                "{new}",
+                "--set",
+                "fit.vae={{step=2}}",
+                "--methods",
+                "none,vae",
+            ],
+            "did you mean 'steps'",
+        ),
         (["--data", "{scheme}", "--test", "{scheme}", "--out", "{whole}"], "was begun with other settings"),
         (["--resume", "{new}"], "is no comparison"),
     ],

@@ -232,6 +232,14 @@ class Diffusion(Generated):
     def _judge(self) -> Judge:
         return self.judge()
 
+    def can_vary(self, request: Request, source: Image.Image) -> bool:
+        """Whether a request's source can be drawn from, under the request's text."""
+        try:
+            self.layout_of(request, source)
+        except UserError:
+            return False
+        return True
+
     def draw(self, request: Request, source: Image.Image | None) -> Image.Image:
         """The picture of one request; from its source, where it has one."""
         rng, ids, width = request.rng(), self.shown(request.text), self.spacing.width

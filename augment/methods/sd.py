@@ -53,10 +53,8 @@ class Sd:
         for strength in settings.strengths:
             if not 0 < strength <= 1 or int(settings.steps * strength) < 1:
                 raise UserError(f"at strength {strength:g} none of {settings.steps} steps runs")
-        try:
-            settings.prompt.format(text="x")
-        except (KeyError, IndexError, ValueError):
-            raise UserError(f"prompt {settings.prompt!r}: write {{text}} where the text stands") from None
+        if "{text}" not in settings.prompt:
+            raise UserError(f"prompt {settings.prompt!r}: write {{text}} where the text stands")
 
     @cached_property
     def pipeline(self) -> Any:
@@ -96,7 +94,7 @@ class Sd:
         scale = s.side / max(source.size)
         width, height = (max(round(side * scale / GRAIN), 1) * GRAIN for side in source.size)
         painted: Image.Image = self.pipeline(
-            prompt=s.prompt.format(text=request.text),
+            prompt=s.prompt.replace("{text}", request.text),
             image=source.convert("RGB").resize((width, height), Image.Resampling.LANCZOS),
             strength=float(rng.choice(s.strengths)),
             num_inference_steps=s.steps,

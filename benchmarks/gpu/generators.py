@@ -32,8 +32,10 @@ def fit(method: str, steps: int, given: argparse.Namespace, out: Path) -> float:
         "steps": steps, "batch": given.batch, "tracker": "none", "grids": 20 if steps > 100 else 2, "start": "nothing",
         "fonts": [str(given.fonts)] if given.fonts else [], "average": 0.02,
     }  # fmt: skip
-    if given.start is not None and (given.start / f"{method}.safetensors").is_file():
-        values["start"] = str(given.start / f"{method}.safetensors")
+    for file in (given.out / "vae.safetensors" if method.endswith("gan") else None,
+                 given.start / f"{method}.safetensors" if given.start is not None else None):  # fmt: skip
+        if file is not None and file.is_file():
+            values["start"] = str(file)
     sets = [w for k, v in values.items() for w in ("--set", f"{k}={json.dumps(v)}")]
     subprocess.run(
         [sys.executable, "-m", "augment.cli", "fit", "--method", method, "--out", str(out), *sets], check=True
@@ -61,12 +63,21 @@ def main() -> None:
             left = 60 * given.minutes - (time.monotonic() - began)
             own = left * SHARES[method] / sum(SHARES[m] for m in waiting)
             started = time.monotonic()
-            each = fit(method, LOOK[device], given, Path(folder) / f"look-{method}")
+            waiting.pop(0)
+            try:
+                each = fit(method, LOOK[device], given, Path(folder) / f"look-{method}")
+            except subprocess.CalledProcessError as error:  # what it said is above
+                figures[method] = {"failed": error.returncode}
+                continue
             looked = time.monotonic() - started
             steps = max(int((own - 1.5 * looked) / each), LOOK[device])
             print(f"{method}: {each:.3f} s a step, {steps} steps", flush=True)
             run = Path(folder) / method
-            fit(method, steps, given, run)
+            try:
+                fit(method, steps, given, run)
+            except subprocess.CalledProcessError as error:
+                figures[method] = {"failed": error.returncode}
+                continue
             shutil.copy(run / "generator.safetensors", given.out / f"{method}.safetensors")
             shutil.copy(max((run / "grids").iterdir()), given.out / f"{method}.png")
             shutil.copy(run / "metrics.jsonl", given.out / f"{method}.jsonl")
@@ -77,7 +88,7 @@ def main() -> None:
                 "run": json.loads((run / "run.json").read_text()),
             }  # fmt: skip
             (given.out / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
-            waiting.pop(0)
+    (given.out / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
     print(json.dumps(figures, indent=1))
 
 

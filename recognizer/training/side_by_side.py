@@ -66,7 +66,8 @@ def train_side_by_side(trainings: Sequence[Training], at_once: int, what: str = 
                         if process.returncode == 130:
                             raise KeyboardInterrupt
                         if process.returncode or not training.done:
-                            raise UserError(f"training {training.out.name} failed: {_last_line(training)}")
+                            name = f"{training.out.parent.name}/{training.out.name}"
+                            raise UserError(f"training {name} failed: {_last_line(training)}")
         except KeyboardInterrupt:
             raise Stopped("the trainings are saved; give the same command again to go on") from None
         finally:
@@ -83,12 +84,12 @@ def _start(training: Training) -> subprocess.Popen[bytes]:
     with _log(training).open("ab") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "recognizer.training.side_by_side", str(config), str(training.out)],
-            stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=_die_with_parent,
+            stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=die_with_parent,
             start_new_session=True,  # Ctrl-C reaches this process alone, which passes it on once
         )  # fmt: skip
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """Where the system can (Linux), end a training whose parent was killed: two must never write one run."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG

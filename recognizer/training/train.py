@@ -18,6 +18,7 @@ from typing import Any, Literal, Protocol, cast
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import DataLoaderConfiguration, set_seed
 from pydantic import Field
 from torch import Tensor, nn
@@ -338,12 +339,19 @@ def train(settings: TrainSettings, out: Path, resume: bool = False) -> Scores:
 # ----------------------------------------------------------------------------------------------------- the run's parts
 
 
+def taken_precision(asked: str, best: str | None = None) -> str | None:
+    """What to ask of Accelerate where `auto` is asked: the `best`, but in a process that has settled what it computes in
+    just that (None)."""
+    if asked != "auto":
+        return asked
+    return None if AcceleratorState._shared_state else best or best_precision()
+
+
 def make_accelerator(settings: TrainSettings, out: Path) -> Accelerator:
     """Accelerate's, with the device's best precision and the tracker that was asked for."""
-    precision = best_precision() if settings.precision == "auto" else settings.precision
     try:
         accelerator = Accelerator(
-            mixed_precision=precision,
+            mixed_precision=taken_precision(settings.precision),
             log_with=None if settings.tracker == "none" else settings.tracker,
             project_dir=str(out / "log"),
             dataloader_config=DataLoaderConfiguration(split_batches=True),  # `batch` is that of all processes together
