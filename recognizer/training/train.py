@@ -340,8 +340,8 @@ def train(settings: TrainSettings, out: Path, resume: bool = False) -> Scores:
 
 
 def taken_precision(asked: str, best: str | None = None) -> str | None:
-    """What to ask of Accelerate where `auto` is asked: the `best`, but nothing (None) in a process that has settled what
-    it computes in."""
+    """What to ask of Accelerate where `auto` is asked: the `best`, but nothing (None) in a process that has settled
+    what it computes in."""
     if asked != "auto":
         return asked
     return None if AcceleratorState._shared_state else best or best_precision()
