@@ -10,9 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from augment.canvas import Canvas
-from augment.methods.render import LUMA
 from recognizer.charset import Charset
-from recognizer.images import STRIDE
+from recognizer.images import COLOUR, LUMA, STRIDE
 from recognizer.training.batches import normalised
 from recognizer.training.checkpoint import build, read_weights
 
@@ -41,9 +40,7 @@ class Judge(nn.Module):
 
     def forward(self, pictures: Tensor, canvas: Canvas) -> tuple[Tensor, Tensor]:
         """CTC a character, and the mean entropy of the frames, nats (N,) each."""
-        grey = ((pictures * 0.5 + 0.5) * 255 * torch.tensor(LUMA, device=pictures.device)[:, None, None]).sum(
-            1, keepdim=True
-        )
+        grey = grey_of((pictures * 0.5 + 0.5) * 255)
         h, w = grey.shape[2:]
         width = -(-self.frame.width_of(w, h) // STRIDE) * STRIDE
         if (h, w) != (self.frame.height, width):
@@ -62,3 +59,11 @@ class Judge(nn.Module):
             zero_infinity=True,
         )
         return loss / canvas.lengths, -(held.exp() * held).sum(-1).mean(1)
+
+
+def grey_of(pictures: Tensor) -> Tensor:
+    """What `recognizer.images.grey_of` makes of pictures (N, 3, H, W) of 0 to 255, with gradients (N, 1, H, W)."""
+    paper = pictures.detach().flatten(2).median(2).values[..., None, None]
+    most = (pictures.detach() - paper).abs().argmax(1, keepdim=True)
+    luminance = (pictures * torch.tensor(LUMA, device=pictures.device)[:, None, None]).sum(1, keepdim=True)
+    return COLOUR * pictures.gather(1, most) + (1 - COLOUR) * luminance

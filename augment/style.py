@@ -160,7 +160,7 @@ def _place(
     # the pen's advance where letters stand upright, or the ink's own width where they touch or turn
     tight = dice.within(0, 1)[:, None]
     advance = (1 - tight) * np.maximum(advance, 0.3) + tight * (2 * reach_x + 0.12)
-    gap = np.where(dice.chance(0.08 + 0.3 * d), dice.within(-0.34, 0.0), 0.6 * dice.throw() ** 1.5 - 0.03)
+    gap = np.where(dice.chance(0.08 + 0.36 * d), dice.within(-0.34, 0.0), 0.6 * dice.throw() ** 1.5 - 0.03)
     gap = gap[:, None] + wobble(0.4, 0.15)
     step = np.where(held, np.maximum(advance + gap, 0.25 * advance) * cap, 0.0)
     total = step.sum(1)
@@ -229,9 +229,9 @@ def _throw_ink(c: dict[str, Floats], dice: Dice, thinnest: Floats, height: int, 
     p["paper_hue"], p["paper_colour"] = dice.throw(), dice.sometimes(0.4, 0.0, 0.6)
 
     scale = height / 32
-    hollow = dice.chance(0.24 * d)
+    hollow = dice.chance(0.34 * d)
     p["weight"] = np.where(dice.chance(0.6), 0.035 * dice.bell(), 0.0)  # cap heights that strokes gain on each side
-    p["hollow"] = np.where(hollow, dice.within(0.7, 2.0) * scale, 0.0)  # width of the outline that is left
+    p["hollow"] = np.where(hollow, dice.within(0.45, 1.9) * scale, 0.0)  # width of the outline that is left
     p["rim"] = np.where(~hollow, dice.sometimes(0.08, 0.8, 2.0), 0.0) * scale  # an outline of another grey
     p["rim_ink"] = dice.throw()
     p["filled"] = np.where(hollow, dice.sometimes(0.3, 0.1, 0.5), 1.0)  # how much ink is within a hollow letter

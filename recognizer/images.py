@@ -19,6 +19,8 @@ from PIL import Image, UnidentifiedImageError
 STRIDE = 4  # pixels to a frame of a reader's output, of every size
 WIDTH_STEP = 16
 MAX_PIXELS = 16_000_000
+LUMA = (0.299, 0.587, 0.114)  # what Pillow weighs red, green and blue with
+COLOUR = 0.7  # share of the most telling channel in a picture's grey; the rest is luminance
 Grey = NDArray[np.uint8]
 
 
@@ -31,9 +33,11 @@ class PictureError(Exception):
 
 
 def open_picture(
-    source: bytes | Path | Image.Image, mode: Literal["L", "RGB"] = "RGB", max_pixels: int = MAX_PIXELS
+    source: bytes | Path | Image.Image, mode: Literal["L", "RGB"] | None = "RGB", max_pixels: int = MAX_PIXELS
 ) -> Image.Image:
     """The first frame of a picture in any format that Pillow opens; palettes and alpha are laid on white.
+
+    Without a mode, a grey picture stays grey ("L") and every other is "RGB".
 
     Raises:
         PictureError: missing, unreadable or truncated, of zero size, or of more than `max_pixels` pixels (the size is
@@ -62,7 +66,7 @@ def open_picture(
         raise PictureError("unreadable", f"{type(error).__name__}: {error}") from None
 
 
-def _decode(picture: Image.Image, mode: Literal["L", "RGB"], max_pixels: int) -> Image.Image:
+def _decode(picture: Image.Image, mode: Literal["L", "RGB"] | None, max_pixels: int) -> Image.Image:
     if picture.width * picture.height > max_pixels:
         raise PictureError("too large", f"{picture.width} x {picture.height} pixels, the bound is {max_pixels}")
     if picture.width == 0 or picture.height == 0:
@@ -70,7 +74,8 @@ def _decode(picture: Image.Image, mode: Literal["L", "RGB"], max_pixels: int) ->
     if picture.format == "EPS":  # Pillow would hand a stranger's PostScript to Ghostscript
         raise PictureError("unreadable", "EPS is a program, not a picture: convert it to PNG")
     picture.load()
-    return _on_white(picture).convert(mode)
+    whole = _on_white(picture)
+    return whole.convert(mode or ("L" if whole.mode in ("1", "L") else "RGB"))
 
 
 def _on_white(picture: Image.Image) -> Image.Image:
@@ -115,17 +120,33 @@ class Frame:
         return -(-self.width_of(width, height) // WIDTH_STEP) * WIDTH_STEP
 
     def fit(self, picture: Image.Image) -> Grey:
-        """A grey picture at the reader's height, its right side padded with the median of its border, uint8 (H, W)."""
-        grey = picture if picture.mode == "L" else picture.convert("L")
-        width = self.width_of(grey.width, grey.height)
+        """A grey picture (`grey_of`) of one in "L" or "RGB" at the reader's height, its right side padded with the
+        median of its border, uint8 (H, W)."""
+        width = self.width_of(*picture.size)
         # BILINEAR with Pillow's antialiasing: reducing first would alias thin strokes
-        small = np.asarray(grey.resize((width, self.height), Image.Resampling.BILINEAR))
+        small = np.asarray(picture.resize((width, self.height), Image.Resampling.BILINEAR))
+        if small.ndim == 3:
+            small = grey_of(small)
         padded = np.empty((self.height, -(-width // WIDTH_STEP) * WIDTH_STEP), np.uint8)
         padded[:, :width] = small
         if padded.shape[1] > width:
             border = np.concatenate([small[0], small[-1], small[:, 0], small[:, -1]])
             padded[:, width:] = np.median(border)
         return padded
+
+
+def grey_of(picture: NDArray[np.uint8]) -> Grey:
+    """The grey (H, W) of a picture (H, W, 3) in which pale and bright inks stand out from the paper.
+
+    Luminance hides yellow on white and lavender on white. Of each pixel the channel that differs most from the paper
+    (each channel's median) counts `COLOUR`, its luminance the rest. Where the channels are equal, nothing changes.
+    """
+    paper = [np.searchsorted(np.bincount(channel.ravel(), minlength=256).cumsum(), channel.size / 2)
+             for channel in np.moveaxis(picture, -1, 0)]  # fmt: skip
+    most = np.abs(picture.astype(np.int16) - np.array(paper, np.int16)).argmax(-1, keepdims=True)
+    telling = np.take_along_axis(picture, most, -1)[..., 0]
+    mixed = COLOUR * telling + (1 - COLOUR) * (picture @ np.array(LUMA, np.float32))
+    return np.asarray(mixed + 0.5, np.uint8)
 
 
 def normalise(grey: NDArray[np.uint8]) -> NDArray[np.float32]:

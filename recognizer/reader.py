@@ -88,7 +88,7 @@ class Reader:
         Raises:
             PictureError: it cannot be opened.
         """
-        return self.frame.fit(open_picture(source, "L", self._max_pixels))
+        return self.frame.fit(open_picture(source, None, self._max_pixels))
 
     def log_probabilities(self, greys: Sequence[Grey]) -> LogProbs:
         """Log probabilities (N, T, classes) of opened pictures of one width."""

@@ -101,6 +101,14 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(autouse=True)
+def unsettled() -> None:
+    """Precision and devices are a process's: what one test settled must not refuse what another asks for."""
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
 class Trained(NamedTuple):
     """A finished run, and what the command that trained it said."""
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from augment.canvas import HEIGHT, Canvas, borders_of_boxes, canvas_width, columns, from_canvas, padded, to_canvas
 from augment.generated import load
-from augment.judge import Judge
+from augment.judge import Judge, grey_of
 from augment.layout import Spacing
 from augment.method import Request
 from augment.methods import create, load_learner
@@ -25,6 +25,7 @@ from augment.methods.vae import divergence
 from augment.networks import Critic, Generator
 from augment.stream import Canvases
 from augment.synthesize import requests_for_texts, synthesize
+from recognizer import images
 from recognizer.charset import Charset
 from recognizer.errors import UserError
 from recognizer.images import open_picture
@@ -87,6 +88,13 @@ def test_swapped_pictures_stand_under_layouts_of_others() -> None:
     batch = canvas()
     other = swapped(batch)
     assert torch.equal(other.pictures[1], batch.pictures[0]) and torch.equal(other.characters, batch.characters)
+
+
+def test_a_judge_sees_the_grey_that_a_reader_sees() -> None:
+    pictures = np.random.default_rng(0).integers(0, 256, (3, 16, 48, 3), dtype=np.uint8)
+    pictures[:, 4:] = (250, 240, 200)
+    seen = grey_of(torch.from_numpy(pictures).movedim(-1, 1).float())[:, 0]
+    assert np.abs(seen.numpy() - [images.grey_of(p) for p in pictures]).max() <= 0.51
 
 
 def test_a_judge_knows_what_a_picture_shows(tmp_path: Path) -> None:

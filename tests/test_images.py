@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from recognizer.images import MAX_PIXELS, WIDTH_STEP, Frame, PictureError, normalise, open_picture
+from recognizer.images import MAX_PIXELS, WIDTH_STEP, Frame, PictureError, grey_of, normalise, open_picture
 
 
 def encoded(picture: Image.Image, form: str = "PNG", **options: Any) -> bytes:
@@ -278,3 +278,23 @@ def test_light_ink_on_dark_paper_is_turned_over() -> None:
     assert normalise(noisy)[16, 30] < -1  # ink is the dark one, either way
     both = normalise(np.stack([noisy, 255 - noisy]))
     np.testing.assert_allclose(both[0], both[1], atol=1e-5)
+
+
+@pytest.mark.parametrize("paper", ["white", "black"])
+def test_ink_of_any_colour_stands_out(paper: str) -> None:
+    """Yellow on white and blue on black are 29 grey levels from the paper in luminance."""
+    picture = Image.new("RGB", (40, 20), paper)
+    picture.paste("yellow" if paper == "white" else "blue", (10, 5, 20, 15))
+    grey = grey_of(np.asarray(picture)).astype(int)
+    assert abs(int(grey[10, 15]) - int(grey[0, 0])) > 180
+    assert (grey[5:15, 10:20] == grey[10, 15]).all() and np.unique(grey).size == 2
+    seen = Frame(20, 40, 512).fit(picture)
+    assert (seen[:, :40] == grey).all()
+
+
+def test_equal_channels_are_left_as_they_are() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (20, 48), dtype=np.uint8)
+    assert (grey_of(np.repeat(noise[..., None], 3, 2)) == noise).all()
+    as_grey, as_rgb = Image.fromarray(noise), Image.fromarray(noise).convert("RGB")
+    frame = Frame(16, 48, 512)
+    assert (frame.fit(open_picture(as_grey, None)) == frame.fit(open_picture(as_rgb, None))).all()

@@ -24,9 +24,8 @@ from augment.method import Request
 from augment.style import BANK, CROSSING, LINE, LONGEST, RING, Floats, Style, throw_style
 from augment.weather import weather
 from recognizer.charset import NAMED
+from recognizer.images import LUMA
 from recognizer.settings import Settings
-
-LUMA = (0.299, 0.587, 0.114)  # what Pillow weighs red, green and blue with
 
 
 class RenderSettings(Settings):

@@ -88,7 +88,7 @@ class Pictures(Dataset[Item]):
         """Picture i at the reader's size, (H, W) uint8."""
         if i < len(self._greys) and (grey := self._greys[i]) is not None:
             return grey
-        return self._frame.fit(open_picture(self.samples[i].read_bytes(), "L", self._max_pixels))
+        return self._frame.fit(open_picture(self.samples[i].read_bytes(), None, self._max_pixels))
 
     def __getitem__(self, i: int) -> Item:
         return Item(self.grey(i), self.charset.encode(self.samples[i].text))
