@@ -223,9 +223,9 @@ def filter_made(
     from augment.mining import hardness
     from recognizer.samples import merge, problem_table, read_manifest, write_folder
     from recognizer.training.checkpoint import read_weights
-    from recognizer.training.evaluate import evaluate
+    from recognizer.training.evaluate import evaluate, no_device
 
-    accelerator = Accelerator()
+    accelerator = Accelerator(cpu=no_device())
     manifest, real = read_manifest(made), merge([read_manifest(path, label_pattern) for path in data])
     train = read_manifest(copies_of, label_pattern) if copies_of is not None else real
     pictures, outcome = evaluate(judge, manifest.samples, accelerator)

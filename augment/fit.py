@@ -32,7 +32,7 @@ from recognizer.samples import Manifest
 from recognizer.settings import Settings, to_toml
 from recognizer.training import checkpoint
 from recognizer.training.batches import Pictures
-from recognizer.training.evaluate import shown_case
+from recognizer.training.evaluate import no_device, shown_case
 from recognizer.training.train import (
     Average,
     Metrics,
@@ -222,7 +222,9 @@ def fit(
     tracker = None if settings.tracker == "none" else settings.tracker
     taken = taken_precision(settings.precision, best)
     try:
-        accelerator = Accelerator(mixed_precision=taken, log_with=tracker, project_dir=str(out / "log"))
+        accelerator = Accelerator(
+            cpu=no_device(), mixed_precision=taken, log_with=tracker, project_dir=str(out / "log")
+        )
     except ValueError as error:
         raise UserError(f"precision {settings.precision}, tracker {settings.tracker}: {error}") from None
     if settings.batch % accelerator.num_processes or settings.batch < 2 * accelerator.num_processes:

@@ -154,9 +154,10 @@ def evaluate(
     from recognizer.readings import Scores, auroc, calibration_error
     from recognizer.samples import merge, problem_table, read_manifest
     from recognizer.training.evaluate import evaluate as read
+    from recognizer.training.evaluate import no_device
 
     torch.set_num_threads(threads)
-    accelerator = Accelerator()
+    accelerator = Accelerator(cpu=no_device())
     manifest = merge([read_manifest(path, label_pattern) for path in data])
     if limit:
         manifest = manifest.first(limit)

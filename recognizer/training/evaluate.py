@@ -36,6 +36,11 @@ class Outcome(NamedTuple):
     spread: float | None
 
 
+def no_device() -> bool:
+    """Whether there is a CPU alone. Accelerate must be told, or each process of several would run alone, silently."""
+    return not torch.accelerator.is_available()
+
+
 @torch.inference_mode()
 def read_pictures(
     network: Network, head: HeadName, pictures: Pictures, accelerator: Accelerator, batch: int = 128

@@ -35,7 +35,7 @@ from recognizer.training import checkpoint
 from recognizer.training.batches import Batch, Pictures, Plan, StepSampler, Variation, collate, vary
 from recognizer.training.calibrate import fit_temperature
 from recognizer.training.collapse import find_collapse
-from recognizer.training.evaluate import read_pictures, shown_case
+from recognizer.training.evaluate import no_device, read_pictures, shown_case
 from recognizer.training.losses import LOSSES, guidance, guide
 from recognizer.training.model import SIZES, HeadName, Network
 
@@ -351,6 +351,7 @@ def make_accelerator(settings: TrainSettings, out: Path) -> Accelerator:
     """Accelerate's, with the device's best precision and the tracker that was asked for."""
     try:
         accelerator = Accelerator(
+            cpu=no_device(),
             mixed_precision=taken_precision(settings.precision),
             log_with=None if settings.tracker == "none" else settings.tracker,
             project_dir=str(out / "log"),
