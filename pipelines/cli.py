@@ -123,6 +123,51 @@ def compare(
 
 
 @typer_app.command()
+def forecast(
+    data: Annotated[list[Path] | None, typer.Option(help="Labelled pictures; repeatable.", show_default=False)] = None,
+    test: Annotated[Path | None, typer.Option(help="Labelled pictures to read; else a part of data.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The run's folder; given again, the run goes on.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on with this run.")] = None,
+    target: Annotated[float | None, typer.Option(help="Share read right to reach; 0.95.")] = None,
+    seeds: Annotated[int | None, typer.Option(help="Trainings of each size; 3.")] = None,
+    start: Annotated[
+        str | None, typer.Option("--from", help="Weights or run to start from, or 'nothing'; else the default reader.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Use only the first so many samples.")] = None,
+    jobs: Annotated[int | None, typer.Option(help="Trainings beside each other; else one a processor.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
+    label_pattern: Pattern = None,
+    config: Annotated[Path | None, typer.Option(help="Settings as TOML; options here go over it.")] = None,
+    sets: Sets = None,
+) -> None:
+    """Say what more labels would buy. Killed at any moment, the same command goes on."""
+    from pipelines.forecast import ForecastSettings
+    from pipelines.forecast import forecast as run_forecast
+    from pipelines.run import resumed_settings
+    from recognizer.settings import load
+
+    if resume is not None:
+        others = (data, out, config, sets, test, target, seeds, start, limit, jobs, seed, label_pattern)
+        if any(value is not None for value in others):
+            raise UserError("--resume goes on with the run's own settings: give nothing beside it")
+        settings, out = resumed_settings(ForecastSettings, resume, "forecast"), resume
+    else:
+        if out is None:
+            raise UserError("say where the run goes: --out RUN")
+        if not data and config is None:
+            raise UserError("say what to train on: --data DIR")
+        given = {
+            "data": [str(path) for path in data] if data else None, "start": start, "seeds": seeds, "target": target,
+            "test": str(test) if test else None, "limit": limit, "jobs": jobs, "seed": seed,
+            "label_pattern": label_pattern,
+        }  # fmt: skip
+        settings = load(ForecastSettings, config, given, sets or ())
+    run_forecast(settings, out)
+    print((out / "forecast.txt").read_text(encoding="utf-8"), end="")
+    print(f"plot: {out / 'forecast.png'}")
+
+
+@typer_app.command()
 def status(out: Annotated[Path, typer.Argument(metavar="RUN", help="A practice run's folder.")]) -> None:
     """Say where a run is."""
     from pipelines.report import print_summary

@@ -40,28 +40,33 @@ from recognizer.training.side_by_side import Training, die_with_parent
 from recognizer.training.train import TrainSettings, provenance
 
 
-class RunSettings(Settings):
+class DataSettings(Settings):
     """What every run over labelled pictures can be told."""
 
     data: tuple[str, ...]
-    validation: str | None = None  # else a part of data
-    validation_share: float = Field(0.25, gt=0, lt=1)
     test: str | None = None  # read once, at the end
     label_pattern: str | None = None
     limit: int | None = Field(None, ge=8)  # use the first so many samples of data
     start: str = "default"
-    methods: tuple[str, ...] = ("captcha", "classical")
-    folds: int = Field(3, ge=2, le=20)
-    made_share: float = Field(0.5, gt=0, le=0.5)  # of each batch
     pictures: int | None = Field(None, ge=1)  # seen by a training
     jobs: int = Field(0, ge=0)  # trainings beside each other; 0 is one a processor, on a GPU one
     seed: int = Field(0, ge=0)
     reader: dict[str, Any] = Field({})  # further settings of `recognizer train`
+
+
+class RunSettings(DataSettings):
+    """What runs that make pictures can be told besides."""
+
+    validation: str | None = None  # else a part of data
+    validation_share: float = Field(0.25, gt=0, lt=1)
+    methods: tuple[str, ...] = ("captcha", "classical")
+    folds: int = Field(3, ge=2, le=20)
+    made_share: float = Field(0.5, gt=0, le=0.5)  # of each batch
     method: dict[str, dict[str, Any]] = Field({})  # settings of `augment synthesize`, by method
     fit: dict[str, dict[str, Any]] = Field({})  # settings of `augment fit`, by method
 
 
-S = TypeVar("S", bound=RunSettings)
+S = TypeVar("S", bound=DataSettings)
 
 
 @dataclass(frozen=True)
@@ -77,10 +82,7 @@ class Run:
 
     @property
     def jobs(self) -> int:
-        if self.settings.jobs or torch.cuda.is_available():
-            return self.settings.jobs or 1
-        # the processors that this process may use, where the system tells
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return jobs_of(self.settings)
 
     def training(self, out: Path, data: Path, seed: int, **changed: Any) -> Training:
         """A training of this run, from the run's start unless told otherwise."""
@@ -98,6 +100,14 @@ class Run:
             self.training(self.out / "folds" / f"fold-{k}", self.out / "data" / f"fold-{k}", self.settings.seed)
             for k in range(len(self.folds))
         ]
+
+
+def jobs_of(settings: DataSettings) -> int:
+    """Trainings beside each other."""
+    if settings.jobs or torch.cuda.is_available():
+        return settings.jobs or 1
+    # the processors that this process may use, where the system tells
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def check_methods(settings: RunSettings, names: Sequence[str]) -> None:

@@ -1,0 +1,141 @@
+"""Forecasts: the law against known ones, and the command through its door, at tiny size."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from pipelines.forecast import fit_law
+from pipelines.scheme import write_scheme
+from recognizer.errors import UserError
+
+SIZES = [75, 150, 300, 600]
+
+
+def read(errors: list[float], held: int, seed: int, noise: float = 0.0) -> NDArray[np.bool_]:
+    """What three trainings of each size read right of pictures that are easy or hard for all of them."""
+    rng = np.random.default_rng(seed)
+    hard = rng.random(held)
+    return np.array(
+        [[(hard + 0.02 * rng.normal(size=held)) > e * np.exp(noise * rng.normal()) for _ in range(3)] for e in errors]
+    )
+
+
+def test_a_law_that_is_known_is_found() -> None:
+    law = fit_law(SIZES, read([0.4 * (n / 75) ** -0.8 for n in SIZES], 20_000, 0))
+    assert law.accuracy(1200)[0] == pytest.approx(1 - 0.4 * 16**-0.8, abs=0.01)
+    assert law.needed(0.95)[0] == pytest.approx(75 * 8 ** (1 / 0.8), rel=0.2)
+
+
+def test_a_floor_is_found_and_no_number_of_labels_passes_it() -> None:
+    law = fit_law(SIZES, read([0.5 * (n / 75) ** -1.5 + 0.12 for n in SIZES], 50_000, 0))
+    assert law.accuracy(100_000)[0] == pytest.approx(0.88, abs=0.02)
+    assert law.needed(0.95)[1:] == (math.inf, math.inf)
+
+
+def test_a_flat_law_says_so() -> None:
+    law = fit_law(SIZES, read([0.2] * 4, 5000, 0))
+    assert law.accuracy(2400)[0] == pytest.approx(0.8, abs=0.02)
+    assert math.isinf(law.needed(0.95)[2]) and law.needed(0.7)[0] < 75
+
+
+def test_intervals_hold_what_comes() -> None:
+    """Laws of many slopes, trainings that differ by a tenth: of what one training of four times the labels reads, nine
+    tenths and more are within the interval, which is still an answer."""
+    inside, width = 0, 0.0
+    for i in range(30):
+        rng = np.random.default_rng(i)
+        slope, level = rng.uniform(0.3, 1.1), rng.uniform(0.1, 0.5)
+        right = read([level * (n / 75) ** -slope for n in (*SIZES, 2400)], 1000, i, 0.1)
+        _, low, high = fit_law(SIZES, right[:4], i).accuracy(2400)
+        inside += low <= right[4][0].mean() <= high
+        width += (high - low) / 30
+    assert inside >= 26 and width < 0.12
+
+
+def test_more_pictures_held_out_make_a_surer_law() -> None:
+    errors = [0.4 * (n / 75) ** -0.8 for n in SIZES]
+    few, many = (fit_law(SIZES, read(errors, held, 1)).needed(0.95) for held in (200, 20_000))
+    assert few[2] / few[1] > 1.5 * many[2] / many[1]
+
+
+def test_one_size_is_no_law() -> None:
+    with pytest.raises(UserError, match="two sizes"):
+        fit_law([100], read([0.1], 100, 0))
+
+
+# ---------------------------------------------------------------------------------------------------------- the command
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    folder = tmp_path_factory.mktemp("forecast")
+    write_scheme(folder / "scheme", 80, 24, 0)
+    return [
+        sys.executable, "-m", "pipelines.cli", "forecast", "--data", str(folder / "scheme/labelled"),
+        "--test", str(folder / "scheme/test"), "--seeds", "2", "--jobs", "1", "--set", "sizes=[20, 80]",
+        "--set", "pictures=64", "--set", "reader.validations=2", "--set", "reader.batch=16",
+        "--set", "reader.checkpoint_seconds=0.5",
+    ]  # fmt: skip
+
+
+def ledger(run: Path) -> dict[str, list[bool]]:
+    rows = [json.loads(line) for line in (run / "ledger.jsonl").read_text().splitlines()]
+    return {row["step"]: row["right"] for row in rows if row["step"].startswith("read ")}
+
+
+def test_the_command_says_what_more_labels_would_buy_and_survives_a_kill(words: list[str], tmp_path: Path) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    done = subprocess.run([*words, "--out", str(whole)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    said = (whole / "forecast.txt").read_text()
+    assert said in done.stdout and "With twice the labels, 160, expect" in said and "24 pictures read:" in said
+    found = ledger(whole)
+    assert list(found) == ["read 20 0", "read 20 1", "read 80 0", "read 80 1"]
+    assert all(len(right) == 24 for right in found.values())
+    assert f"{np.mean(found['read 80 0']):.3f}" in said
+    with Image.open(whole / "forecast.png") as plotted:
+        assert plotted.size == (1050, 675)
+    parts = [(whole / f"data/pool-{k}/metadata.jsonl").read_text().splitlines() for k in range(2)]
+    assert parts[0] != parts[1] and sorted(parts[0]) == sorted(parts[1]), "the same labels in two orders"
+
+    process = subprocess.Popen([*words, "--out", str(cut)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    until = time.monotonic() + 120
+    while not (cut / "labels-80").exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert (cut / "labels-80").exists() and len(ledger(cut)) == 2
+    command = [*words[:4], "--resume", str(cut)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert ledger(cut) == found and (cut / "forecast.txt").read_text() == said
+
+
+@pytest.mark.parametrize(
+    ("more", "line"),
+    [
+        (["--set", "sizes=[20, 500]"], "500 labels are more than the 80"),
+        (["--set", "sizes=[20]"], "sizes: at least two"),
+        (["--limit", "16", "--set", "sizes=[]"], "16 samples to train on and 24 to read are too few"),
+        (["--set", "methods=[]"], "no setting is called 'methods'"),
+        (["--target", "1"], "target"),
+    ],
+)
+def test_what_cannot_be_forecast_is_refused_in_one_line(
+    words: list[str], tmp_path: Path, more: list[str], line: str
+) -> None:
+    done = subprocess.run([*words, "--out", str(tmp_path / "run"), *more], capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and line in done.stderr.splitlines()[-1], done.stderr
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
