@@ -86,6 +86,8 @@ def mine_errors(
     wrong = sum(h.misread for h in mined.hard)
     how = f"out of {folds} folds" if folds else "by the model as it is"
     print(f"{wrong} of {mined.read} samples are misread {how}, {len(mined.hard) - wrong} nearly so: {out / 'hard'}")
+    if mined.kinds:
+        print("  " + ", ".join(f"{kind}: {n}" for kind, n in mined.kinds.most_common()))
     for (true, read), times in mined.confused.most_common(10):
         print(f"  {true or '(nothing)':>10} -> {read or '(nothing)':<10} {times}")
     print(f"make pictures with: augment synthesize --method classical --requests {out / 'requests.jsonl'}", end=" ")

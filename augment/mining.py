@@ -15,7 +15,7 @@ from augment.method import Request, write_requests
 from augment.sheet import Cell, contact_sheet, marked
 from recognizer.errors import UserError
 from recognizer.images import open_picture
-from recognizer.readings import Confusion, Reading, confusions
+from recognizer.readings import Confusion, Reading, confusions, error_kinds
 from recognizer.samples import FolderWriter, Problem, Sample, content_hash, read_manifest, split, write_folder
 
 NEAR = 0.8  # a sample whose label is held less likely than this is nearly misread
@@ -36,10 +36,12 @@ class Hard:
 
 @dataclass(frozen=True)
 class Mined:
-    """What mining found: hard samples, the hardest first; which characters were read as which; how many were read."""
+    """What mining found: hard samples, the hardest first; which characters were read as which; how often readings went
+    wrong in each of `readings.KINDS`; how many were read."""
 
     hard: tuple[Hard, ...]
     confused: Counter[Confusion]
+    kinds: Counter[str]
     read: int
 
 
@@ -58,7 +60,7 @@ def mine(samples: Sequence[Sample], readings: Sequence[Reading], near: float = N
     ]
     found.sort(key=lambda h: (not h.misread, -h.hardness, h.sample.name))
     pairs = [(s.text, r.text) for s, r in zip(samples, readings, strict=True)]
-    return Mined(tuple(found), confusions(pairs), len(samples))
+    return Mined(tuple(found), confusions(pairs), error_kinds(pairs), len(samples))
 
 
 def plan(

@@ -180,7 +180,7 @@ def mine_and_make(run: Run, settings: PracticeSettings, number: int, folder: Pat
     write_folder(kept, folder / "kept")
     run.ledger.record(
         f"round {number} mine", read=len(samples), misread=misread, near=len(mined.hard) - misread,
-        out_of_fold=scores_of(samples, readings).to_dict(), methods=methods, kept=len(kept),
+        out_of_fold=scores_of(samples, readings).to_dict(), kinds=mined.kinds, methods=methods, kept=len(kept),
         seconds=time.monotonic() - began,
     )  # fmt: skip
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from rapidfuzz.distance import Levenshtein
+from rapidfuzz.distance import Editop, Levenshtein
 
 from recognizer.errors import UserError
 
@@ -91,6 +91,45 @@ def confusions(pairs: Sequence[Pair]) -> Counter[Confusion]:
 def worst_confusions(pairs: Sequence[Pair], n: int = 10) -> list[tuple[Confusion, int]]:
     """The n most frequent confusions with their counts, equal ones in order of their characters."""
     return sorted(confusions(pairs).items(), key=lambda item: (-item[1], item[0]))[:n]
+
+
+KINDS = (
+    "one character for another", "case only", "lost", "lost beside its like", "added", "added beside its like",
+    "two read as one", "one read as two",
+)  # fmt: skip
+
+
+def error_kinds(pairs: Sequence[Pair]) -> Counter[str]:
+    """How often readings went wrong in each of `KINDS`, the most frequent first. Two edits that make one error (two
+    read as one, one read as two) count once."""
+    found: Counter[str] = Counter()
+    for truth, read in pairs:
+        edits = list(Levenshtein.editops(truth, read))
+        taken: set[int] = set()
+        for i, edit in enumerate(edits):
+            beside = next((j for j in (i - 1, i + 1) if _one_error(edit, edits, j) and j not in taken), None)
+            if edit.tag == "replace" and beside is not None:
+                taken |= {i, beside}
+                found["two read as one" if edits[beside].tag == "delete" else "one read as two"] += 1
+        for i, edit in enumerate(edits):
+            if i in taken:
+                continue
+            if edit.tag == "replace":
+                same = truth[edit.src_pos].casefold() == read[edit.dest_pos].casefold()
+                found["case only" if same else "one character for another"] += 1
+            else:
+                text, at = (truth, edit.src_pos) if edit.tag == "delete" else (read, edit.dest_pos)
+                like = text[at] in text[max(at - 1, 0) : at] + text[at + 1 : at + 2]
+                found[("lost" if edit.tag == "delete" else "added") + " beside its like" * like] += 1
+    return Counter(dict(found.most_common()))
+
+
+def _one_error(edit: Editop, edits: Sequence[Editop], j: int) -> bool:
+    """Whether edit j adds or takes a character right beside the one that another replaces."""
+    if not 0 <= j < len(edits) or edits[j].tag == "replace":
+        return False
+    at = (edit.src_pos, edits[j].src_pos) if edits[j].tag == "delete" else (edit.dest_pos, edits[j].dest_pos)
+    return abs(at[0] - at[1]) == 1
 
 
 class CharacterScore(NamedTuple):

@@ -15,12 +15,14 @@ from hypothesis import strategies as st
 
 from recognizer.errors import UserError
 from recognizer.readings import (
+    KINDS,
     Reading,
     Scores,
     auroc,
     calibration_error,
     character_error_rate,
     confusions,
+    error_kinds,
     exact_match,
     mcnemar,
     paired_difference,
@@ -78,6 +80,28 @@ def test_confusions_by_hand() -> None:
     assert worst_confusions([("a", "a")]) == []
 
 
+@pytest.mark.parametrize(
+    ("truth", "read", "kinds"),
+    [
+        ("abc", "abc", {}),
+        ("aOc", "a0c", {"one character for another": 1}),
+        ("aOc", "aoc", {"case only": 1}),
+        ("abc", "ac", {"lost": 1}),
+        ("abbc", "abc", {"lost beside its like": 1}),
+        ("ac", "abc", {"added": 1}),
+        ("abc", "abbc", {"added beside its like": 1}),
+        ("arnb", "amb", {"two read as one": 1}),
+        ("amb", "arnb", {"one read as two": 1}),
+        ("rnOa", "m0a", {"two read as one": 1, "one character for another": 1}),
+        ("", "a", {"added": 1}),
+        ("ab", "", {"lost": 2}),
+    ],
+)
+def test_error_kinds_by_hand(truth: str, read: str, kinds: dict[str, int]) -> None:
+    assert error_kinds([(truth, read)]) == kinds
+    assert set(kinds) <= set(KINDS)
+
+
 SHORT = st.text(alphabet="ab0O", max_size=5)
 
 
@@ -85,6 +109,8 @@ SHORT = st.text(alphabet="ab0O", max_size=5)
 @settings(max_examples=60, deadline=None)
 def test_the_alignment_is_minimal_and_accounts_for_every_character(pairs: list[tuple[str, str]]) -> None:
     found = confusions(pairs)
+    kinds = error_kinds(pairs)
+    assert kinds.total() + kinds["two read as one"] + kinds["one read as two"] == found.total()
     assert found.total() == sum(plain_distance(truth, read) for truth, read in pairs)
     assert all(truth != read for truth, read in found)
     scores = per_character(pairs)
