@@ -470,7 +470,7 @@ def test_check_opens_what_a_reader_sees(tmp_path: Path) -> None:
     as_jsonl(tmp_path, ["12"])
     (sample,) = read_manifest(tmp_path)
     with Image.open(tmp_path / "000.png") as whole:
-        assert np.array_equal(check(sample, Charset("12"), Frame(), 4), Frame().fit(whole.convert("L")))
+        assert np.array_equal(check(sample, Charset("12"), Frame(), 4), Frame().fit(whole))
     with pytest.raises(PictureError, match="the bound is 10") as caught:
         check(sample, None, Frame(), 4, max_pixels=10)
     assert caught.value.kind == "too large"
