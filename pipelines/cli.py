@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from recognizer.errors import UserError, one_line_errors
+
+if TYPE_CHECKING:
+    from pipelines.run import DataSettings
 
 typer_app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
     help="Train a reader, find what it misreads, make lookalikes of that, and practise while it pays.",
 )  # fmt: skip
 
+S = TypeVar("S", bound="DataSettings")
+Data = Annotated[list[Path] | None, typer.Option(help="Labelled pictures; repeatable.", show_default=False)]
+Out = Annotated[Path | None, typer.Option(help="The run's folder; given again, the run goes on.")]
+Resume = Annotated[Path | None, typer.Option(help="Go on with this run.")]
+Start = Annotated[
+    str | None, typer.Option("--from", help="Weights or run to start from, or 'nothing'; else the default reader.")
+]
+Limit = Annotated[int | None, typer.Option(help="Use only the first so many samples.")]
+Jobs = Annotated[int | None, typer.Option(help="Trainings beside each other; else one a processor.")]
+Seed = Annotated[int | None, typer.Option(help="Of everything random.")]
+Config = Annotated[Path | None, typer.Option(help="Settings as TOML; options here go over it.")]
 Pattern = Annotated[
     str | None, typer.Option("--label-pattern", help="Labels are in the file names, as in '{text}_{id}.png'.")
 ]
@@ -28,48 +42,32 @@ def app() -> None:
 
 @typer_app.command()
 def run(
-    data: Annotated[list[Path] | None, typer.Option(help="Labelled pictures; repeatable.", show_default=False)] = None,
-    out: Annotated[Path | None, typer.Option(help="The run's folder; given again, the run goes on.")] = None,
-    resume: Annotated[Path | None, typer.Option(help="Go on with this run.")] = None,
+    data: Data = None,
+    out: Out = None,
+    resume: Resume = None,
     validation: Annotated[Path | None, typer.Option(help="Labelled pictures to validate on; else a quarter.")] = None,
     test: Annotated[Path | None, typer.Option(help="Labelled pictures that are read once, at the end.")] = None,
-    start: Annotated[
-        str | None, typer.Option("--from", help="Weights or run to start from, or 'nothing'; else the default reader.")
-    ] = None,
+    start: Start = None,
     methods: Annotated[str | None, typer.Option(help="Methods that make pictures, with commas.")] = None,
     rounds: Annotated[int | None, typer.Option(help="At most so many rounds; 3.")] = None,
     folds: Annotated[int | None, typer.Option(help="Parts for reading out of fold; 3.")] = None,
     pictures: Annotated[int | None, typer.Option(help="Pictures that the first readers see; else by labels.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Use only the first so many samples.")] = None,
-    jobs: Annotated[int | None, typer.Option(help="Trainings beside each other; else one a processor.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
+    limit: Limit = None,
+    jobs: Jobs = None,
+    seed: Seed = None,
     label_pattern: Pattern = None,
-    config: Annotated[Path | None, typer.Option(help="Settings as TOML; options here go over it.")] = None,
+    config: Config = None,
     sets: Sets = None,
 ) -> None:
     """Practise. Killed at any moment, the same command goes on."""
     from pipelines.practice import PracticeSettings, practice
     from pipelines.report import print_summary, write_report
-    from pipelines.run import resumed_settings
-    from recognizer.settings import load
 
-    if resume is not None:
-        others = (data, out, config, sets, validation, test, start, methods, rounds, folds, pictures, limit, jobs, seed)
-        if any(value is not None for value in (*others, label_pattern)):
-            raise UserError("--resume goes on with the run's own settings: give nothing beside it")
-        settings, out = resumed_settings(PracticeSettings, resume, "practice run"), resume
-    else:
-        if out is None:
-            raise UserError("say where the run goes: --out RUN")
-        if not data and config is None:
-            raise UserError("say what to practise on: --data DIR")
-        given = {
-            "data": [str(path) for path in data] if data else None, "start": start,
-            "validation": str(validation) if validation else None, "test": str(test) if test else None,
-            "methods": methods.split(",") if methods else None, "rounds": rounds, "folds": folds,
-            "pictures": pictures, "limit": limit, "jobs": jobs, "seed": seed, "label_pattern": label_pattern,
-        }  # fmt: skip
-        settings = load(PracticeSettings, config, given, sets or ())
+    settings, out = _asked(
+        PracticeSettings, "practice run", "practise", resume, out, config, sets,
+        data=data, validation=validation, test=test, start=start, methods=methods and methods.split(","),
+        rounds=rounds, folds=folds, pictures=pictures, limit=limit, jobs=jobs, seed=seed, label_pattern=label_pattern,
+    )  # fmt: skip
     practice(settings, out)
     path = write_report(out)
     print_summary(out)
@@ -79,92 +77,89 @@ def run(
 
 @typer_app.command()
 def compare(
-    data: Annotated[list[Path] | None, typer.Option(help="Labelled pictures; repeatable.", show_default=False)] = None,
+    data: Data = None,
     test: Annotated[Path | None, typer.Option(help="Labelled pictures to compare on.")] = None,
-    out: Annotated[Path | None, typer.Option(help="The run's folder; given again, the run goes on.")] = None,
-    resume: Annotated[Path | None, typer.Option(help="Go on with this run.")] = None,
+    out: Out = None,
+    resume: Resume = None,
     methods: Annotated[str | None, typer.Option(help="Methods, with commas; 'none' is real pictures alone.")] = None,
     seeds: Annotated[int | None, typer.Option(help="Trainings of each method; 3.")] = None,
-    start: Annotated[
-        str | None, typer.Option("--from", help="Weights or run to start from, or 'nothing'; else the default reader.")
-    ] = None,
+    start: Start = None,
     pictures: Annotated[int | None, typer.Option(help="Pictures that each training sees; else by labels.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Use only the first so many samples.")] = None,
-    jobs: Annotated[int | None, typer.Option(help="Trainings beside each other; else one a processor.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
+    limit: Limit = None,
+    jobs: Jobs = None,
+    seed: Seed = None,
     label_pattern: Pattern = None,
-    config: Annotated[Path | None, typer.Option(help="Settings as TOML; options here go over it.")] = None,
+    config: Config = None,
     sets: Sets = None,
 ) -> None:
     """Say which method's pictures help, at equal compute. Killed at any moment, the same command goes on."""
     from pipelines.compare import CompareSettings
     from pipelines.compare import compare as run_comparison
-    from pipelines.run import resumed_settings
-    from recognizer.settings import load
 
-    if resume is not None:
-        others = (data, out, config, sets, test, methods, seeds, start, pictures, limit, jobs, seed, label_pattern)
-        if any(value is not None for value in others):
-            raise UserError("--resume goes on with the run's own settings: give nothing beside it")
-        settings, out = resumed_settings(CompareSettings, resume, "comparison"), resume
-    else:
-        if out is None:
-            raise UserError("say where the run goes: --out RUN")
-        if not data and config is None:
-            raise UserError("say what to train on: --data DIR")
-        given = {
-            "data": [str(path) for path in data] if data else None, "start": start, "seeds": seeds,
-            "test": str(test) if test else None, "methods": methods.split(",") if methods else None,
-            "pictures": pictures, "limit": limit, "jobs": jobs, "seed": seed, "label_pattern": label_pattern,
-        }  # fmt: skip
-        settings = load(CompareSettings, config, given, sets or ())
+    settings, out = _asked(
+        CompareSettings, "comparison", "train", resume, out, config, sets,
+        data=data, test=test, methods=methods and methods.split(","), seeds=seeds, start=start, pictures=pictures,
+        limit=limit, jobs=jobs, seed=seed, label_pattern=label_pattern,
+    )  # fmt: skip
     run_comparison(settings, out)
     print((out / "table.md").read_text(encoding="utf-8"), end="")
 
 
 @typer_app.command()
 def forecast(
-    data: Annotated[list[Path] | None, typer.Option(help="Labelled pictures; repeatable.", show_default=False)] = None,
+    data: Data = None,
     test: Annotated[Path | None, typer.Option(help="Labelled pictures to read; else a part of data.")] = None,
-    out: Annotated[Path | None, typer.Option(help="The run's folder; given again, the run goes on.")] = None,
-    resume: Annotated[Path | None, typer.Option(help="Go on with this run.")] = None,
+    out: Out = None,
+    resume: Resume = None,
     target: Annotated[float | None, typer.Option(help="Share read right to reach; 0.95.")] = None,
     seeds: Annotated[int | None, typer.Option(help="Trainings of each size; 3.")] = None,
-    start: Annotated[
-        str | None, typer.Option("--from", help="Weights or run to start from, or 'nothing'; else the default reader.")
-    ] = None,
-    limit: Annotated[int | None, typer.Option(help="Use only the first so many samples.")] = None,
-    jobs: Annotated[int | None, typer.Option(help="Trainings beside each other; else one a processor.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
+    start: Start = None,
+    limit: Limit = None,
+    jobs: Jobs = None,
+    seed: Seed = None,
     label_pattern: Pattern = None,
-    config: Annotated[Path | None, typer.Option(help="Settings as TOML; options here go over it.")] = None,
+    config: Config = None,
     sets: Sets = None,
 ) -> None:
     """Say what more labels would buy. Killed at any moment, the same command goes on."""
     from pipelines.forecast import ForecastSettings
     from pipelines.forecast import forecast as run_forecast
-    from pipelines.run import resumed_settings
-    from recognizer.settings import load
 
-    if resume is not None:
-        others = (data, out, config, sets, test, target, seeds, start, limit, jobs, seed, label_pattern)
-        if any(value is not None for value in others):
-            raise UserError("--resume goes on with the run's own settings: give nothing beside it")
-        settings, out = resumed_settings(ForecastSettings, resume, "forecast"), resume
-    else:
-        if out is None:
-            raise UserError("say where the run goes: --out RUN")
-        if not data and config is None:
-            raise UserError("say what to train on: --data DIR")
-        given = {
-            "data": [str(path) for path in data] if data else None, "start": start, "seeds": seeds, "target": target,
-            "test": str(test) if test else None, "limit": limit, "jobs": jobs, "seed": seed,
-            "label_pattern": label_pattern,
-        }  # fmt: skip
-        settings = load(ForecastSettings, config, given, sets or ())
+    settings, out = _asked(
+        ForecastSettings, "forecast", "train", resume, out, config, sets,
+        data=data, test=test, target=target, seeds=seeds, start=start, limit=limit, jobs=jobs, seed=seed,
+        label_pattern=label_pattern,
+    )  # fmt: skip
     run_forecast(settings, out)
     print((out / "forecast.txt").read_text(encoding="utf-8"), end="")
     print(f"plot: {out / 'forecast.png'}")
+
+
+def _asked(
+    cls: type[S], what: str, to: str, resume: Path | None, out: Path | None, config: Path | None,
+    sets: list[str] | None, **options: Any,
+) -> tuple[S, Path]:  # fmt: skip
+    """The settings of a new run of that command and its folder, or those of the run to go on with.
+
+    Raises:
+        UserError: no folder or no data, settings that do not fit, or options beside --resume.
+    """
+    from pipelines.run import resumed_settings
+    from recognizer.settings import load
+
+    given = {name: value for name, value in options.items() if value is not None}
+    if resume is not None:
+        if given or not (out is None and config is None and sets is None):
+            raise UserError("--resume goes on with the run's own settings: give nothing beside it")
+        return resumed_settings(cls, resume, what), resume
+    if out is None:
+        raise UserError("say where the run goes: --out RUN")
+    if not given.get("data") and config is None:
+        raise UserError(f"say what to {to} on: --data DIR")
+    for name in ("data", "validation", "test"):
+        if name in given:
+            given[name] = [str(path) for path in given[name]] if name == "data" else str(given[name])
+    return load(cls, config, given, sets or ()), out
 
 
 @typer_app.command()

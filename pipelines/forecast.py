@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -231,7 +231,7 @@ def _training(settings: ForecastSettings, ledger: Ledger, out: Path, n: int, k: 
 # ------------------------------------------------------------------------------------------------------------ results
 
 
-def rights(settings: ForecastSettings, ledger: Mapping[str, Any] | Ledger) -> NDArray[np.bool_]:
+def rights(settings: ForecastSettings, ledger: Ledger) -> NDArray[np.bool_]:
     """Which held-out pictures were read right, (sizes, seeds, pictures)."""
     sizes = ledger["prepare"]["sizes"]
     return np.array([[ledger[f"read {n} {k}"]["right"] for k in range(settings.seeds)] for n in sizes], np.bool_)
