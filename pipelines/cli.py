@@ -92,7 +92,8 @@ def compare(
     config: Config = None,
     sets: Sets = None,
 ) -> None:
-    """Say which method's pictures help, at equal compute. Killed at any moment, the same command goes on."""
+    """Say which method's pictures help, at equal compute. Killed at any moment, the same command goes on, also with
+    more methods."""
     from pipelines.compare import CompareSettings
     from pipelines.compare import compare as run_comparison
 

@@ -59,7 +59,8 @@ class CompareSettings(RunSettings):
 
 
 def compare(settings: CompareSettings, out: Path) -> Ledger:
-    """Compare into the run folder `out`, or go on where it was; gives the ledger of the finished run.
+    """Compare into the run folder `out`, or go on where it was, with more methods where `settings` name them; gives the
+    ledger of the finished run.
 
     Raises:
         UserError: settings or data that do not fit; everything so far is kept.
@@ -70,7 +71,7 @@ def compare(settings: CompareSettings, out: Path) -> Ledger:
     if NONE not in settings.methods or len(set(settings.methods)) < max(2, len(settings.methods)):
         raise UserError(f"methods: {NONE} and at least one other, each once")
     check_methods(settings, [name for name in settings.methods if name != NONE])
-    open_run(settings, out)
+    open_run(settings, out, growing="methods")
     with locked(out):
         ledger = Ledger(out / "ledger.jsonl")
         run = prepare(settings, out, ledger)

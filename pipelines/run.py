@@ -126,18 +126,24 @@ def check_methods(settings: RunSettings, names: Sequence[str]) -> None:
             create(name, values)
 
 
-def open_run(settings: S, out: Path) -> None:
-    """Make the run folder, or see that the one to go on with was made with the same settings."""
-    kept = out / "settings.toml"
+def open_run(settings: S, out: Path, growing: str | None = None) -> None:
+    """Make the run folder, or see that the one to go on with was made with the same settings; of the list `growing`
+    some may be new."""
+    kept, before = out / "settings.toml", None
     if kept.is_file():
-        if load(type(settings), kept, {}) != settings:
+        before = load(type(settings), kept, {})
+        grown = growing is not None and set(getattr(before, growing)) < set(getattr(settings, growing))
+        same = before.model_copy(update={growing: getattr(settings, growing)}) if growing and grown else before
+        if same != settings:
             raise UserError(f"{out} was begun with other settings (see {kept}): name a new folder, or --resume {out}")
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} exists and is not empty: name a new folder")
     else:
         make(TrainSettings, {**settings.reader, "data": settings.data}, "reader settings")
         out.mkdir(parents=True, exist_ok=True)
-        kept.write_text(to_toml(settings), encoding="utf-8")
+    if before != settings:
+        kept.with_name("settings.toml.tmp").write_text(to_toml(settings), encoding="utf-8")
+        kept.with_name("settings.toml.tmp").replace(kept)
 
 
 def resumed_settings(cls: type[S], out: Path, what: str) -> S:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -96,6 +97,24 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_end(whole: tuple[Path, str]
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert facts(drawn / "killed") == facts(whole[0])
+
+
+def test_more_methods_join_a_finished_comparison_and_nothing_is_trained_twice(
+    whole: tuple[Path, str], drawn: Path
+) -> None:
+    grown = shutil.copytree(whole[0], drawn / "grown")
+    more = [w.replace(",".join(METHODS), ",".join([*METHODS, "captcha"])) for w in words(drawn, "grown")]
+    done = subprocess.run(more, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    before = facts(whole[0])
+    assert facts(grown)[: len(before)] == before
+    assert [entry["step"] for entry in facts(grown)[len(before) :]] == [
+        "made captcha", "read captcha 0", "read captcha 1",
+    ]  # fmt: skip
+    assert "| captcha | " in done.stdout and f'"{METHODS[-1]}", "captcha"' in (grown / "settings.toml").read_text()
+    for name in METHODS:
+        weights = [(run / name / "seed-1/weights.safetensors").stat().st_mtime_ns for run in (whole[0], grown)]
+        assert weights[0] == weights[1], "kept as it was copied"
 
 
 @pytest.mark.parametrize(
