@@ -65,6 +65,8 @@ def mine_errors(
     Without --folds the samples should be ones that the model was not trained on: what a reader was trained on, it
     reads too well.
     """
+    from augment.likeness import features_of
+    from augment.looks import looks_of
     from augment.mining import mine, plan, read_out_of_folds, write_mined
     from recognizer.progress import CONSOLE
     from recognizer.samples import merge, problem_table, read_manifest
@@ -80,7 +82,8 @@ def mine_errors(
         CONSOLE.print(problem_table(everything, len(manifest) + len(manifest.problems)), markup=False)
     if not samples:
         raise UserError(f"{manifest.source}: no sample is left to read")
-    mined = mine(samples, readings)
+    looks = looks_of(features_of(model, samples))
+    mined = mine(samples, readings, looks=looks.tolist())
     vary, draw = plan(mined, samples, len(samples) if count is None else count, seed)
     write_mined(mined, [*vary, *draw], out)
     wrong = sum(h.misread for h in mined.hard)
@@ -90,6 +93,10 @@ def mine_errors(
         print("  " + ", ".join(f"{kind}: {n}" for kind, n in mined.kinds.most_common()))
     for (true, read), times in mined.confused.most_common(10):
         print(f"  {true or '(nothing)':>10} -> {read or '(nothing)':<10} {times}")
+    if mined.suspects:
+        print(f"{len(mined.suspects)} labels are likely wrong, and were set aside: {out / 'suspects'}")
+        for h in mined.suspects[:10]:
+            print(f"  {h.sample.name}: {h.sample.text} is read {h.reading.text}, {-h.margin:.0f} nats likelier")
     print(f"make pictures with: augment synthesize --method classical --requests {out / 'requests.jsonl'}", end=" ")
     print(f"--data {data[0]} --out DIR")
 

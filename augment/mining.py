@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,30 +20,66 @@ from recognizer.readings import Confusion, Reading, confusions, error_kinds
 from recognizer.samples import FolderWriter, Problem, Sample, content_hash, read_manifest, split, write_folder
 
 NEAR = 0.8  # a sample whose label is held less likely than this is nearly misread
+SUSPECT = 9.0  # nats by which another text is likelier than a label that is likely wrong itself,
+SURE = 0.9  # where that text is read with this confidence at least
+RAREST = 4.0  # times as often as its equals a rare character or look is practised, at most
 
 
 @dataclass(frozen=True)
 class Hard:
-    """A sample that is misread or nearly so. `hardness` is nats a character of its label's likelihood."""
+    """A sample that is misread or nearly so. `hardness` is nats a character of its label's likelihood; `look` is the
+    cluster that its picture belongs to, 0 where none were told apart."""
 
     sample: Sample
     reading: Reading
     hardness: float
+    look: int = 0
 
     @property
     def misread(self) -> bool:
         return self.reading.text != self.sample.text
 
+    @property
+    def margin(self) -> float:
+        """Nats by which its label is likelier than the likeliest other text: under 0 where it is misread. Where it is
+        not, than all other texts together."""
+        sure = min(max(self.reading.confidence, 1e-12), 1 - 1e-12)
+        if self.misread:
+            return -min(self.hardness * len(self.sample.text), 1000.0) - math.log(sure)
+        return math.log(sure / (1 - sure))
+
+    @property
+    def suspect(self) -> bool:
+        """Whether its label is likely wrong: another text is read surely, and far more likely."""
+        return self.misread and self.reading.confidence >= SURE and self.margin <= -SUSPECT
+
 
 @dataclass(frozen=True)
 class Mined:
-    """What mining found: hard samples, the hardest first; which characters were read as which; how often readings went
-    wrong in each of `readings.KINDS`; how many were read."""
+    """What mining found.
+
+    Attributes:
+        hard: hard samples, misread ones first, then the hardest first.
+        suspects: misread samples whose labels are likely wrong, the likeliest first. They count nowhere else: practice
+            on a wrong label teaches it.
+        confused: which characters were read as which.
+        kinds: how often readings went wrong in each of `readings.KINDS`.
+        read: how many samples were read.
+        looks: how many of all samples have each look.
+    """
 
     hard: tuple[Hard, ...]
+    suspects: tuple[Hard, ...]
     confused: Counter[Confusion]
     kinds: Counter[str]
     read: int
+    looks: Counter[int]
+
+
+def by_look(mined: Mined) -> list[tuple[int, int]]:
+    """How many samples each look has, and how many of them are misread, labels that are likely wrong aside."""
+    misread = Counter(h.look for h in mined.hard if h.misread)
+    return [(n, misread[look]) for look, n in sorted(mined.looks.items())]
 
 
 def hardness(reading: Reading, text: str) -> float:
@@ -51,16 +88,22 @@ def hardness(reading: Reading, text: str) -> float:
     return min(reading.nll / len(text), 50.0)
 
 
-def mine(samples: Sequence[Sample], readings: Sequence[Reading], near: float = NEAR) -> Mined:
-    """Rank what was misread, or whose label was held less likely than `near`, misread ones first, then by hardness."""
-    found = [
-        Hard(sample, reading, hardness(reading, sample.text))
-        for sample, reading in zip(samples, readings, strict=True)
-        if reading.text != sample.text or (reading.nll or 0.0) > -np.log(near)
+def mine(
+    samples: Sequence[Sample], readings: Sequence[Reading], near: float = NEAR, looks: Sequence[int] | None = None
+) -> Mined:
+    """Rank what was misread, or whose label was held less likely than `near`, misread ones first, then by hardness and
+    margin; `looks[i]` is the cluster of `samples[i]`. Likely label errors are set aside."""
+    looks = [0] * len(samples) if looks is None else [int(look) for look in looks]
+    all_read = [
+        Hard(sample, reading, hardness(reading, sample.text), look)
+        for sample, reading, look in zip(samples, readings, looks, strict=True)
     ]
-    found.sort(key=lambda h: (not h.misread, -h.hardness, h.sample.name))
-    pairs = [(s.text, r.text) for s, r in zip(samples, readings, strict=True)]
-    return Mined(tuple(found), confusions(pairs), error_kinds(pairs), len(samples))
+    trusted = [h for h in all_read if not h.suspect]
+    hard = [h for h in trusted if h.misread or (h.reading.nll or 0.0) > -np.log(near)]
+    hard.sort(key=lambda h: (not h.misread, -h.hardness, h.margin, h.sample.name))
+    suspects = sorted((h for h in all_read if h.suspect), key=lambda h: (h.margin, h.sample.name))
+    pairs = [(h.sample.text, h.reading.text) for h in trusted]
+    return Mined(tuple(hard), tuple(suspects), confusions(pairs), error_kinds(pairs), len(samples), Counter(looks))
 
 
 def plan(
@@ -68,9 +111,10 @@ def plan(
 ) -> tuple[list[Request], list[Request]]:
     """Requests for practice, `count` that vary a real picture and `count` that draw a new text.
 
-    Sources are drawn by hardness, so that what is misread comes most often and no picture fills the plan. New texts
-    have the lengths of the labels and characters drawn by how often they are misread and how rarely they are seen; half
-    of them are the text of a hard sample with one character swapped for what it was taken for, or a misread one kept.
+    Sources are drawn by hardness, so that what is misread comes most often and no picture fills the plan, and by how
+    rare their look is; none is a suspect. New texts have the lengths of the labels and characters drawn by how often
+    they are misread and how rarely they are seen; half of them are the text of a hard sample with one character swapped
+    for what it was taken for, or a misread one kept.
 
     `mode` "random" takes sources and characters evenly instead: the control that says what mining adds.
 
@@ -83,8 +127,12 @@ def plan(
         raise UserError(f"practice on {mode!r} is not known: mined or random")
     rng = np.random.default_rng([seed, 11])
     chosen = mined.hard if mode == "mined" and mined.hard else ()
-    sources = [h.sample for h in chosen] or list(samples)
+    wrong = {h.sample.name for h in mined.suspects}
+    sources = [h.sample for h in chosen] or [s for s in samples if s.name not in wrong] or list(samples)
     weight = np.array([0.2 + min(h.hardness, 3.0) for h in chosen] or [1.0] * len(sources))
+    if chosen:
+        mean_look = mined.read / len(mined.looks)
+        weight *= [min(RAREST, (mean_look / mined.looks[h.look]) ** 0.5) for h in chosen]
     drawn = rng.choice(len(sources), (2, count), p=weight / weight.sum())
     sizes = {i: open_picture(sources[i].read_bytes(), "L").size for i in np.unique(drawn).tolist()}
 
@@ -98,7 +146,9 @@ def plan(
                 taken_for.setdefault(true, Counter())[read] += times
     alphabet = sorted(seen)
     mean = sum(seen.values()) / len(seen)
-    character_weight = np.array([(1 + 10 * missed[c] / seen[c]) * min(4.0, (mean / seen[c]) ** 0.5) for c in alphabet])
+    character_weight = np.array(
+        [(1 + 10 * missed[c] / seen[c]) * min(RAREST, (mean / seen[c]) ** 0.5) for c in alphabet]
+    )
     if mode == "random":
         character_weight = np.ones(len(alphabet))
     character_weight /= character_weight.sum()
@@ -201,15 +251,17 @@ def train_folds(model: Path, parts: Sequence[Sequence[Sample]], out: Path, jobs:
 
 
 def write_mined(mined: Mined, requests: Sequence[Request], out: Path) -> None:
-    """Write `hard/` (samples and what was read), `confusions.json`, `requests.jsonl` and `sheet.png` into `out`."""
+    """Write `hard/` and, where there are any, `suspects/` (samples, and what was read in them), `confusions.json`,
+    `requests.jsonl` and `sheet.png` into `out`."""
     out.mkdir(parents=True, exist_ok=True)
-    with FolderWriter(out / "hard") as writer:
-        for h in mined.hard:
-            about: dict[str, Any] = {
-                "read": h.reading.text, "confidence": h.reading.confidence, "nll": h.reading.nll,
-                "hardness": h.hardness, "name": h.sample.name,
-            }  # fmt: skip
-            writer.add(h.sample.name, h.sample.read_bytes(), h.sample.text, about)
+    for name, found in (("hard", mined.hard), *[("suspects", mined.suspects)] * bool(mined.suspects)):
+        with FolderWriter(out / name) as writer:
+            for h in found:
+                about: dict[str, Any] = {
+                    "read": h.reading.text, "confidence": h.reading.confidence, "nll": h.reading.nll,
+                    "hardness": h.hardness, "margin": h.margin, "look": h.look, "name": h.sample.name,
+                }  # fmt: skip
+                writer.add(h.sample.name, h.sample.read_bytes(), h.sample.text, about)
     rows = [{"true": true, "read": read, "times": n} for (true, read), n in mined.confused.most_common()]
     (out / "confusions.json").write_text(json.dumps(rows, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     write_requests(requests, out / "requests.jsonl")

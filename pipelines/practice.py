@@ -19,8 +19,10 @@ import torch
 from pydantic import Field
 
 from augment.fidelity import doubts, learned
+from augment.likeness import features_of
+from augment.looks import looks_of
 from augment.methods import load_class
-from augment.mining import mine, plan, write_mined
+from augment.mining import by_look, mine, plan, write_mined
 from pipelines.ledger import Ledger, locked
 from pipelines.run import (
     Judges,
@@ -150,12 +152,15 @@ def mine_and_make(run: Run, settings: PracticeSettings, number: int, folder: Pat
     shutil.rmtree(folder, ignore_errors=True)
     judges = Judges.of(run, readers)
     samples, readings = judges.samples, judges.readings
-    mined = mine(samples, readings)
+    looks = looks_of(features_of(run.out / "baseline", samples))
+    mined = mine(samples, readings, looks=looks.tolist())
     count = max(len(run.settings.methods), round(settings.made * len(run.train)))
     vary, draw = plan(mined, samples, count, run.settings.seed + number)
     write_mined(mined, [], folder / "mined")
     misread = sum(h.misread for h in mined.hard)
-    say(Alone(), f"round {number}: {misread} of {len(samples)} misread out of fold, {len(mined.hard) - misread} nearly")
+    suspects = f", {len(mined.suspects)} labels likely wrong and set aside" if mined.suspects else ""
+    nearly = len(mined.hard) - misread
+    say(Alone(), f"round {number}: {misread} of {len(samples)} misread out of fold, {nearly} nearly{suspects}")
 
     methods: dict[str, dict[str, Any]] = {}
     kept: list[Sample] = []
@@ -179,7 +184,8 @@ def mine_and_make(run: Run, settings: PracticeSettings, number: int, folder: Pat
     (folder / "refused.jsonl").write_text("".join(line + "\n" for line in refused), encoding="utf-8")
     write_folder(kept, folder / "kept")
     run.ledger.record(
-        f"round {number} mine", read=len(samples), misread=misread, near=len(mined.hard) - misread,
+        f"round {number} mine", read=len(samples), misread=misread, near=nearly,
+        suspects=len(mined.suspects), looks=by_look(mined),
         out_of_fold=scores_of(samples, readings).to_dict(), kinds=mined.kinds, methods=methods, kept=len(kept),
         seconds=time.monotonic() - began,
     )  # fmt: skip

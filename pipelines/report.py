@@ -38,7 +38,8 @@ from recognizer.samples import Sample, read_manifest
 
 BEYOND_CHANCE = 0.05  # McNemar's p under which a difference is called real
 LARGEST = (480, 128)  # width and height in pixels of an embedded picture: twice what the page shows
-OPENING, HARD, LATER_HARD, EACH, REFUSED, CHANGED = 6, 12, 6, 4, 12, 20  # pictures shown of each kind
+# pictures shown of each kind
+OPENING, HARD, LATER_HARD, EACH, REFUSED, CHANGED, SUSPECTS, LOOK = 6, 12, 6, 4, 12, 20, 24, 6
 ROLES = ("before", "control", "after")
 PLOT = 300  # height of the curve in pixels
 
@@ -409,7 +410,8 @@ class HardCase:
 class HardRound:
     """The hardest pictures of a round, and what its judges refused, with (reason, what that says).
 
-    `gone` says that no hard picture is there.
+    `suspects` are pictures whose labels are likely wrong. `looks` has how many pictures look alike, how many of
+    them are misread, and hard ones to show it. `gone` says that no hard picture is there.
     """
 
     number: int
@@ -417,6 +419,8 @@ class HardRound:
     cases: tuple[HardCase, ...]
     refused: tuple[Tile, ...]
     reasons: tuple[tuple[str, str], ...]
+    suspects: tuple[Tile, ...]
+    looks: tuple[tuple[int, int, tuple[Tile, ...]], ...]
     gone: bool
 
 
@@ -451,7 +455,18 @@ def hard_round(run: PracticeRun, number: int) -> HardRound:
         _tile(s, (), "{method}: {reason}, {detail}".format_map(s.meta), f", refused: {s.meta['reason']}")
         for s in _in_turn(refused)[:REFUSED]
     ]
-    return HardRound(number, facts, tuple(cases), tuple(tiles), reasons, not hard)
+    suspects = [
+        _tile(s, (), f"read {s.meta['read']}", f", read as {s.meta['read']}")
+        for s in _samples(folder / "mined" / "suspects")[:SUSPECTS]
+    ]
+    looks = [
+        (n, misread, tuple(_tile(s) for s in [s for s in hard if s.meta["look"] == look][:LOOK]))
+        for look, (n, misread) in enumerate(facts.get("looks", []))
+    ]
+    return HardRound(
+        number, facts, tuple(cases), tuple(tiles), reasons, tuple(suspects), tuple(looks) if len(looks) > 1 else (),
+        not hard,
+    )  # fmt: skip
 
 
 def _in_turn(samples: Sequence[Sample]) -> list[Sample]:

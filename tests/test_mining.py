@@ -16,7 +16,7 @@ from PIL import Image
 
 from augment.fidelity import REFUSALS, Band, Judged, band_of, coverage_table, doubts, judge, near_copies, refusal_table
 from augment.method import Request, read_requests
-from augment.mining import Mined, folds_of, hardness, mine, plan
+from augment.mining import Mined, by_look, folds_of, hardness, mine, plan
 from recognizer.errors import UserError
 from recognizer.readings import Reading
 from recognizer.samples import Problem, Sample, read_manifest, write_folder
@@ -79,6 +79,59 @@ def test_mining_counts_what_was_taken_for_what(mined: Mined, samples: list[Sampl
     ones = sum(s.text[0] == "1" for s in samples) // 3
     assert mined.confused == Counter({("0", "3"): zeros, ("1", "2"): ones})
     assert len(mined.hard) == zeros + ones and all(h.misread for h in mined.hard)
+
+
+def test_a_label_that_a_sure_reader_contradicts_is_set_aside_and_never_practised_on(samples: list[Sample]) -> None:
+    few = samples[:6]
+    readings = [
+        Reading("9", 0.99, (), 12.0),  # sure, and the label e^12 times less likely
+        Reading("8", 0.99, (), 8.0),  # not by enough
+        Reading("7", 0.80, (), 30.0),  # not surely
+        Reading("6", 0.95, (), 20.0),
+        Reading(few[4].text, 0.6, (), -math.log(0.6)),
+        Reading(few[5].text, 0.999, (), 0.001),
+    ]
+    found = mine(few, readings)
+    assert [h.sample for h in found.suspects] == [few[3], few[0]], "the likeliest error first"
+    assert {h.sample.name for h in found.hard} == {few[i].name for i in (1, 2, 4)}
+    assert not {read for _, read in found.confused} & {"9", "6"}, "what it was read as counts nowhere"
+    assert sum(found.kinds.values()) > 0 and found.read == 6
+    margins = {h.sample.name: h.margin for h in (*found.hard, *found.suspects)}
+    assert margins[few[0].name] == pytest.approx(-12 - math.log(0.99))
+    assert margins[few[4].name] == pytest.approx(math.log(1.5))
+    for mode in ("mined", "random"):
+        assert not {r.source for r in plan(found, few, 200, 0, mode)[0]} & {few[0].name, few[3].name}
+
+
+def test_a_rare_look_gets_more_than_its_share(samples: list[Sample]) -> None:
+    readings = [reading("9", 2.0 * len(s.text)) for s in samples]
+    looks = [int(k < len(samples) // 16) for k in range(len(samples))]
+    found = mine(samples, readings, looks=looks)
+    rare = {s.name for s, look in zip(samples, looks, strict=True) if look}
+    (common, misread), (few, all_misread) = by_look(found)
+    assert common + few == misread + all_misread == len(samples) and few == len(rare)
+    share = np.mean([r.source in rare for r in plan(found, samples, 4000, 0)[0]])
+    assert share == pytest.approx(len(rare) / (len(rare) + common * (few / common) ** 0.5), abs=0.03)
+    assert share > 2 * few / len(samples)
+
+
+def test_looks_are_told_apart_by_what_a_reader_sees_of_them(tmp_path: Path) -> None:
+    from augment.likeness import features_of
+    from augment.looks import looks_of
+    from augment.synthesize import requests_for_texts, synthesize
+    from recognizer.training.checkpoint import DEFAULT
+
+    texts = random_labels(40, 0)
+    for name, settings in (("captcha", {}), ("render", {"difficulty": 0.0})):
+        synthesize(name, settings, requests_for_texts(texts, (96, 32), 0), tmp_path / name)
+    both = [s for name in ("captcha", "render") for s in read_manifest(tmp_path / name).samples]
+    features = features_of(DEFAULT, both)
+    looks = looks_of(features)
+    assert (looks == looks_of(features)).all() and set(looks.tolist()) == {0, 1, 2}
+    theirs = [(looks[: len(texts)] == look).sum() for look in range(3)]
+    others = [(looks[len(texts) :] == look).sum() for look in range(3)]
+    assert sum(map(max, theirs, others)) > 0.85 * len(both), "generators share their looks"
+    assert set(looks_of(features[:30]).tolist()) == {0}, "so few are of one look"
 
 
 # --------------------------------------------------------------------------------------------------------------- plan

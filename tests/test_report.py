@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 from augment.method import Request, sources_of
-from augment.mining import mine, plan, write_mined
+from augment.mining import by_look, mine, plan, write_mined
 from augment.synthesize import synthesize
 from pipelines.ledger import Ledger, locked
 from pipelines.report import PracticeRun, print_summary, verdict, write_report
@@ -34,6 +34,7 @@ VARYING = f"{__name__}:Tilt"
 HOSTILE = "<script>alert(1)</script>"
 TAKEN_FOR = {"0": "O", "O": "0", "1": "I", "I": "1", "5": "S", "S": "5", "8": "B", "B": "8", "Z": "2", "2": "Z"}
 STEPS = ["prepare", "baseline", "round 1 mine", "round 1", "round 2 mine", "round 2", "chosen", "test"]
+SURELY = "WRONG"  # what is read, surely, where a label is wrong
 REFUSED = {"reason": "too hard", "detail": "read as '<b>', 2.31 nats a character, over 1.20"}
 Pairs = list[tuple[str, str]]
 
@@ -111,7 +112,8 @@ def make_round(run: Path, ledger: Ledger, number: int, train: Sequence[Sample]) 
     readings = [
         Reading(read, 0.5, (), nll=0.1 if read == text else 2.0 + i % 7) for i, (text, read) in enumerate(pairs)
     ]
-    mined = mine(train, readings)
+    readings[:2] = [Reading(SURELY, 0.99, (), nll=20.0)] * 2
+    mined = mine(train, readings, looks=[i % 5 == 0 for i in range(len(train))])
     vary, draw = plan(mined, train, 2 * len(train), number)
     write_mined(mined, [], folder / "mined")
     sources = sources_of(Manifest(tuple(train)))
@@ -129,7 +131,7 @@ def make_round(run: Path, ledger: Ledger, number: int, train: Sequence[Sample]) 
     hard = sum(h.misread for h in mined.hard)
     ledger.record(
         f"round {number} mine", read=len(train), misread=hard, near=len(mined.hard) - hard, out_of_fold=scores(pairs),
-        methods=methods, kept=len(kept), seconds=8.0,
+        methods=methods, kept=len(kept), seconds=8.0, suspects=len(mined.suspects), looks=by_look(mined),
     )  # fmt: skip
 
 
@@ -294,6 +296,21 @@ def test_wrong_characters_and_lookalikes_stand_beside_the_hardest_picture(run: P
     assert any(alt.endswith("drawn by captcha") for alt in alts)
     assert any(alt.endswith("refused: too hard") for alt in alts) and "Too hard: its label is less likely" in page.text
     assert f"captcha: too hard, {REFUSED['detail']}" in page.text
+
+
+def test_likely_label_errors_and_looks_are_shown_where_there_are_any(run: Path) -> None:
+    page = Page(write_report(run).read_text())
+    assert "Labels that are likely wrong in round 1: 2" in page.words and f"read {SURELY}" in page.words
+    facts = json.loads((run / "ledger.jsonl").read_text().splitlines()[2])
+    assert len(facts["looks"]) == 2
+    for n, misread in facts["looks"]:
+        assert f"{n} pictures, {misread} misread" in page.words
+    change(run, "round 1 mine", looks=[[facts["read"], facts["misread"]]], suspects=0)
+    for number in (1, 2):
+        shutil.rmtree(run / f"round-{number}/mined/suspects")
+    change(run, "round 2 mine", looks=[[facts["read"], facts["misread"]]], suspects=0)
+    words = Page(write_report(run).read_text()).words
+    assert "likely wrong" not in words and "Looks in round" not in words
 
 
 def test_a_run_that_kept_no_reasons_shows_no_refused_pictures(run: Path) -> None:
