@@ -188,7 +188,7 @@ def synthesize(
     if cls.needs_source and manifest is None:
         raise UserError(f"--method {method} varies real pictures: say which with --data DIR")
     if requests is not None:
-        takes = {True} if cls.needs_source else {False, getattr(cls, "takes_source", False)}
+        takes = {True} if cls.needs_source else {False, getattr(cls, "takes_source", False) and manifest is not None}
         asked = [r for r in read_requests(requests) if (r.source is not None) in takes][:count]
     elif cls.needs_source:
         if given:

@@ -28,7 +28,8 @@ FEWEST = 20  # pictures that a method can learn from
 class Request:
     """One picture to make: the text it must show, a seed, its size in pixels, and the real picture that it varies.
 
-    `source` is the name of a sample; None where the method draws from nothing. `why` says what it is for.
+    `source` is the name of a sample; None where the method draws from nothing. `why` says what it is for. Where the
+    text is a sample's with one character swapped for what it is taken for, `pair` names that sample.
     """
 
     text: str
@@ -37,6 +38,7 @@ class Request:
     height: int
     source: str | None = None
     why: str = ""
+    pair: str | None = None
 
     def rng(self) -> np.random.Generator:
         """The generator of all randomness in answering this request."""

@@ -160,7 +160,7 @@ def plan(
         width, height = sizes[int(drawn[0, k])]
         vary.append(Request(source.text, int(rng.integers(2**31)), width, height, source.name, "hard sample"))
         width, height = sizes[int(drawn[1, k])]
-        text, why = sources[drawn[1, k]].text, "contrast pair"
+        text, why, pair = sources[drawn[1, k]].text, "contrast pair", sources[drawn[1, k]].name
         places = [i for i, c in enumerate(text) if c in taken_for]
         if places and rng.random() < 0.5:
             i = int(rng.choice(places))
@@ -169,8 +169,8 @@ def plan(
             text = text[:i] + str(swap) + text[i + 1 :]
         else:
             text = "".join(rng.choice(alphabet, int(rng.choice(lengths)), p=character_weight))
-            why = "weighted characters"
-        draw.append(Request(text, int(rng.integers(2**31)), width, height, None, why))
+            why, pair = "weighted characters", None
+        draw.append(Request(text, int(rng.integers(2**31)), width, height, None, why, pair))
     return vary, draw
 
 

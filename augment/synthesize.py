@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from augment.method import Method, Request, Sources
-from augment.methods import create
+from augment.methods import create, load_class
 from recognizer.charset import Charset
 from recognizer.errors import UserError
 from recognizer.images import PictureError, open_picture
@@ -58,6 +59,25 @@ def synthesize(
             writer.add(f"{k:06d}.png", data.getvalue(), request.text, about | {"why": request.why})
             each()
     return len(requests)
+
+
+def answered_by(
+    name: str, settings: dict[str, Any], vary: Sequence[Request], draw: Sequence[Request], sources: Sources
+) -> list[Request]:
+    """Which of two plans of equal length a method answers: the one that varies real pictures, the one that draws texts,
+    or, where it can do both, in turn a text from nothing and a real picture: its pair's under the swapped text where
+    there is one, so that one character is repainted, else one under its own."""
+    cls: Any = load_class(name)
+    if cls.needs_source:
+        return list(vary)
+    if not getattr(cls, "takes_source", False):
+        return list(draw)
+    can = getattr(create(name, settings), "can_vary", lambda request, source: True)
+    chosen = []
+    for k, (own, drawn) in enumerate(zip(vary, draw, strict=True)):
+        real = replace(drawn, source=drawn.pair) if drawn.pair is not None else own
+        chosen.append(real if k % 2 and real.source is not None and can(real, sources(real.source)) else drawn)
+    return chosen
 
 
 def requests_for_texts(texts: Sequence[str], size: tuple[int, int], seed: int) -> list[Request]:

@@ -17,8 +17,7 @@ from pydantic import Field
 from augment.fidelity import doubts
 from augment.likeness import coverage, features_of, frechet
 from augment.method import Request, sources_of
-from augment.methods import create, load_class
-from augment.synthesize import random_texts, requests_for_sources
+from augment.synthesize import answered_by, random_texts, requests_for_sources
 from pipelines.ledger import Ledger, locked
 from pipelines.run import (
     Judges,
@@ -200,20 +199,10 @@ def _requests(run: Run, name: str, settings: dict[str, Any], count: int, seed: i
     each of the length and at the size of one real picture."""
     manifest = Manifest(run.train, source=str(run.out / "data" / "train"))
     varied = requests_for_sources(manifest, count, seed)
-    cls = load_class(name)
-    if cls.needs_source:
-        return varied
     held = {c for s in run.train for c in s.text}
     characters = Charset.of(["".join(sorted(held if known is None else held & set(known)))])
     drawn = [Request(random_texts(characters, [len(r.text)], 1, r.seed)[0], r.seed, r.width, r.height) for r in varied]
-    if not getattr(cls, "takes_source", False):
-        return drawn
-    method: Any = create(name, settings)
-    sources = sources_of(manifest)
-    can = getattr(method, "can_vary", lambda request, source: True)
-    return [  # half from real pictures, where they can be, and half from nothing
-        r if i % 2 and r.source is not None and can(r, sources(r.source)) else drawn[i] for i, r in enumerate(varied)
-    ]
+    return answered_by(name, settings, varied, drawn, sources_of(manifest))
 
 
 def rights(settings: CompareSettings, ledger: Ledger) -> dict[str, Any]:

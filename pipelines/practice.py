@@ -1,9 +1,13 @@
 """Deliberate practice: read out of fold, mine what is misread, make lookalikes of it, retrain, and see what it earned.
 
-    baseline and fold readers -> [ mine -> make -> keep the faithful -> train beside a control ] each round -> test once
+    baseline and fold readers
+    -> [ mine -> make some by each method -> a short trial of each -> make the rest by those that earned
+         -> keep the faithful -> train beside a control ] each round
+    -> let the learning rate fall, once -> test once
 
 A control follows the pupil round by round: the same start, the same pictures seen, and never a made one. A round that
-does not beat it, and the round before, ends practice.
+does not beat it ends practice. The learning rate stays as it is through the rounds, and readers are averages of
+weights, so that no round is judged by how far its rate had fallen.
 """
 
 from __future__ import annotations
@@ -11,7 +15,8 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +26,11 @@ from pydantic import Field
 from augment.fidelity import doubts, learned
 from augment.likeness import features_of
 from augment.looks import looks_of
-from augment.methods import load_class
+from augment.method import Request, sources_of
 from augment.mining import by_look, mine, plan, write_mined
-from pipelines.ledger import Ledger, locked
+from augment.synthesize import answered_by
+from pipelines.ledger import Entry, Ledger, locked
+from pipelines.portfolio import PARTS, Earned, earned, shared, weighed
 from pipelines.run import (
     Judges,
     Run,
@@ -42,9 +49,11 @@ from recognizer.deploy.export import export
 from recognizer.errors import UserError
 from recognizer.progress import Alone, say
 from recognizer.readings import Scores, mcnemar
-from recognizer.samples import Sample, read_manifest, write_folder
+from recognizer.samples import Manifest, read_manifest, write_folder
 from recognizer.training.checkpoint import find_start
 from recognizer.training.side_by_side import Training, train_side_by_side
+
+NOTHING_KEPT = Earned(-1.0, 1e-9)  # what a method earned of whose pictures none was kept
 
 
 class PracticeSettings(RunSettings):
@@ -52,8 +61,12 @@ class PracticeSettings(RunSettings):
 
     rounds: int = Field(3, ge=1, le=100)
     made: float = Field(2.0, gt=0)  # pictures to make in a round, for each training picture, all methods together
+    even: float = Field(0.5, gt=0, le=1)  # share of them that all methods make alike, and that their trials see
+    trial_share: float = Field(0.25, gt=0)  # of the pictures of a round's training, seen in each method's trial
     round_share: float = Field(0.5, gt=0)  # of the pictures that the first readers see, seen in a round's training
-    round_rate: float = Field(0.5, gt=0)  # of the learning rate, in a round's training
+    round_rate: float = Field(0.3, gt=0)  # of the learning rate, in a round's training
+    average: float = Field(0.2, ge=0, lt=1)  # share of a round's training that its reader's weights are averaged over
+    decay_share: float = Field(0.5, gt=0)  # of the pictures that the first readers see, seen while the rate falls
 
 
 def practice(settings: PracticeSettings, out: Path) -> Ledger:
@@ -79,7 +92,8 @@ def practice(settings: PracticeSettings, out: Path) -> Ledger:
             if not facts["goes_on"]:
                 break
             best = out / f"round-{number}" / "pupil"
-        choose(run, best, control)
+        settle(run, settings, best, kept)
+        choose(run, control)
         read_test(run)
     return ledger
 
@@ -110,7 +124,7 @@ def practise_round(
     if step in run.ledger:
         return
     if f"{step} mine" not in run.ledger:
-        mine_and_make(run, settings, number, folder, kept[:-1])
+        mine_and_make(run, settings, number, folder, best, kept[:-1])
     began = time.monotonic()
     data = run.out / "data" / "train"
     trainings = [
@@ -122,7 +136,7 @@ def practise_round(
     pupil = scores_of(run.validation, readings := read(folder / "pupil", run.validation))
     alone = scores_of(run.validation, read(folder / "control", run.validation))
     last = scores_of(run.validation, before)
-    gained = rank(pupil) > rank(alone) and rank(pupil) > rank(last)
+    gained = rank(pupil) > rank(alone)
     run.ledger.record(
         step, pupil=pupil.to_dict(), control=alone.to_dict(), before=last.to_dict(), goes_on=gained,
         changed=sum(a.text != b.text for a, b in zip(before, readings, strict=True)), seconds=time.monotonic() - began,
@@ -133,62 +147,132 @@ def practise_round(
 
 
 def round_training(
-    run: Run, settings: PracticeSettings, number: int, out: Path, data: Path, start: Path, made: Sequence[str] = ()
-) -> Training:
-    """A training of a round: a share of the pictures, at a share of the learning rate, that the first readers had."""
+    run: Run, settings: PracticeSettings, number: int, out: Path, data: Path, start: Path, made: Sequence[str] = (),
+    share: float = 1.0, schedule: str = "constant",
+) -> Training:  # fmt: skip
+    """A training of a round, or a share of one, at a share of the learning rate that the first readers had."""
     base = run.training(out, data, settings.seed + number).settings
     return run.training(
-        out, data, settings.seed + number, start=str(start), with_synthetic=list(made),
-        pictures=max(1, round(base.pictures_for(len(run.train)) * settings.round_share)),
+        out, data, settings.seed + number, start=str(start), with_synthetic=list(made), schedule=schedule,
+        pictures=max(1, round(base.pictures_for(len(run.train)) * settings.round_share * share)),
         learning_rate=base.rate(find_start(settings.start, base.size)[0] is None) * settings.round_rate,
-        synthetic_share=settings.made_share,
+        average=settings.average, synthetic_share=settings.made_share,
     )  # fmt: skip
 
 
-def mine_and_make(run: Run, settings: PracticeSettings, number: int, folder: Path, before: Sequence[Path]) -> None:
-    """Read out of fold, mine, make by every method, and keep the faithful in `folder/kept`."""
-    began = time.monotonic()
+def mine_and_make(
+    run: Run, settings: PracticeSettings, number: int, folder: Path, best: Path, before: Sequence[Path]
+) -> None:
+    """Read out of fold, mine, make by every method, most by those that earn most, and keep the faithful in
+    `folder/kept`."""
+    began, step, names = time.monotonic(), f"round {number}", run.settings.methods
     readers = fold_readers(run, settings, number, before)
-    shutil.rmtree(folder, ignore_errors=True)
+    if f"{step} even" not in run.ledger:
+        shutil.rmtree(folder, ignore_errors=True)
     judges = Judges.of(run, readers)
     samples, readings = judges.samples, judges.readings
     looks = looks_of(features_of(run.out / "baseline", samples))
     mined = mine(samples, readings, looks=looks.tolist())
-    count = max(len(run.settings.methods), round(settings.made * len(run.train)))
-    vary, draw = plan(mined, samples, count, run.settings.seed + number)
-    write_mined(mined, [], folder / "mined")
+    count = max(2 * len(names), round(settings.made * len(run.train)))
+    plans = plan(mined, samples, count, run.settings.seed + number)
     misread = sum(h.misread for h in mined.hard)
-    suspects = f", {len(mined.suspects)} labels likely wrong and set aside" if mined.suspects else ""
     nearly = len(mined.hard) - misread
-    say(Alone(), f"round {number}: {misread} of {len(samples)} misread out of fold, {nearly} nearly{suspects}")
+    if f"{step} even" not in run.ledger:
+        write_mined(mined, [], folder / "mined")
+        suspects = f", {len(mined.suspects)} labels likely wrong and set aside" if mined.suspects else ""
+        say(Alone(), f"round {number}: {misread} of {len(samples)} misread out of fold, {nearly} nearly{suspects}")
 
+    several, parts = len(names) > 1, [f"{step} {part}" for part in PARTS]
+    even = shared(round(count * settings.even) if several else count, dict.fromkeys(names, 1.0))
+    make_part(run, parts[0], folder / PARTS[0], even, plans, judges)
+    weights = dict.fromkeys(names, 1.0)
+    if several:
+        weights = try_methods(run, settings, number, folder, best)
+        start = sum(even.values())
+        rest = tuple(requests[start:] for requests in plans)
+        make_part(run, parts[1], folder / PARTS[1], shared(count - start, weights), rest, judges)
+    kept = [s for part in PARTS for path in sorted((folder / part / "kept").glob("*")) for s in read_manifest(path)]
+    if not kept:
+        raise UserError(f"round {number}: no made picture was kept; look at {folder}")
+    write_folder(kept, folder / "kept")
+    run.ledger.record(
+        f"{step} mine", read=len(samples), misread=misread, near=nearly, suspects=len(mined.suspects),
+        looks=by_look(mined), out_of_fold=scores_of(samples, readings).to_dict(), kinds=mined.kinds,
+        methods={name: together([run.ledger[part]["methods"][name] for part in parts if part in run.ledger])
+                 for name in names},
+        weights=weights, kept=len(kept), seconds=time.monotonic() - began,
+    )  # fmt: skip
+
+
+def make_part(
+    run: Run, step: str, folder: Path, counts: Mapping[str, int], plans: Sequence[Sequence[Request]], judges: Judges
+) -> None:
+    """Make so many pictures by each method, from plans that begin with what these methods answer; the faithful go to
+    `folder/kept/METHOD`."""
+    if step in run.ledger:
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "kept").mkdir(parents=True)
+    manifest = Manifest(run.train, source=str(run.out / "data" / "train"))
     methods: dict[str, dict[str, Any]] = {}
-    kept: list[Sample] = []
     refused: list[str] = []
-    share = max(1, count // len(run.settings.methods))
-    for i, name in enumerate(run.settings.methods):
-        asked = (vary if load_class(name).needs_source else draw)[i * share : (i + 1) * share]
+    first = 0
+    for name, count in counts.items():
         own, known = fitted(run, name, run.out / "baseline")
-        if not (asked := [r for r in asked if known is None or set(r.text) <= set(known)]):
-            say(Alone(), f"  {name}: knows the characters of no text that is asked for")
+        vary, draw = (requests[first : first + count] for requests in plans)
+        first += count
+        asked = answered_by(name, own, vary, draw, sources_of(manifest))
+        asked = [r for r in asked if known is None or set(r.text) <= set(known)]
+        if not asked:
+            methods[name] = {"asked": 0, "kept": 0, "refused": {}, "read_right": 0.0, "seconds": 0.0}
+            if count:
+                say(Alone(), f"  {name}: knows the characters of no text that is asked for")
             continue
-        judged, facts = make_and_judge(run, name, own, asked, folder / "made", judges)
-        kept += judged.kept
+        judged, methods[name] = make_and_judge(run, name, own, asked, folder / "made", judges)
+        if judged.kept:
+            write_folder(judged.kept, folder / "kept" / name)
         refused += [json.dumps({"file_name": p.name, "reason": p.kind, "detail": p.detail}) for p in judged.refused]
-        methods[name] = facts
         say(Alone(), f"  {name}: {len(judged.kept)} of {len(asked)} kept")
         for line in doubts({name: len(judged.kept)}, {name: len(asked)}):
             say(Alone(), f"  {line}")
-    if not kept:
-        raise UserError(f"round {number}: no made picture was kept; look at {folder / 'made'}")
     (folder / "refused.jsonl").write_text("".join(line + "\n" for line in refused), encoding="utf-8")
-    write_folder(kept, folder / "kept")
-    run.ledger.record(
-        f"round {number} mine", read=len(samples), misread=misread, near=nearly,
-        suspects=len(mined.suspects), looks=by_look(mined),
-        out_of_fold=scores_of(samples, readings).to_dict(), kinds=mined.kinds, methods=methods, kept=len(kept),
-        seconds=time.monotonic() - began,
-    )  # fmt: skip
+    run.ledger.record(step, methods=methods)
+
+
+def try_methods(run: Run, settings: PracticeSettings, number: int, folder: Path, best: Path) -> dict[str, float]:
+    """The methods' weights, after a short training with the first pictures of each beside one without any."""
+    step, names = f"round {number} trial", run.settings.methods
+    if step not in run.ledger:
+        tried = {name: path for name in names if (path := folder / "even" / "kept" / name).exists()}
+        trainings = [
+            round_training(
+                run, settings, number, folder / "trials" / name, run.out / "data" / "train", best, made,
+                share=settings.trial_share,
+            )
+            for name, made in [("alone", []), *((name, [str(path)]) for name, path in tried.items())]
+        ]  # fmt: skip
+        train_side_by_side(trainings, run.jobs, f"trials, round {number}")
+        alone, *others = (read(training.out, run.validation) for training in trainings)
+        found = {name: earned(alone, own) for name, own in zip(tried, others, strict=True)}
+        before = run.ledger[f"round {number - 1} mine"]["weights"] if number > 1 else dict.fromkeys(names, 1.0)
+        weights = weighed(before, {name: found.get(name, NOTHING_KEPT) for name in names})
+        run.ledger.record(step, earned={name: own._asdict() for name, own in found.items()}, weights=weights)
+        told = ", ".join(f"{name} {100 * w:.0f} %" for name, w in weights.items())
+        say(Alone(), f"  the rest by what each earned in its trial: {told}")
+    return dict(run.ledger[step]["weights"])
+
+
+def together(parts: Sequence[Entry]) -> dict[str, Any]:
+    """What came of a method's pictures, of several parts in one."""
+    asked = sum(part["asked"] for part in parts)
+    refused: Counter[str] = Counter()
+    for part in parts:
+        refused.update(part["refused"])
+    right = sum(part["read_right"] * part["asked"] for part in parts)
+    return {
+        "asked": asked, "kept": sum(part["kept"] for part in parts), "refused": dict(refused),
+        "read_right": right / max(asked, 1), "seconds": sum(part["seconds"] for part in parts),
+    }  # fmt: skip
 
 
 def fold_readers(run: Run, settings: PracticeSettings, number: int, kept: Sequence[Path]) -> list[Path]:
@@ -216,20 +300,44 @@ def fold_readers(run: Run, settings: PracticeSettings, number: int, kept: Sequen
     return [t.out for t in trainings]
 
 
-def choose(run: Run, best: Path, control: Path) -> None:
+def settle(run: Run, settings: PracticeSettings, best: Path, kept: Sequence[Path]) -> None:
+    """Let the learning rate fall: for the last pupil that beat its control, with all pictures of its rounds, and for
+    that control, with none."""
+    if "settled" in run.ledger or best == run.out / "baseline":
+        return
+    began, number = time.monotonic(), int(best.parent.name.removeprefix("round-"))
+    made = {"pupil": [str(path) for path in kept[:number]], "control": []}
+    trainings = {
+        role: round_training(
+            run, settings, number, best.with_name(f"{role}-settled"), run.out / "data" / "train", best.with_name(role),
+            own, share=settings.decay_share / settings.round_share, schedule="decay",
+        )
+        for role, own in made.items()
+    }  # fmt: skip
+    train_side_by_side([*trainings.values()], run.jobs, "the learning rate falls")
+    scores = {role: scores_of(run.validation, read(t.out, run.validation)) for role, t in trainings.items()}
+    run.ledger.record(
+        "settled", **{role: own.to_dict() for role, own in scores.items()}, seconds=time.monotonic() - began
+    )
+    told = "{} with made pictures, {} without".format(*(in_words(scores[role]) for role in ("pupil", "control")))
+    say(Alone(), f"settled: {told}, on validation")
+
+
+def choose(run: Run, control: Path) -> None:
     """Keep the best of all readers on validation as the run's weights: also a control, where practice did not pay."""
     if "chosen" in run.ledger:
         return
     began = time.monotonic()
-    candidates = [run.out / "baseline", best, control, *sorted(run.out.glob("round-*/pupil"))]
+    settled = [path for role in ("pupil", "control") for path in run.out.glob(f"round-*/{role}-settled")]
+    candidates = [run.out / "baseline", *settled, control, *sorted(run.out.glob("round-*/pupil"))]
     scores = {path: scores_of(run.validation, read(path, run.validation)) for path in dict.fromkeys(candidates)}
     winner = max(scores, key=lambda path: rank(scores[path]))
     shutil.copy(winner / "weights.safetensors", run.out / "weights.safetensors.tmp")
     (run.out / "weights.safetensors.tmp").replace(run.out / "weights.safetensors")
-
     export(run.out)
+    control = next((path for path in settled if path.name == "control-settled"), control)
     run.ledger.record(
-        "chosen", reader=str(winner.relative_to(run.out)), practised=winner.name == "pupil",
+        "chosen", reader=str(winner.relative_to(run.out)), practised=winner.name in ("pupil", "pupil-settled"),
         control=str(control.relative_to(run.out)), validation=scores[winner].to_dict(),
         seconds=time.monotonic() - began,
     )  # fmt: skip

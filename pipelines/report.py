@@ -31,6 +31,7 @@ from rich.table import Table
 from augment.fidelity import REFUSALS
 from augment.sheet import marked
 from pipelines.ledger import Entry
+from pipelines.portfolio import PARTS
 from recognizer.errors import UserError
 from recognizer.images import PictureError, open_picture
 from recognizer.readings import Confusion, confusions
@@ -93,6 +94,7 @@ class PracticeRun:
             planned += [f"round {n} mine", f"round {n}"]
             if not self.steps.get(f"round {n}", {"goes_on": True})["goes_on"]:
                 break
+        planned += ["settled"] * self.steps.get("round 1", {"goes_on": True})["goes_on"]
         planned += ["chosen"] + ["test"] * ("test" in self.settings)
         return next((step for step in planned if step not in self.steps), None)
 
@@ -261,10 +263,10 @@ def name_of(step: str) -> str:
     """A step of the ledger as a person calls it."""
     names = {
         "prepare": "Open and split the pictures", "baseline": "Train the first readers",
-        "chosen": "Choose the reader", "test": "Read the test set",
+        "settled": "Let the learning rate fall", "chosen": "Choose the reader", "test": "Read the test set",
     }  # fmt: skip
     if match := re.fullmatch(r"round (\d+)( mine)?", step):
-        what = "read out of fold, make and judge pictures" if match[2] else "train pupil and control"
+        what = "read out of fold, make, try and judge pictures" if match[2] else "train pupil and control"
         return f"Round {match[1]}: {what}"
     return names.get(step, step)
 
@@ -503,9 +505,12 @@ def _drawn_tile(sample: Sample, text: str, wanted: str) -> Tile:
 
 def _refused(folder: Path, methods: Iterable[str]) -> list[Sample]:
     """A round's refused pictures with reason and detail in `meta`; none in a run from before these were kept."""
-    refused = _entries(folder / "refused.jsonl", "file_name")
-    made = [(f"{method}/{s.name}", s) for method in methods for s in _samples(folder / "made" / method)]
-    return [replace(s, meta={**s.meta, **refused[name]}) for name, s in made if name in refused]
+    found = []
+    for part in PARTS:
+        refused = _entries(folder / part / "refused.jsonl", "file_name")
+        made = [(f"{method}/{s.name}", s) for method in methods for s in _samples(folder / part / "made" / method)]
+        found += [replace(s, meta={**s.meta, **refused[name]}) for name, s in made if name in refused]
+    return found
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ SMALL = """
 folds = 2
 rounds = 1
 pictures = 192
-made = 0.5
-methods = ["captcha", "classical", "splice", "vae"]
+made = 0.6
+methods = ["classical", "splice", "vae"]
 [reader]
 validations = 2
 batch = 16
@@ -74,10 +74,22 @@ def whole(drawn: Path) -> Path:
 
 def test_a_run_leaves_all_that_it_says(whole: Path) -> None:
     steps = {entry["step"]: entry for entry in facts(whole)}
-    assert list(steps) == ["prepare", "baseline", "fit splice", "fit vae", "round 1 mine", "round 1", "chosen", "test"]
+    ends = ["settled"] * steps["round 1"]["goes_on"] + ["chosen", "test"]
+    assert list(steps) == [
+        "prepare", "baseline", "fit splice", "fit vae", "round 1 even", "round 1 trial", "round 1 earned",
+        "round 1 mine", "round 1", *ends,
+    ]  # fmt: skip
     assert steps["prepare"]["train"] + steps["prepare"]["validation"] == 60
     asked = steps["round 1 mine"]["methods"]
-    assert {name: own["asked"] for name, own in asked.items()} == {"captcha": 5, "classical": 5, "splice": 5, "vae": 5}
+    even = steps["round 1 even"]["methods"]
+    total = sum(own["asked"] for own in asked.values())
+    assert [own["asked"] for own in even.values()] == [4, 5, 4]
+    assert 24 <= total <= 27, "but for texts with a character that a method never saw"
+    weights = steps["round 1 trial"]["weights"]
+    assert sum(weights.values()) == pytest.approx(1)
+    for name in asked:
+        more = asked[name]["asked"] - even[name]["asked"]
+        assert -3 <= more - 14 * weights[name] <= 1, "the rest goes by what was earned"
     kept = sum(own["kept"] for own in asked.values())
     assert (
         kept == steps["round 1 mine"]["kept"] == len((whole / "round-1/kept/metadata.jsonl").read_text().splitlines())

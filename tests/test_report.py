@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parent.parent
 VARYING = f"{__name__}:Tilt"
 HOSTILE = "<script>alert(1)</script>"
 TAKEN_FOR = {"0": "O", "O": "0", "1": "I", "I": "1", "5": "S", "S": "5", "8": "B", "B": "8", "Z": "2", "2": "Z"}
-STEPS = ["prepare", "baseline", "round 1 mine", "round 1", "round 2 mine", "round 2", "chosen", "test"]
+STEPS = ["prepare", "baseline", "round 1 mine", "round 1", "round 2 mine", "round 2", "settled", "chosen", "test"]
 SURELY = "WRONG"  # what is read, surely, where a label is wrong
 REFUSED = {"reason": "too hard", "detail": "read as '<b>', 2.31 nats a character, over 1.20"}
 Pairs = list[tuple[str, str]]
@@ -100,7 +100,13 @@ def build(
             before=scores(pairs_of(validation, 0.7, 1)), goes_on=number == 1, changed=3, seconds=42.0,
         )  # fmt: skip
     ledger.record(
-        "chosen", reader="round-2/pupil", practised=True, control="round-2/control",
+        "settled",
+        pupil=scores(pairs_of(validation, 0.94, 2)),
+        control=scores(pairs_of(validation, 0.8, 3)),
+        seconds=2.0,
+    )
+    ledger.record(
+        "chosen", reader="round-1/pupil-settled", practised=True, control="round-1/control-settled",
         validation=scores(pairs_of(validation, 0.94, 2)), seconds=1.2,
     )  # fmt: skip
     record_test(ledger, read_manifest(run.parent / "scheme" / "test").samples, test_care)
@@ -119,14 +125,15 @@ def make_round(run: Path, ledger: Ledger, number: int, train: Sequence[Sample]) 
     sources = sources_of(Manifest(tuple(train)))
     kept, refused, methods = [], [], {}
     for name, asked in (("captcha", draw[: len(train)]), (VARYING, vary[: len(train)])):
-        synthesize(name, {}, asked, folder / "made" / name, sources)
-        made = [Sample(f"{name}/{s.name}", s.text, s.path, meta=s.meta) for s in read_manifest(folder / "made" / name)]
+        own = folder / "even" / "made" / name
+        synthesize(name, {}, asked, own, sources)
+        made = [Sample(f"{name}/{s.name}", s.text, s.path, meta=s.meta) for s in read_manifest(own)]
         kept += made[:-3]
         refused += [json.dumps({"file_name": s.name, **REFUSED}) + "\n" for s in made[-3:]]
         methods[name] = {
             "asked": len(asked), "kept": len(made) - 3, "refused": {"too hard": 3}, "read_right": 0.25, "seconds": 1.5
         }  # fmt: skip
-    (folder / "refused.jsonl").write_text("".join(refused))
+    (folder / "even" / "refused.jsonl").write_text("".join(refused))
     write_folder(kept, folder / "kept")
     hard = sum(h.misread for h in mined.hard)
     ledger.record(
@@ -289,7 +296,7 @@ def test_wrong_characters_and_lookalikes_stand_beside_the_hardest_picture(run: P
     alts = [attrs["alt"] for attrs in page.all("img")]
     assert alts.count(f"{hard.text}, made by {VARYING}") >= min(len(made), 4)
     assert f"{hard.text}, read as {hard.meta['read']}" in alts
-    refused = read_manifest(run / "round-1" / "made" / VARYING).samples[-3:]
+    refused = read_manifest(run / "round-1" / "even" / "made" / VARYING).samples[-3:]
     for sample in read_manifest(run / "round-1" / "mined" / "hard").samples[:12]:
         count = sum(s.meta["source"] == sample.meta["name"] for s in refused)
         assert not count or f"{count} more refused" in page.text or f"None was kept of {count}." in page.text
@@ -314,7 +321,7 @@ def test_likely_label_errors_and_looks_are_shown_where_there_are_any(run: Path) 
 
 
 def test_a_run_that_kept_no_reasons_shows_no_refused_pictures(run: Path) -> None:
-    for path in run.glob("round-*/refused.jsonl"):
+    for path in run.glob("round-*/even/refused.jsonl"):
         path.unlink()
     page = page_of(run)
     assert "Refused in round" not in page.text and not any("refused" in attrs["alt"] for attrs in page.all("img"))
@@ -322,7 +329,15 @@ def test_a_run_that_kept_no_reasons_shows_no_refused_pictures(run: Path) -> None
 
 def test_the_time_of_every_step_is_told(run: Path) -> None:
     text = page_of(run).text
-    assert "Choose the reader1.2 s" in text and "Read the test set2.4 s" in text and "3 min 19 s in all" in text
+    assert "Choose the reader1.2 s" in text and "Read the test set2.4 s" in text and "3 min 21 s in all" in text
+
+
+def test_what_a_trial_earned_stands_beside_what_its_method_made(run: Path) -> None:
+    with (run / "ledger.jsonl").open("a") as file:
+        found = {"captcha": {"nats": -0.0412, "error": 0.02}, VARYING: {"nats": 0.25, "error": 0.125}}
+        file.write(json.dumps({"step": "round 1 trial", "earned": found, "weights": {}}) + "\n")
+    text = page_of(run).text
+    assert text.count("-0.041 ± 0.020") == 1 and text.count("+0.250 ± 0.125") == 1
 
 
 def test_a_marked_reading_shows_wrong_and_lost_characters(run: Path) -> None:

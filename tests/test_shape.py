@@ -229,7 +229,7 @@ def test_what_is_missing_is_named_with_its_extra() -> None:
     from recognizer.errors import EXTRA_OF
 
     extras = PROJECT["optional-dependencies"]
-    modules = {"python_multipart": "python-multipart"}
+    modules = {"python-multipart": "python_multipart", "scikit-learn": "sklearn"}
     packages = {
         modules.get(name, name): extra
         for extra in ("train", "serve", "sd")

@@ -47,7 +47,7 @@ from recognizer.training.collapse import find_collapse
 from recognizer.training.evaluate import evaluate, read_pictures, shown_case
 from recognizer.training.model import SIZES, HeadName, Network
 from recognizer.training.pseudo import train_with_unlabelled
-from recognizer.training.train import Average, TrainSettings, as_good, train, weight_groups
+from recognizer.training.train import Average, TrainSettings, as_good, schedule_of, train, weight_groups
 
 SMALL = {"start": "nothing", "threads": 1, "tracker": "none", "batch": 16}
 CLOCK = {"seconds", "pictures_per_second"}
@@ -578,6 +578,25 @@ def test_a_run_that_is_done_trains_no_more(whole: Path) -> None:
     assert (whole / "weights.safetensors").stat().st_mtime_ns == before and metrics(whole) == rows
     assert json.loads((whole / "scores.json").read_text()) == scores.to_dict()
     assert stamps()["weights.safetensors"] == before
+
+
+@pytest.mark.parametrize("total", [1, 2, 50])
+def test_the_learning_rate_follows_its_schedule(total: int) -> None:
+    rates = {}
+    for schedule in ("cycle", "constant", "decay"):
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], 0.5)
+        own = schedule_of(optimizer, TrainSettings(schedule=schedule, warmup=0.2), 0.5, total)
+        found = []
+        for _ in range(total):
+            found.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            own.step()
+        rates[schedule] = np.array(found)
+        assert found == pytest.approx([x for x in found if 0 <= x <= 0.5])
+    if total == 50:
+        assert rates["cycle"].argmax() in (9, 10) and rates["cycle"][-1] < 0.001
+        assert rates["constant"][:10] == pytest.approx(0.05 * np.arange(1, 11)) and set(rates["constant"][10:]) == {0.5}
+        assert rates["decay"] == pytest.approx(0.5 * (1 - np.arange(50) / 50))
 
 
 def test_a_run_whose_data_changed_is_not_resumed(whole: Path, drawn: Path, tmp_path: Path) -> None:

@@ -74,7 +74,9 @@ class TrainSettings(Settings):
     pictures: int | None = Field(None, ge=1)  # seen in all; else by the number of labels
     batch: int = Field(32, ge=2, le=65536)
     learning_rate: float | None = Field(None, gt=0)  # the cycle's peak; else by where it starts
-    warmup: float = Field(0.2, ge=0, lt=1)  # share of the run
+    # of the learning rate. cycle: one rise and fall; constant: a rise, and no fall; decay: a straight fall to nothing
+    schedule: Literal["cycle", "constant", "decay"] = "cycle"
+    warmup: float = Field(0.2, ge=0, lt=1)  # share of the run; a decay has none
     weight_decay: float = Field(0.01, ge=0)
     clip: float = Field(5.0, gt=0)
     average: float = Field(0.02, ge=0, lt=1)  # share of the run that the weights' moving average looks back over
@@ -208,8 +210,7 @@ def train(settings: TrainSettings, out: Path, resume: bool = False) -> Scores:
     every = max(1, total // settings.validations)
     rate = settings.rate(start is None)
     optimizer = torch.optim.AdamW(weight_groups(network, settings.weight_decay), lr=rate)
-    warmup = settings.warmup and max(settings.warmup, min(2 / total, 0.9))  # OneCycleLR divides by its steps less one
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=total, pct_start=warmup)
+    schedule = schedule_of(optimizer, settings, rate, total)
     network, optimizer = accelerator.prepare(network, optimizer)
     bare: Network = accelerator.unwrap_model(network)
     average = Average(bare, settings.average * total)
@@ -519,6 +520,20 @@ def resumed_settings(out: Path) -> TrainSettings:
     if not (out / "settings.toml").is_file():
         raise UserError(f"{out} is no run that can be resumed: it has no settings.toml")
     return load(TrainSettings, out / "settings.toml", {})
+
+
+def schedule_of(
+    optimizer: torch.optim.Optimizer, settings: TrainSettings, rate: float, total: int
+) -> torch.optim.lr_scheduler.LRScheduler:
+    """The learning rate by step of `total`, `rate` at its highest."""
+    if settings.schedule == "cycle":
+        # OneCycleLR divides by its steps less one
+        warmup = settings.warmup and max(settings.warmup, min(2 / total, 0.9))
+        return torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=total, pct_start=warmup)
+    if settings.schedule == "decay":
+        return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / total)
+    rising = max(1, round(settings.warmup * total))
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / rising))
 
 
 def as_good(scores: Scores, best: tuple[float, float]) -> bool:
