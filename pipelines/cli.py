@@ -51,6 +51,11 @@ def run(
     methods: Annotated[str | None, typer.Option(help="Methods that make pictures, with commas.")] = None,
     rounds: Annotated[int | None, typer.Option(help="At most so many rounds; 3.")] = None,
     folds: Annotated[int | None, typer.Option(help="Parts for reading out of fold; 3.")] = None,
+    controls: Annotated[
+        str | None,
+        typer.Option(help="Say what mining added, with several seeds: classical, random, third, with commas."),
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(help="Trainings of each control; 3.")] = None,
     pictures: Annotated[int | None, typer.Option(help="Pictures that the first readers see; else by labels.")] = None,
     limit: Limit = None,
     jobs: Jobs = None,
@@ -59,14 +64,15 @@ def run(
     config: Config = None,
     sets: Sets = None,
 ) -> None:
-    """Practise. Killed at any moment, the same command goes on."""
+    """Practise. Killed at any moment, the same command goes on; so it does with more controls."""
     from pipelines.practice import PracticeSettings, practice
     from pipelines.report import print_summary, write_report
 
     settings, out = _asked(
         PracticeSettings, "practice run", "practise", resume, out, config, sets,
         data=data, validation=validation, test=test, start=start, methods=methods and methods.split(","),
-        rounds=rounds, folds=folds, pictures=pictures, limit=limit, jobs=jobs, seed=seed, label_pattern=label_pattern,
+        rounds=rounds, folds=folds, controls=controls and controls.split(","), seeds=seeds, pictures=pictures,
+        limit=limit, jobs=jobs, seed=seed, label_pattern=label_pattern,
     )  # fmt: skip
     practice(settings, out)
     path = write_report(out)

@@ -35,6 +35,9 @@ class Ledger:
     def __getitem__(self, step: str) -> Entry:
         return self._entries[step]
 
+    def get(self, step: str, default: Entry) -> Entry:
+        return self._entries.get(step, default)
+
     def __contains__(self, step: object) -> bool:
         return step in self._entries
 

@@ -18,8 +18,9 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from pydantic import Field
 
@@ -29,6 +30,7 @@ from augment.looks import looks_of
 from augment.method import Request, sources_of
 from augment.mining import by_look, mine, plan, write_mined
 from augment.synthesize import answered_by
+from pipelines.arms import NONE, Arms, difference_rows, difference_table
 from pipelines.ledger import Entry, Ledger, locked
 from pipelines.portfolio import PARTS, Earned, earned, shared, weighed
 from pipelines.run import (
@@ -53,6 +55,7 @@ from recognizer.samples import Manifest, read_manifest, write_folder
 from recognizer.training.checkpoint import find_start
 from recognizer.training.side_by_side import Training, train_side_by_side
 
+PRACTISED = "practised"  # the arm with the pictures that practice made
 NOTHING_KEPT = Earned(-1.0, 1e-9)  # what a method earned of whose pictures none was kept
 
 
@@ -66,6 +69,9 @@ class PracticeSettings(RunSettings):
     round_share: float = Field(0.5, gt=0)  # of the pictures that the first readers see, seen in a round's training
     round_rate: float = Field(0.3, gt=0)  # of the learning rate, in a round's training
     average: float = Field(0.2, ge=0, lt=1)  # share of a round's training that its reader's weights are averaged over
+    controls: tuple[Literal["classical", "random", "third"], ...] = ()  # besides none; see `train_controls`
+    seeds: int = Field(3, ge=1, le=50)  # of the controls
+    fold_case: bool = False  # the controls count a reading as right whatever its case
     decay_share: float = Field(0.5, gt=0)  # of the pictures that the first readers see, seen while the rate falls
 
 
@@ -76,8 +82,10 @@ def practice(settings: PracticeSettings, out: Path) -> Ledger:
         UserError: settings or data that do not fit; everything so far is kept.
         Stopped: Ctrl-C; give the same command again to go on.
     """
+    if settings.controls and settings.test is None:
+        raise UserError("controls are read on test pictures: give --test DIR as well")
     check_methods(settings, settings.methods)
-    open_run(settings, out)
+    open_run(settings, out, growing="controls")
     with locked(out):
         ledger = Ledger(out / "ledger.jsonl")
         run = prepare(settings, out, ledger)
@@ -94,7 +102,9 @@ def practice(settings: PracticeSettings, out: Path) -> Ledger:
             best = out / f"round-{number}" / "pupil"
         settle(run, settings, best, kept)
         choose(run, control)
+        train_controls(run, settings)
         read_test(run)
+        read_controls(run, settings)
     return ledger
 
 
@@ -363,6 +373,53 @@ def read_test(run: Run) -> None:
         p_before=mcnemar(right["before"], right["after"]), p_control=mcnemar(right["control"], right["after"]),
         seconds=time.monotonic() - began,
     )  # fmt: skip
+
+
+def train_controls(run: Run, settings: PracticeSettings) -> None:
+    """Say what mining adds: readers trained at once, from the run's start, with the same compute and the same number of
+    pictures: `none`; `practised`, those that practice made; `classical`, variations of any labelled picture; `random`,
+    by the methods that practice used, as often, of any picture and text; and with a `third` of practice's."""
+    if set(settings.controls) <= set(run.ledger.get("controls trained", {"names": ()})["names"]):
+        return
+    began, arms = time.monotonic(), Arms(run, run.out / "controls", settings.seeds)
+    rounds = [n for n in range(1, settings.rounds + 1) if run.ledger.get(f"round {n}", {"goes_on": False})["goes_on"]]
+    practised = [s for n in rounds or [1] for s in read_manifest(run.out / f"round-{n}" / "kept")]
+    rng = np.random.default_rng(settings.seed)
+    chosen = sorted(rng.permutation(len(practised))[: max(1, len(practised) // 3)].tolist())
+    for name, own in ((PRACTISED, practised), ("third", [practised[i] for i in chosen])):
+        if name in (PRACTISED, *settings.controls) and not (arms.folder(name) / "kept").exists():
+            write_folder(own, arms.folder(name) / "kept")
+    wanted = {"classical": {"classical": len(practised)}, "random": Counter(str(s.meta["method"]) for s in practised)}
+    judges = None
+    for name in settings.controls:
+        if name in wanted and f"made {name}" not in run.ledger:
+            judges = judges or Judges.of(run, [t.out for t in run.fold_trainings()])
+            arms.make(name, wanted[name], judges, run.out / "baseline")
+    train_side_by_side(arms.trainings([NONE, PRACTISED, *settings.controls]), run.jobs, "controls")
+    run.ledger.record(
+        "controls trained", names=settings.controls, practised=len(practised), seconds=time.monotonic() - began
+    )
+
+
+def read_controls(run: Run, settings: PracticeSettings) -> None:
+    """Read the test pictures with the controls, those that all readers of the run could use."""
+    if set(settings.controls) <= set(run.ledger.get("controls", {"names": ()})["names"]):
+        return
+    began, names = time.monotonic(), [NONE, *settings.controls, PRACTISED]
+    assert settings.test is not None
+    texts = {row["file_name"]: row["text"] for row in run.ledger["test"]["readings"]}
+    test = [s for s in read_manifest(settings.test, settings.label_pattern) if texts.get(s.name) == s.text]
+    if len(test) < len(texts):
+        raise UserError(f"{settings.test} has changed since it was read: its controls cannot be")
+    arms = Arms(run, run.out / "controls", settings.seeds)
+    arms.read(names, test)
+    right = arms.rights(names, texts, settings.fold_case)
+    against = [name for name in (NONE, "classical", "random") if name in names]
+    rows = difference_rows(right, against)
+    run.ledger.record(
+        "controls", names=settings.controls, rows=rows, against=against, n=len(test), seconds=time.monotonic() - began
+    )
+    (run.out / "controls.md").write_text("\n".join(difference_table(rows, against)) + "\n", encoding="utf-8")
 
 
 def rank(scores: Scores) -> tuple[float, float]:

@@ -95,7 +95,9 @@ class PracticeRun:
             if not self.steps.get(f"round {n}", {"goes_on": True})["goes_on"]:
                 break
         planned += ["settled"] * self.steps.get("round 1", {"goes_on": True})["goes_on"]
-        planned += ["chosen"] + ["test"] * ("test" in self.settings)
+        controls = bool(self.settings.get("controls"))
+        planned += ["chosen"] + ["controls trained"] * controls + ["test"] * ("test" in self.settings)
+        planned += ["controls"] * controls
         return next((step for step in planned if step not in self.steps), None)
 
     @property
@@ -164,6 +166,11 @@ def print_summary(run: Path) -> None:
     if test := found.steps.get("test"):
         line = f"McNemar: after against before p {p_value(test['p_before'])}, against control p "
         console.print(line + p_value(test["p_control"]), soft_wrap=True)
+    if controls := found.steps.get("controls"):
+        table = _plain_table(console, "made pictures", "read right", "95 % interval", *controls_head(controls))
+        for row in controls["rows"]:
+            table.add_row(row["name"], *controls_cells(controls, row))
+        console.print(table)
     if found.mined:
         table = _plain_table(console, "round", "pupil", "control", "kept of asked", "on validation")
         for n in found.mined:
@@ -176,6 +183,21 @@ def print_summary(run: Path) -> None:
         console.print(f"the run is at step {found.next_step}; go on with: {found.resume}", soft_wrap=True)
     else:
         console.print(f"the run is finished and keeps the reader of {found.steps['chosen']['reader']}")
+
+
+def controls_head(controls: Entry) -> list[str]:
+    """The columns of a table of controls: what each is compared with."""
+    return [word for name in controls["against"] for word in (f"against {name}", "p")]
+
+
+def controls_cells(controls: Entry, row: Entry) -> list[str]:
+    """One control's figures: read right, its interval, and the differences, in points."""
+    cells = [percent(sum(row["by_seed"]) / len(row["by_seed"])), interval({"exact_interval": row["interval"]})]
+    for name in controls["against"]:
+        d = row["against"].get(name)
+        points = "" if d is None else " ({:+.1f} to {:+.1f})".format(100 * d["low"], 100 * d["high"])
+        cells += ["", ""] if d is None else [f"{100 * d['mean']:+.1f}{points}", p_value(d["p"])]
+    return cells
 
 
 def _outcome(done: Entry | None) -> str:
@@ -240,7 +262,7 @@ def write_report(run: Path) -> Path:
         changes=changes(found), curve=curve(found), confused=confused(found),
         cost=[(name_of(step), entry["seconds"]) for step, entry in found.steps.items() if "seconds" in entry],
         provenance=_provenance(found), settings=(run / "settings.toml").read_text(encoding="utf-8"),
-        quote=shlex.quote, name_of=name_of, PLOT=PLOT,
+        quote=shlex.quote, name_of=name_of, PLOT=PLOT, controls_head=controls_head, controls_cells=controls_cells,
     )  # fmt: skip
     path = run / "report.html"
     tmp = run / f".report.html.{os.getpid()}.tmp"
@@ -263,6 +285,7 @@ def name_of(step: str) -> str:
     """A step of the ledger as a person calls it."""
     names = {
         "prepare": "Open and split the pictures", "baseline": "Train the first readers",
+        "controls trained": "Train the controls", "controls": "Read the test set with the controls",
         "settled": "Let the learning rate fall", "chosen": "Choose the reader", "test": "Read the test set",
     }  # fmt: skip
     if match := re.fullmatch(r"round (\d+)( mine)?", step):

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pipelines.scheme import write_scheme
+from recognizer.samples import read_manifest
 
 SMALL = """
 folds = 2
 rounds = 1
 pictures = 192
 made = 0.6
-methods = ["classical", "splice", "vae"]
+seeds = 1
+methods = ["classical", "vae"]
 [reader]
 validations = 2
 batch = 16
@@ -76,14 +81,14 @@ def test_a_run_leaves_all_that_it_says(whole: Path) -> None:
     steps = {entry["step"]: entry for entry in facts(whole)}
     ends = ["settled"] * steps["round 1"]["goes_on"] + ["chosen", "test"]
     assert list(steps) == [
-        "prepare", "baseline", "fit splice", "fit vae", "round 1 even", "round 1 trial", "round 1 earned",
+        "prepare", "baseline", "fit vae", "round 1 even", "round 1 trial", "round 1 earned",
         "round 1 mine", "round 1", *ends,
     ]  # fmt: skip
     assert steps["prepare"]["train"] + steps["prepare"]["validation"] == 60
     asked = steps["round 1 mine"]["methods"]
     even = steps["round 1 even"]["methods"]
     total = sum(own["asked"] for own in asked.values())
-    assert [own["asked"] for own in even.values()] == [4, 5, 4]
+    assert [own["asked"] for own in even.values()] == [6, 7]
     assert 24 <= total <= 27, "but for texts with a character that a method never saw"
     weights = steps["round 1 trial"]["weights"]
     assert sum(weights.values()) == pytest.approx(1)
@@ -130,6 +135,34 @@ def test_a_finished_run_reads_its_test_set_no_more(whole: Path, drawn: Path) -> 
     assert (whole / "ledger.jsonl").read_bytes() == before
 
 
+def test_controls_are_added_to_a_finished_run(whole: Path, drawn: Path) -> None:
+    run = shutil.copytree(whole, drawn / "controlled")
+    asked = [*words(drawn, "controlled"), "--controls", "random,third", "--seeds", "2"]
+    assert "other settings" in subprocess.run(asked, capture_output=True, text=True, check=False).stderr
+    asked = [*words(drawn, "controlled"), "--controls", "random,third"]
+    done = subprocess.run(asked, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    before, steps = facts(whole), facts(run)
+    assert steps[: len(before)] == before
+    arms = ["none", "random", "third", "practised"]
+    assert [entry["step"] for entry in steps[len(before) :]] == [
+        "made random", "controls trained", *(f"read {arm} 0" for arm in arms), "controls",
+    ]  # fmt: skip
+    named = {entry["step"]: entry for entry in steps}
+    count = named["controls trained"]["practised"]
+    assert count == named["round 1 mine"]["kept"] == named["made random"]["wanted"]
+    pictures = {arm: len(read_manifest(run / f"controls/{arm}/kept")) for arm in arms[1:]}
+    assert pictures == {"random": named["made random"]["kept"], "third": count // 3, "practised": count}
+    methods = [Counter(s.meta["method"] for s in read_manifest(run / f"controls/{arm}/kept")) for arm in arms[1::2]]
+    assert methods[0] == methods[1] or pictures["random"] < count
+    truth = {row["file_name"]: row["text"] for row in named["test"]["readings"]}
+    for row in named["controls"]["rows"]:
+        read = named[f"read {row['name']} 0"]["readings"]
+        assert row["by_seed"] == [np.mean([read[k] == t for k, t in truth.items()])]
+    assert "What practice added, by its controls" in (run / "report.html").read_text()
+    assert "against random" in done.stdout and "| third |" in (run / "controls.md").read_text()
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [
@@ -141,6 +174,8 @@ def test_a_finished_run_reads_its_test_set_no_more(whole: Path, drawn: Path) -> 
         (["--data", "{scheme}", "--out", "{new}", "--limit", "8", "--folds", "5"], "too few for 5 folds"),
         (["--data", "{scheme}", "--out", "{whole}"], "was begun with other settings"),
         (["--resume", "{new}"], "is no practice run"),
+        (["--data", "{scheme}", "--out", "{new}", "--controls", "random"], "controls are read on test pictures"),
+        (["--data", "{scheme}", "--out", "{new}", "--controls", "rndom"], "controls"),
     ],
 )
 def test_a_mistake_is_one_line(
