@@ -32,7 +32,7 @@ from recognizer.errors import UserError
 from recognizer.reader import Reader
 from recognizer.samples import Manifest
 from recognizer.settings import Settings
-from recognizer.training.checkpoint import TINY, find_weights
+from recognizer.training.checkpoint import TINY, find_weights, written
 
 FORMAT = 1
 NARROWEST = 3  # pixels that a character takes on a canvas, at least
@@ -55,8 +55,9 @@ def save(path: Path, networks: Mapping[str, Mapping[str, Tensor]], about: Mappin
     }
     tmp = path.with_name(path.name + ".tmp")
     said = json.dumps({"format": FORMAT, **about}, ensure_ascii=False)
-    save_file(tensors, str(tmp), metadata={"lookalike-generator": said})
-    tmp.replace(path)
+    with written(path):
+        save_file(tensors, str(tmp), metadata={"lookalike-generator": said})
+        tmp.replace(path)
 
 
 def load(path: Path, name: str, others: bool = False) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -133,6 +134,27 @@ def test_a_finished_run_reads_its_test_set_no_more(whole: Path, drawn: Path) -> 
         (drawn / "gone").rename(drawn / "scheme" / "test")
     assert done.returncode == 0, done.stderr
     assert (whole / "ledger.jsonl").read_bytes() == before
+
+
+def test_pictures_that_are_gone_end_in_one_line_and_the_run_goes_on_when_they_are_back(
+    whole: Path, drawn: Path
+) -> None:
+    run, test, away = shutil.copytree(whole, drawn / "gone"), drawn / "scheme/test", drawn / "away"
+    lines = (run / "ledger.jsonl").read_text().splitlines(keepends=True)
+    (run / "ledger.jsonl").write_text("".join(line for line in lines if json.loads(line)["step"] != "test"))
+    test.rename(away)
+    done = subprocess.run(words(drawn, "gone"), capture_output=True, text=True, check=False)
+    away.rename(test)
+    assert (done.returncode, done.stderr.splitlines()) == (2, [f"error: {test}: no such file or folder"])
+    done = subprocess.run(words(drawn, "gone"), capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and facts(run) == facts(whole)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_in_one_line(drawn: Path) -> None:
+    asked = [*words(drawn, "diverged"), "--set", "reader.learning_rate=1e30"]
+    done = subprocess.run(asked, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert re.match(r"error: training .* failed: the loss is nan at step", done.stderr.splitlines()[-1])
 
 
 def test_controls_are_added_to_a_finished_run(whole: Path, drawn: Path) -> None:

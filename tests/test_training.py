@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -30,7 +31,7 @@ from recognizer.images import STRIDE, Frame, normalise, open_picture
 from recognizer.reader import Reader
 from recognizer.readings import Reading, Scores, wilson
 from recognizer.samples import read_manifest
-from recognizer.settings import load
+from recognizer.settings import load, to_toml
 from recognizer.training import batches
 from recognizer.training.batches import Item, Pictures, Plan, StepSampler, Variation, collate, vary
 from recognizer.training.calibrate import fit_temperature
@@ -512,8 +513,6 @@ def whole(recipe: TrainSettings, tmp_path_factory: pytest.TempPathFactory) -> Pa
 def started(recipe: TrainSettings, run: Path) -> subprocess.Popen[str]:
     """`recognizer train` of the recipe in a process of its own, past its first validation, and past step 12 where it
     saves each step."""
-    from recognizer.settings import to_toml
-
     config = run.with_suffix(".toml")
     config.write_text(to_toml(recipe))
     process = subprocess.Popen(
@@ -547,6 +546,24 @@ def test_a_killed_run_goes_on_to_the_weights_of_an_uninterrupted_one(
     state = last_state(run)
     assert state is not None and 13 <= int(state.name) < 60 and not (run / "scores.json").exists()
     train(recipe.model_copy(update={"checkpoint_seconds": 60.0}), run, resume=True)
+    assert_same_run(run, whole)
+
+
+def test_a_full_disk_ends_in_one_line_and_the_run_goes_on_with_room(
+    recipe: TrainSettings, whole: Path, tmp_path: Path
+) -> None:
+    run, config = tmp_path / "run", tmp_path / "recipe.toml"
+    config.write_text(to_toml(recipe))
+    ended = subprocess.run(
+        [sys.executable, "-m", "recognizer.cli", "train", "--config", str(config), "--out", str(run)],
+        stderr=subprocess.PIPE, text=True, check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000)),
+    )  # fmt: skip
+    said = ended.stderr.splitlines()
+    assert ended.returncode == 2 and "Traceback" not in ended.stderr
+    assert re.match(r"error: .* could not be written, [\d,]+ MB are free there .*make room", said[-1]), said
+    assert last_state(run) is None and not (run / "weights.safetensors").exists()
+    assert recognizer("train", "--resume", str(run)).status == 0
     assert_same_run(run, whole)
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, get_args
@@ -42,6 +43,24 @@ class Description:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
+@contextmanager
+def written(path: Path) -> Iterator[None]:
+    """End in one line where a file cannot be written, as on a full disk: torch and safetensors have errors of their own
+    for that.
+
+    Raises:
+        UserError: it could not be; what was there before still is.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        free = shutil.disk_usage(path.parent).free / 1e6
+        why = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"{path} could not be written, {free:,.0f} MB are free there ({why}): make room and give the command again"
+        ) from None
+
+
 def save_weights(path: Path, state: Mapping[str, Tensor], description: Description) -> None:
     """Write a weights file, whole or not at all."""
     tensors = {
@@ -51,8 +70,9 @@ def save_weights(path: Path, state: Mapping[str, Tensor], description: Descripti
     }
     tmp = path.with_name(path.name + ".tmp")
     about = json.dumps({"format": FORMAT, **asdict(description)}, ensure_ascii=False)
-    save_file(tensors, str(tmp), metadata={"lookalike": about})
-    tmp.replace(path)
+    with written(path):
+        save_file(tensors, str(tmp), metadata={"lookalike": about})
+        tmp.replace(path)
 
 
 def find_weights(path: Path) -> Path:
@@ -176,7 +196,8 @@ def save_state(accelerator: Accelerator, run: Path, step: int) -> None:
     if accelerator.is_main_process:
         shutil.rmtree(tmp, ignore_errors=True)
     accelerator.wait_for_everyone()
-    accelerator.save_state(str(tmp))  # on every process
+    with written(tmp):
+        accelerator.save_state(str(tmp))  # on every process
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         final = tmp.with_name(f"{step:09d}")
