@@ -15,6 +15,8 @@ import typer
 from recognizer.errors import UserError, one_line_errors
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from augment.method import Learner
 
 typer_app = typer.Typer(
@@ -272,6 +274,9 @@ def sheet(
     model: Annotated[
         str | None, typer.Option(help="Show what this reader reads, wrong letters marked: a run, a file, or default.")
     ] = None,
+    sources: Annotated[
+        Path | None, typer.Option(help="Real pictures: each row begins with the one that its pictures were made of.")
+    ] = None,
     columns: Annotated[int, typer.Option(help="Pictures in a row.", min=1, max=50)] = 6,
     limit: Annotated[int, typer.Option(help="The first so many pictures.", min=1)] = 48,
     height: Annotated[int, typer.Option(help="Of each picture, in pixels.", min=8, max=512)] = 48,
@@ -281,19 +286,31 @@ def sheet(
     from augment.sheet import Cell, contact_sheet, marked
     from recognizer.images import PictureError, open_picture
     from recognizer.reader import Reader
-    from recognizer.samples import read_manifest
+    from recognizer.samples import Sample, read_manifest
 
-    reader = None if model is None else Reader(None if model == "default" else Path(model))
-    cells = []
-    for sample in read_manifest(data, label_pattern).first(limit):
+    def opened(sample: Sample) -> Image.Image:
         try:
-            picture = open_picture(sample.read_bytes())
+            return open_picture(sample.read_bytes())
         except PictureError as error:
             raise UserError(f"{sample.name!r} of {data} cannot be opened: {error.kind}, {error}") from None
+
+    reader = None if model is None else Reader(None if model == "default" else Path(model))
+    cells: dict[str | None, list[Cell]] = {}
+    for sample in read_manifest(data, label_pattern).first(limit):
+        picture = opened(sample)
         read = sample.text if reader is None else reader.read([reader.open(picture)])[0].text
-        cells.append(Cell(picture, *marked(sample.text, read)))
-    contact_sheet([cells[k : k + columns] for k in range(0, len(cells), columns)], out, height)
-    print(f"{out}: {len(cells)} pictures")
+        cells.setdefault(sample.meta.get("source") if sources else None, []).append(
+            Cell(picture, *marked(sample.text, read))
+        )
+    rows = [(source, own[k : k + columns]) for source, own in cells.items() for k in range(0, len(own), columns)]
+    if sources:  # a picture that was made of none stands beside any
+        real = {s.name: s for s in read_manifest(sources, label_pattern)}
+        others = iter([s for name, s in real.items() if name not in cells])
+        for source, own in rows:
+            if (first := real[source] if source in real else next(others, None)) is not None:
+                own.insert(0, Cell(opened(first), first.text))
+    contact_sheet([own for _, own in rows], out, height)
+    print(f"{out}: {sum(map(len, cells.values()))} pictures")
 
 
 def _settings(sets: Sequence[str] | None) -> dict[str, Any]:

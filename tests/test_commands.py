@@ -727,6 +727,15 @@ def test_a_sheet_shows_pictures_and_what_a_reader_reads(trained: Trained, drawn:
             sizes[name] = picture.size
     assert sizes["labels"][1] == sizes["read"][1] == sizes["wide"][1]  # two rows of six, or of four
     assert sizes["wide"][0] < sizes["labels"][0]
+    made, beside = tmp_path / "made", ["--sources", drawn / "eight"]
+    assert (
+        augment("synthesize", "--method", "classical", "--data", drawn / "eight", "--count", 16, "--out", made).status
+        == 0
+    )
+    ended = augment("sheet", made, "--out", tmp_path / "beside.png", "--limit", 16, *beside)
+    assert ended.out == f"{tmp_path / 'beside.png'}: 16 pictures\n"
+    with Image.open(tmp_path / "beside.png") as picture:  # eight rows: a real picture, and two that were made of it
+        assert picture.height > 3.5 * sizes["wide"][1] and picture.width < sizes["wide"][0]
     broken = shutil.copytree(drawn / "eight", tmp_path / "broken")
     (broken / "003.png").write_bytes(b"no picture")
     assert "'003.png' of" in refusal(augment("sheet", broken, "--out", tmp_path / "no.png"))
