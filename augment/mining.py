@@ -106,9 +106,7 @@ def mine(
     return Mined(tuple(hard), tuple(suspects), confusions(pairs), error_kinds(pairs), len(samples), Counter(looks))
 
 
-def plan(
-    mined: Mined, samples: Sequence[Sample], count: int, seed: int, mode: str = "mined"
-) -> tuple[list[Request], list[Request]]:
+def plan(mined: Mined, samples: Sequence[Sample], count: int, seed: int) -> tuple[list[Request], list[Request]]:
     """Requests for practice, `count` that vary a real picture and `count` that draw a new text.
 
     Sources are drawn by hardness, so that what is misread comes most often and no picture fills the plan, and by how
@@ -116,30 +114,25 @@ def plan(
     they are misread and how rarely they are seen; half of them are the text of a hard sample with one character swapped
     for what it was taken for, or a misread one kept.
 
-    `mode` "random" takes sources and characters evenly instead: the control that says what mining adds.
-
     Raises:
-        UserError: no samples, or an unknown mode.
+        UserError: no samples.
     """
     if not samples:
         raise UserError("there is no sample to plan practice from")
-    if mode not in ("mined", "random"):
-        raise UserError(f"practice on {mode!r} is not known: mined or random")
     rng = np.random.default_rng([seed, 11])
-    chosen = mined.hard if mode == "mined" and mined.hard else ()
     wrong = {h.sample.name for h in mined.suspects}
-    sources = [h.sample for h in chosen] or [s for s in samples if s.name not in wrong] or list(samples)
-    weight = np.array([0.2 + min(h.hardness, 3.0) for h in chosen] or [1.0] * len(sources))
-    if chosen:
+    sources = [h.sample for h in mined.hard] or [s for s in samples if s.name not in wrong] or list(samples)
+    weight = np.array([0.2 + min(h.hardness, 3.0) for h in mined.hard] or [1.0] * len(sources))
+    if mined.hard:
         mean_look = mined.read / len(mined.looks)
-        weight *= [min(RAREST, (mean_look / mined.looks[h.look]) ** 0.5) for h in chosen]
+        weight *= [min(RAREST, (mean_look / mined.looks[h.look]) ** 0.5) for h in mined.hard]
     drawn = rng.choice(len(sources), (2, count), p=weight / weight.sum())
     sizes = {i: open_picture(sources[i].read_bytes(), "L").size for i in np.unique(drawn).tolist()}
 
     seen = Counter(c for s in samples for c in s.text)
     missed: Counter[str] = Counter()
     taken_for: dict[str, Counter[str]] = {}
-    for (true, read), times in mined.confused.items() if mode == "mined" else ():
+    for (true, read), times in mined.confused.items():
         if true:
             missed[true] += times
             if read in seen:
@@ -149,8 +142,6 @@ def plan(
     character_weight = np.array(
         [(1 + 10 * missed[c] / seen[c]) * min(RAREST, (mean / seen[c]) ** 0.5) for c in alphabet]
     )
-    if mode == "random":
-        character_weight = np.ones(len(alphabet))
     character_weight /= character_weight.sum()
     lengths = [len(s.text) for s in samples]
 

@@ -260,7 +260,8 @@ def write_report(run: Path) -> Path:
         opening=[_tile(s) for s in _samples(found.path / "data" / "train")[:OPENING]],
         rounds=[hard_round(found, n) for n in dict.fromkeys(found.mined[:1] + found.mined[-1:])],
         changes=changes(found), curve=curve(found), confused=confused(found),
-        cost=[(name_of(step), entry["seconds"]) for step, entry in found.steps.items() if "seconds" in entry],
+        cost=[(name_of(step), entry["seconds"]) for step, entry in found.steps.items()
+              if "seconds" in entry and not step.startswith(("fit ", "made "))],  # which are part of other steps
         provenance=_provenance(found), settings=(run / "settings.toml").read_text(encoding="utf-8"),
         quote=shlex.quote, name_of=name_of, PLOT=PLOT, controls_head=controls_head, controls_cells=controls_cells,
     )  # fmt: skip

@@ -201,17 +201,6 @@ def test_new_texts_have_the_lengths_of_the_labels_and_the_characters_that_are_mi
     assert times["0"] > 2 * times["2"]
 
 
-def test_the_random_control_mines_nothing(mined: Mined, samples: list[Sample]) -> None:
-    vary, drawn = plan(mined, samples, 2000, 0, mode="random")
-    hard = {h.sample.name for h in mined.hard}
-    times = Counter(r.source for r in vary)
-    assert len(times) == 64 and max(times.values()) < 70
-    assert np.mean([r.source in hard for r in vary]) == pytest.approx(len(hard) / 64, abs=0.04)
-    assert {r.why for r in drawn} == {"weighted characters"}
-    characters = Counter("".join(r.text for r in drawn))
-    assert all(characters[c] / characters.total() == pytest.approx(0.25, abs=0.03) for c in CHARACTERS)
-
-
 def test_where_nothing_is_misread_a_plan_takes_everything(samples: list[Sample]) -> None:
     vary, drawn = plan(mine(samples, [reading(s.text) for s in samples]), samples, 300, 0)
     assert len({r.source for r in vary}) > 55 and {r.why for r in drawn} == {"weighted characters"}
@@ -220,8 +209,6 @@ def test_where_nothing_is_misread_a_plan_takes_everything(samples: list[Sample])
 def test_a_plan_refuses_what_it_cannot_plan(mined: Mined, samples: list[Sample]) -> None:
     with pytest.raises(UserError, match="no sample"):
         plan(mined, [], 1, 0)
-    with pytest.raises(UserError, match="'lucky' is not known: mined or random"):
-        plan(mined, samples, 1, 0, mode="lucky")
 
 
 def test_folds_part_the_samples_alike(samples: list[Sample]) -> None:
