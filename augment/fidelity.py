@@ -12,15 +12,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from augment.methods import METHODS, load_class
 from augment.mining import hardness
-from recognizer.images import PictureError, open_picture
+from recognizer.data.copies import nearest, thumbnail
+from recognizer.images import PictureError
 from recognizer.readings import Reading
 from recognizer.samples import Problem, Sample
 
-SHAPE = (48, 16)  # width and height at which pictures are compared
 COPY = 1 / 3  # nearest neighbour under this share of the second nearest: a near copy
 WORTH = 0.5  # a method of whose pictures a smaller share is kept is named
 
@@ -103,31 +102,18 @@ def judge(made: Sequence[Sample], readings: Sequence[Reading], bands: Sequence[B
 def near_copies(made: Sequence[Sample], real: Sequence[Sample]) -> list[bool]:
     """Whether each made picture is nearly one real picture: its nearest is under a third as far as its second nearest.
 
-    Distances are Euclidean between grey pictures of 48 x 16 pixels with mean 0 and deviation 1. The test of Yoon et al.
-    2023, "Diffusion Probabilistic Models Generalize when They Fail to Memorize". Equal real pictures count as one, or a
-    copy of them would have two nearest; one that cannot be opened was not copied.
+    The test of Yoon et al. 2023, "Diffusion Probabilistic Models Generalize when They Fail to Memorize". Equal real
+    pictures count as one, or a copy of them would have two nearest; one that cannot be opened was not copied.
     """
     thumbnails = {}
     for sample in real:
         with suppress(PictureError):
-            thumbnail = _thumbnail(sample)
-            thumbnails[thumbnail.tobytes()] = thumbnail
+            own = thumbnail(sample)
+            thumbnails[own.tobytes()] = own
     if len(thumbnails) < 2 or not made:
         return [False] * len(made)
-    ours, theirs = np.stack(list(thumbnails.values())), np.stack([_thumbnail(sample) for sample in made])
-    squares = (ours**2).sum(1)
-    copies = []
-    for k in range(0, len(theirs), 256):
-        part = theirs[k : k + 256]
-        distances = np.maximum(squares + (part**2).sum(1)[:, None] - 2 * part @ ours.T, 0) ** 0.5
-        nearest = np.partition(distances, 1, axis=1)[:, :2]
-        copies += (nearest[:, 0] < COPY * nearest[:, 1]).tolist()
-    return copies
-
-
-def _thumbnail(sample: Sample) -> NDArray[np.float32]:
-    small = np.asarray(open_picture(sample.read_bytes(), "L").resize(SHAPE), np.float32).ravel()
-    return np.asarray((small - small.mean()) / max(small.std(), 1.0), dtype=np.float32)
+    _, distances = nearest(np.stack([thumbnail(sample) for sample in made]), np.stack(list(thumbnails.values())), 2)
+    return (distances[:, 0] < COPY * distances[:, 1]).tolist()  # type: ignore[no-any-return]
 
 
 def refusal_table(judged: Judged) -> str:

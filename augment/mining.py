@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,8 +15,8 @@ from augment.method import Request, write_requests
 from augment.sheet import Cell, contact_sheet, marked
 from recognizer.errors import UserError
 from recognizer.images import open_picture
-from recognizer.readings import Confusion, Reading, confusions, error_kinds
-from recognizer.samples import FolderWriter, Problem, Sample, content_hash, read_manifest, split, write_folder
+from recognizer.readings import Confusion, Reading, confusions, error_kinds, label_margin
+from recognizer.samples import FolderWriter, Problem, Sample
 
 NEAR = 0.8  # a sample whose label is held less likely than this is nearly misread
 SUSPECT = 9.0  # nats by which another text is likelier than a label that is likely wrong itself,
@@ -41,12 +40,8 @@ class Hard:
 
     @property
     def margin(self) -> float:
-        """Nats by which its label is likelier than the likeliest other text: under 0 where it is misread. Where it is
-        not, than all other texts together."""
-        sure = min(max(self.reading.confidence, 1e-12), 1 - 1e-12)
-        if self.misread:
-            return -min(self.hardness * len(self.sample.text), 1000.0) - math.log(sure)
-        return math.log(sure / (1 - sure))
+        """Nats by which its label is likelier than another text."""
+        return label_margin(self.reading, self.sample.text)
 
     @property
     def suspect(self) -> bool:
@@ -165,17 +160,6 @@ def plan(mined: Mined, samples: Sequence[Sample], count: int, seed: int) -> tupl
     return vary, draw
 
 
-def folds_of(samples: Sequence[Sample], folds: int, seed: int = 0) -> list[list[Sample]]:
-    """Samples in `folds` parts alike in lengths and characters.
-
-    Raises:
-        UserError: fewer than 2 folds, or fewer samples than folds need.
-    """
-    if not 2 <= folds <= len(samples) // 2:
-        raise UserError(f"{len(samples)} samples cannot be read out of {folds} folds: give 2 to {len(samples) // 2}")
-    return split(samples, [1.0] * folds, seed)
-
-
 def read_out_of_folds(
     model: Path, samples: Sequence[Sample], folds: int, out: Path, seed: int = 0, jobs: int = 2
 ) -> tuple[list[Sample], list[Reading], list[Problem]]:
@@ -187,58 +171,20 @@ def read_out_of_folds(
     Raises:
         UserError: no weights, or too few samples for the folds.
     """
-    from accelerate import Accelerator
-
-    from recognizer.training.evaluate import evaluate
-
-    if not folds:
-        pictures, outcome = evaluate(model, samples, Accelerator())
-        return pictures.samples, outcome.readings, pictures.problems
-    parts = folds_of(samples, folds, seed)
-    train_folds(model, parts, out / "folds", jobs)
-    kept: list[Sample] = []
-    readings: list[Reading] = []
-    problems: list[Problem] = []
-    for k, part in enumerate(parts):
-        pictures, outcome = evaluate(out / "folds" / f"fold-{k}", part, Accelerator())
-        kept += pictures.samples
-        readings += outcome.readings
-        problems += pictures.problems
-    return kept, readings, problems
-
-
-def train_folds(model: Path, parts: Sequence[Sequence[Sample]], out: Path, jobs: int) -> None:
-    """Train a reader on all parts but one, for each part, into `out/fold-K`.
-
-    Raises:
-        UserError: readers are there already that were trained on other samples, or otherwise: they are not of these
-            folds, and would read what they were trained on.
-    """
-    from recognizer.settings import load, make
+    from recognizer.settings import make
     from recognizer.training.checkpoint import read_weights
-    from recognizer.training.side_by_side import Training, train_side_by_side
+    from recognizer.training.folds import folds_of, read_folds, train_folds
     from recognizer.training.train import TrainSettings
 
-    _, description = read_weights(model)
-    before = make(TrainSettings, description.settings, f"settings in {model}")
-    trainings = []
-    for k in range(len(parts)):
-        data = out / f"data-{k}"
-        others = [s for j, part in enumerate(parts) if j != k for s in part]
-        if not data.exists():
-            write_folder(others, data)
-        elif content_hash(read_manifest(data)) != content_hash(others):
-            raise UserError(f"{data} holds other samples than this fold: name a new folder")
-        changed = {
-            "data": [str(data)], "validation": None, "label_pattern": None, "limit": None, "with_synthetic": [],
-            "charset": description.charset, "threads": 1, "tracker": "none",
-        }  # fmt: skip
-        settings = make(TrainSettings, before.model_dump() | changed, f"settings in {model}")
-        own = out / f"fold-{k}" / "settings.toml"
-        if own.exists() and load(TrainSettings, own, {}) != settings:
-            raise UserError(f"{own.parent} was trained with other settings than {model}: name a new folder")
-        trainings.append(Training(settings, own.parent))
-    train_side_by_side(trainings, jobs, "fold")
+    if not folds:
+        samples, readings, problems = read_folds([model], [samples])
+    else:
+        _, description = read_weights(model)
+        about = {**description.settings, "charset": description.charset}
+        parts = folds_of(samples, folds, seed)
+        readers = train_folds(make(TrainSettings, about, f"settings in {model}"), parts, out / "folds", jobs)
+        samples, readings, problems = read_folds(readers, parts)
+    return samples, [own for (own,) in readings], problems
 
 
 def write_mined(mined: Mined, requests: Sequence[Request], out: Path) -> None:

@@ -23,7 +23,7 @@ from pydantic import Field
 from augment.fidelity import Band, Judged, band_of, exact_text, judge, near_copies, widened
 from augment.method import Learner, Request, sources_of
 from augment.methods import create, load_class
-from augment.mining import folds_of, hardness
+from augment.mining import hardness
 from augment.synthesize import synthesize
 from pipelines.ledger import Ledger
 from recognizer.charset import Charset
@@ -36,6 +36,7 @@ from recognizer.samples import Manifest, Sample, merge, problem_table, read_mani
 from recognizer.settings import Settings, load, make, to_toml
 from recognizer.training.batches import Pictures
 from recognizer.training.evaluate import evaluate
+from recognizer.training.folds import folds_of
 from recognizer.training.side_by_side import Training, die_with_parent
 from recognizer.training.train import TrainSettings, provenance
 

@@ -452,6 +452,35 @@ def merge(
     _write(list(manifest.samples), manifest, out, shards)
 
 
+@typer_app.command("audit-labels")
+def audit_labels(
+    data: Annotated[list[Path], typer.Argument(help="Labelled pictures.")],
+    out: Annotated[Path, typer.Option(help="A folder for the list and for the readers.")],
+    start: Annotated[
+        str, typer.Option("--from", help="Weights or run that the readers start from, or 'nothing'.")
+    ] = "default",
+    folds: Annotated[int, typer.Option(help="Readers; each learns all parts but two.", min=3)] = 5,
+    pictures: Annotated[int | None, typer.Option(help="Pictures that a reader sees; else by labels.", min=1)] = None,
+    jobs: Annotated[int, typer.Option(help="Trainings beside each other; one processor each.", min=1)] = 2,
+    show: Annotated[int, typer.Option(help="Print the first so many.", min=0)] = 20,
+    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    label_pattern: Pattern = None,
+) -> None:
+    """List the labels that look wrong, the surest first. Nothing is changed."""
+    from recognizer.data.audit import audit, write_doubts
+    from recognizer.samples import merge, problem_table, read_manifest
+
+    manifest = merge([read_manifest(path, label_pattern) for path in data])
+    found, problems = audit(manifest, out, jobs, start, folds, pictures, seed)
+    write_doubts(found, out / "audit.jsonl")
+    print(f"{len(found)} of {len(manifest)} labels are doubted; they are in {out / 'audit.jsonl'}, the surest first")
+    for doubt in found[:show]:
+        print(f"  {doubt.score:>5.1f}  {doubt.sample.name}  labelled {doubt.sample.text!r}: {'; '.join(doubt.reasons)}")
+    aside = [*manifest.problems, *problems]
+    if aside:
+        print(problem_table(aside, len(manifest) + len(manifest.problems)), file=sys.stderr)
+
+
 def _write(samples: Sequence[Any], manifest: Manifest, out: Path, shards: bool) -> None:
     from recognizer.samples import problem_table, write_folder, write_shards
 

@@ -41,6 +41,15 @@ class Reading:
     alternatives: tuple[tuple[str, float], ...] = ()
 
 
+def label_margin(reading: Reading, label: str) -> float:
+    """Nats by which a label, of which the reading holds the `nll`, is likelier than the likeliest other text: under 0
+    where it is misread. Where it is not, than all other texts together."""
+    sure = min(max(reading.confidence, 1e-12), 1 - 1e-12)
+    if reading.text != label:
+        return -min(math.inf if reading.nll is None else reading.nll, 1000.0) - math.log(sure)
+    return math.log(sure / (1 - sure))
+
+
 def wilson(successes: int, n: int, z: float = 1.96) -> tuple[float, float]:
     """Score interval of a proportion; (0, 1) where n is 0.
 

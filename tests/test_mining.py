@@ -16,10 +16,11 @@ from PIL import Image
 
 from augment.fidelity import REFUSALS, Band, Judged, band_of, coverage_table, doubts, judge, near_copies, refusal_table
 from augment.method import Request, read_requests
-from augment.mining import Mined, by_look, folds_of, hardness, mine, plan
+from augment.mining import Mined, by_look, hardness, mine, plan
 from recognizer.errors import UserError
 from recognizer.readings import Reading
 from recognizer.samples import Problem, Sample, read_manifest, write_folder
+from recognizer.training.folds import folds_of
 from recognizer.training.train import TrainSettings, train
 
 
@@ -99,8 +100,7 @@ def test_a_label_that_a_sure_reader_contradicts_is_set_aside_and_never_practised
     margins = {h.sample.name: h.margin for h in (*found.hard, *found.suspects)}
     assert margins[few[0].name] == pytest.approx(-12 - math.log(0.99))
     assert margins[few[4].name] == pytest.approx(math.log(1.5))
-    for mode in ("mined", "random"):
-        assert not {r.source for r in plan(found, few, 200, 0, mode)[0]} & {few[0].name, few[3].name}
+    assert not {r.source for r in plan(found, few, 200, 0)[0]} & {few[0].name, few[3].name}
 
 
 def test_a_rare_look_gets_more_than_its_share(samples: list[Sample]) -> None:
