@@ -23,7 +23,7 @@ from recognizer.training.train import TrainSettings
 
 FOLDS = 5
 APART = 2  # readers that read each picture without having learned it
-ENOUGH = 30_000  # pictures that such a reader sees, at most
+PASSES = 10  # over all labels: so many pictures a reader sees, at least 10,000
 MOST = 20.0  # nats that one reader's doubt counts for, at most
 ODD = 5.0  # nats that a label is worth less for each thing that sets it apart
 SELDOM = 0.002  # of the labels: a length or a character that fewer have is seldom
@@ -62,7 +62,7 @@ def audit(
     """
     charset = Charset.of(data.texts).characters
     asked = make(TrainSettings, {"start": start, "charset": charset, "seed": seed}, "audit")
-    seen = pictures or min(asked.pictures_for(len(data)), ENOUGH)
+    seen = pictures or max(PASSES * len(data), 10_000)
     parts = folds_of(data.samples, folds, seed)
     readers = train_folds(asked.model_copy(update={"pictures": seen}), parts, out / "folds", jobs, APART)
     samples, readings, problems = read_folds(readers, parts, APART)

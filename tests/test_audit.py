@@ -1,0 +1,124 @@
+"""Which labels look wrong."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import draw_folder, random_labels, recognizer
+from PIL import Image
+
+from recognizer.data.audit import Doubt, doubts, oddities, read_doubts
+from recognizer.data.copies import near_pairs
+from recognizer.errors import UserError
+from recognizer.readings import Reading
+from recognizer.samples import Sample, read_manifest
+from recognizer.training.folds import left_out
+
+
+def reading(text: str, confidence: float, nll: float) -> Reading:
+    return Reading(text, confidence, tuple((c, confidence) for c in text), nll)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
+    """Forty pictures of four characters each."""
+    labels = [f"{k % 10}{k % 7}{k % 3}{k % 9}" for k in range(40)]
+    return list(read_manifest(draw_folder(tmp_path_factory.mktemp("audit") / "forty", labels, 0)))
+
+
+@pytest.mark.parametrize(("folds", "apart"), [(5, 2), (3, 2), (4, 1)])
+def test_each_part_is_read_by_so_many_readers_that_did_not_learn_it(folds: int, apart: int) -> None:
+    read = [j for k in range(folds) for j in left_out(k, folds, apart)]
+    assert sorted(read) == sorted(list(range(folds)) * apart)
+    assert all(len(set(left_out(k, folds, apart))) == apart for k in range(folds))
+
+
+def test_doubts_are_means_over_readers_the_surest_first(pictures: list[Sample]) -> None:
+    right = [reading(s.text, 0.99, 0.01) for s in pictures]
+    other = [replace(s, text="9999") for s in pictures]
+    wrong, hard = right.copy(), right.copy()
+    for i, nll in ((3, 12.0), (7, 19.0)):  # both readers see another text
+        wrong[i] = hard[i] = reading(other[i].text, 0.98, nll)
+    wrong[5] = reading("9999", 0.6, 2.0)  # one of them does, and the other holds the label
+    found = doubts(pictures, [list(pair) for pair in zip(wrong, hard, strict=True)])
+    assert [d.sample.name for d in found] == [pictures[7].name, pictures[3].name]
+    assert found[0].score == pytest.approx(19 + np.log(0.98)) and found[0].suggested == "9999"
+    assert found[0].reasons == ("2 of 2 readers that did not learn it see '9999', 0.98 sure",)
+    hard[5] = reading("9998", 0.7, 2.5)
+    found = doubts(pictures, [list(pair) for pair in zip(wrong, hard, strict=True)])
+    assert found[2].sample.name == pictures[5].name and found[2].suggested == "9998", "the surer of two"
+    assert found[2].reasons == ("1 of 2 readers that did not learn it sees '9998', 0.70 sure",)
+
+
+def test_what_sets_a_label_apart_is_told_and_a_sure_reader_outweighs_it(pictures: list[Sample]) -> None:
+    odd = [replace(pictures[0], text="00000"), replace(pictures[1], text="111X"), *pictures[2:]]
+    assert oddities(pictures) == {}
+    assert oddities(odd) == {
+        odd[0].name: ["1 of 40 labels has 5 characters"], odd[1].name: ["'X' stands in hardly any other label"],
+    }  # fmt: skip
+    readings = [[reading(s.text, 0.9, 0.1)] for s in odd]
+    assert {d.sample.name: (d.suggested, d.reasons) for d in doubts(odd, readings)} == {
+        name: ("", tuple(why)) for name, why in oddities(odd).items()
+    }
+    assert doubts(odd, [[reading(s.text, 0.9999, 0.0001)] for s in odd]) == []
+
+
+def test_nearly_equal_pictures_with_two_labels_are_doubted_both(pictures: list[Sample], tmp_path: Path) -> None:
+    assert near_pairs(pictures) == []
+    with Image.open(pictures[0].path) as picture:
+        rgb = picture.convert("RGB")
+    rgb.save(tmp_path / "again.jpg", quality=60)
+    rgb.resize((rgb.width * 2, rgb.height * 2)).save(tmp_path / "larger.png")
+    copies = [replace(pictures[0], name=n, path=tmp_path / n) for n in ("again.jpg", "larger.png")]
+    three = [*pictures, *copies]
+    assert {(i, j) for i, j, _ in near_pairs(three)} == {(0, 40), (0, 41), (40, 41)}
+    assert all(0 <= share <= 0.25 for *_, share in near_pairs(three))
+    assert oddities(three) == {}
+    three[40] = replace(three[40], text="7777")
+    told = oddities(three)
+    assert set(told) == {pictures[0].name, "again.jpg", "larger.png"}
+    assert told["larger.png"] == ["nearly the same picture as again.jpg, which is labelled '7777'"]
+
+
+def test_a_list_comes_back_and_anything_else_is_refused(pictures: list[Sample], tmp_path: Path) -> None:
+    from recognizer.data.audit import write_doubts
+
+    write_doubts([Doubt(pictures[0], 9.25, "O0", 0.5, ("so",))], tmp_path / "audit.jsonl")
+    (row,) = read_doubts(tmp_path / "audit.jsonl")
+    assert row == {
+        "file_name": pictures[0].name, "text": pictures[0].text, "suggested": "O0", "confidence": 0.5, "score": 9.25,
+        "reasons": ["so"],
+    }  # fmt: skip
+    with pytest.raises(UserError, match="cannot be read: No such file"):
+        read_doubts(tmp_path / "none.jsonl")
+    for broken in ("[1, 2]", "{", '{"file_name": 3, "text": "x"}'):
+        (tmp_path / "audit.jsonl").write_text(broken)
+        with pytest.raises(UserError, match="no list that recognizer audit-labels wrote"):
+            read_doubts(tmp_path / "audit.jsonl")
+
+
+def test_wrong_labels_come_first_in_the_list_and_nothing_is_changed(tmp_path: Path) -> None:
+    labels = random_labels(72, 5)
+    data = draw_folder(tmp_path / "data", labels, 5)
+    rows = (data / "metadata.jsonl").read_text().splitlines()
+    wrong = {}
+    for i in (11, 40):
+        row = json.loads(rows[i])
+        row["text"] = row["text"].translate(str.maketrans("0123", "1230"))
+        wrong[row["file_name"]] = (row["text"], labels[i])
+        rows[i] = json.dumps(row)
+    (data / "metadata.jsonl").write_text("\n".join(rows) + "\n")
+    before = {path.name: path.read_bytes() for path in data.iterdir()}
+    words = ["audit-labels", data, "--out", tmp_path / "audit", "--folds", 3, "--pictures", 960, "--jobs", 1]
+    ended = recognizer(*words, "--from", "tiny")
+    assert ended.status == 0, ended.err
+    found = read_doubts(tmp_path / "audit" / "audit.jsonl")
+    assert {row["file_name"]: (row["text"], row["suggested"]) for row in found[:2]} == wrong
+    assert f"{len(found)} of 72 labels are doubted" in ended.out and found[0]["file_name"] in ended.out
+    assert {path.name: path.read_bytes() for path in data.iterdir()} == before
+    again = recognizer(*words, "--from", "nothing")
+    assert again.status == 2 and "was trained with other settings: name a new folder" in again.err
