@@ -2,35 +2,29 @@
 
 from __future__ import annotations
 
-import fcntl
-import json
-import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from recognizer.errors import UserError
+from recognizer.journal import Journal
+from recognizer.journal import locked as locked_file
 
 Entry = Mapping[str, Any]
+BROKEN = "is no ledger entry: the run cannot be resumed"
 
 
 class Ledger:
     """The append-only ledger of a run. A line that a kill cut off is dropped: its step is simply done again."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self._journal = Journal(path, BROKEN)
         self._entries: dict[str, Entry] = {}
-        self._size = 0  # of the whole lines; what a kill left after them is cut off by the next record
-        if path.exists():
-            whole, newline, _ = path.read_bytes().rpartition(b"\n")
-            self._size = len(whole) + len(newline)
-            for number, line in enumerate(whole.splitlines(), 1):
-                try:
-                    entry = json.loads(line)
-                    self._entries[entry["step"]] = entry
-                except (ValueError, KeyError, TypeError):
-                    raise UserError(f"{path}, line {number}, is no ledger entry: the run cannot be resumed") from None
+        for number, entry in enumerate(self._journal.rows, 1):
+            if "step" not in entry:
+                raise UserError(f"{path}, line {number}, {BROKEN}")
+            self._entries[entry["step"]] = entry
 
     def __getitem__(self, step: str) -> Entry:
         return self._entries[step]
@@ -47,26 +41,15 @@ class Ledger:
     def record(self, step: str, **facts: Any) -> Entry:
         """Append a finished step and wait until the disk has it."""
         entry = {"step": step, **facts}
-        with self.path.open("ab") as file:
-            file.truncate(self._size)
-            file.write(json.dumps(entry).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-            self._size = file.tell()
+        self._journal.append(entry)
         self._entries[step] = entry
         return entry
 
 
-@contextmanager
-def locked(run: Path) -> Iterator[None]:
+def locked(run: Path) -> AbstractContextManager[None]:
     """Hold a run for this process alone.
 
     Raises:
         UserError: another process holds it.
     """
-    with (run / "lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{run} is being written by another process") from None
-        yield
+    return locked_file(run / "lock")

@@ -452,6 +452,60 @@ def merge(
     _write(list(manifest.samples), manifest, out, shards)
 
 
+@typer_app.command()
+def label(
+    data: Annotated[list[Path], typer.Argument(help="Folders of pictures; those with labels are left alone.")],
+    model: Model = None,
+    review: Annotated[
+        Path | None, typer.Option(help="What audit-labels or merge-labels wrote: look at these labels again.")
+    ] = None,
+    by: Annotated[str, typer.Option(help="Who labels; stands in each answer.")] = "",
+    charset: Annotated[str | None, typer.Option(help="Guess only these characters ('digits', '0123ABC').")] = None,
+    length: Annotated[str | None, typer.Option(help="Guess only texts of this length: 5, or 4-6.")] = None,
+    pattern: Annotated[str | None, typer.Option(help="Guess only texts of this form: LLLDDD, or U{2}\\-D{4}.")] = None,
+    port: Annotated[int, typer.Option(help="Of 127.0.0.1; else any that is free.", min=0, max=65535)] = 0,
+    browser: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+) -> None:
+    """Label pictures in a page on this machine: a reader fills in what it sees, you accept or correct it."""
+    from recognizer.data.audit import read_doubts
+    from recognizer.data.label import desk_of
+    from recognizer.data.label_page import serve
+    from recognizer.reader import Reader, constraint_of
+
+    reader = Reader(model)
+    constraint = constraint_of(reader.charset, charset, length, pattern)
+    with desk_of(data, None if review is None else read_doubts(review), by) as desk:
+        if not desk.pictures:
+            raise UserError(
+                "every picture is answered; to look at labels again: recognizer audit-labels DIR --out AUDIT"
+            )
+        serve(desk, reader, constraint, port, browser)
+        state = desk.state()
+    print(f"{state['answered']} of {state['total']} pictures are answered")
+
+
+@typer_app.command("merge-labels")
+def merge_labels(
+    journals: Annotated[list[Path], typer.Argument(help="labels.jsonl of several labellers of the same pictures.")],
+    out: Annotated[Path, typer.Option(help="A new folder: metadata.jsonl, and what they disagree on.")],
+) -> None:
+    """Merge what several people labelled: what they agree on, and a table of what they do not."""
+    from recognizer.data.label import merge_answers, write_merged
+
+    if len(journals) < 2:
+        raise UserError("name the labels.jsonl of two labellers or more")
+    if out.exists():
+        raise UserError(f"{out} exists: name a new folder")
+    merged = merge_answers(journals)
+    write_merged(merged, out)
+    print(f"{len(merged.agreed)} pictures have one label, {len(merged.unreadable)} are unreadable to all who saw them")
+    print(f"{len(merged.disagreed)} are disagreed on{':' if merged.disagreed else ''}")
+    for name, said in merged.disagreed.items():
+        print(f"  {name}  " + "  ".join(f"{by}: {text or '(unreadable)'}" for by, text in said.items()))
+    if merged.disagreed:
+        print(f"settle them with: recognizer label DIR --review {out / 'disagreements.jsonl'}")
+
+
 @typer_app.command("audit-labels")
 def audit_labels(
     data: Annotated[list[Path], typer.Argument(help="Labelled pictures.")],
@@ -466,7 +520,7 @@ def audit_labels(
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
     label_pattern: Pattern = None,
 ) -> None:
-    """List the labels that look wrong, the surest first. Nothing is changed."""
+    """List the labels that look wrong, the surest first. Nothing is changed: look at them with label --review."""
     from recognizer.data.audit import audit, write_doubts
     from recognizer.samples import merge, problem_table, read_manifest
 
@@ -476,6 +530,8 @@ def audit_labels(
     print(f"{len(found)} of {len(manifest)} labels are doubted; they are in {out / 'audit.jsonl'}, the surest first")
     for doubt in found[:show]:
         print(f"  {doubt.score:>5.1f}  {doubt.sample.name}  labelled {doubt.sample.text!r}: {'; '.join(doubt.reasons)}")
+    if found:
+        print(f"look at them with: recognizer label {' '.join(map(str, data))} --review {out / 'audit.jsonl'}")
     aside = [*manifest.problems, *problems]
     if aside:
         print(problem_table(aside, len(manifest) + len(manifest.problems)), file=sys.stderr)

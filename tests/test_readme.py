@@ -22,6 +22,7 @@ COMMANDS = [
 SMALLER = {
     "practice scheme": " --labelled 80 --test 30",
     "recognizer train": " --pictures 256 --set validations=2 --threads 1",
+    "recognizer audit-labels": " --pictures 64 --folds 3 --jobs 1",
     "practice run": " --pictures 256 --rounds 1 --folds 2 --set made=0.2 --set reader.validations=2",
     "practice forecast": " --seeds 1 --set sizes=[20,60] --set pictures=64 --set reader.validations=2",
     "practice compare": " --pictures 256 --seeds 1 --set reader.validations=2",

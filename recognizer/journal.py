@@ -1,0 +1,63 @@
+"""Files of JSON lines that only grow, each line on disk before the next, and that one process writes at a time."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from recognizer.errors import UserError
+
+
+class Journal:
+    """An append-only file of JSON objects. A line that a kill cut off is dropped: what it said is not known."""
+
+    def __init__(self, path: Path, what: str) -> None:
+        """Read what is there.
+
+        Raises:
+            UserError: a line that is no JSON object: `what` then says what becomes of it.
+        """
+        self.path = path
+        self.rows: list[Mapping[str, Any]] = []
+        self._size = 0  # of the whole lines; what a kill left after them is cut off by the next one
+        if path.exists():
+            whole, newline, _ = path.read_bytes().rpartition(b"\n")
+            self._size = len(whole) + len(newline)
+            for number, line in enumerate(whole.splitlines(), 1):
+                try:
+                    row = json.loads(line)
+                except ValueError:
+                    row = None
+                if not isinstance(row, dict):
+                    raise UserError(f"{path}, line {number}, {what}")
+                self.rows.append(row)
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Append a line and wait until the disk has it."""
+        with self.path.open("ab") as file:
+            file.truncate(self._size)
+            file.write(json.dumps(row).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+            self._size = file.tell()
+        self.rows.append(row)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a file for this process alone.
+
+    Raises:
+        UserError: another process holds it.
+    """
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{path.parent} is being written by another process") from None
+        yield
