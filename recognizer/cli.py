@@ -506,6 +506,35 @@ def merge_labels(
         print(f"settle them with: recognizer label DIR --review {out / 'disagreements.jsonl'}")
 
 
+@typer_app.command()
+def diagnose(
+    data: Annotated[list[Path], typer.Argument(help="Labelled pictures.")],
+    test: Annotated[
+        list[Path] | None, typer.Option(help="Labelled pictures to test on, which must not be among these; repeatable.")
+    ] = None,
+    model: Model = None,
+    limit: Annotated[int | None, typer.Option(help="Use only the first so many samples.", min=1)] = None,
+    label_pattern: Pattern = None,
+) -> None:
+    """Say what is in the data, whether there is a signal to learn, and what misread pictures have in common."""
+    from recognizer.data.diagnose import describe, misread_by, print_described, signal
+    from recognizer.reader import Reader
+    from recognizer.samples import merge, problem_table, read_manifest
+
+    manifest = merge([read_manifest(path, label_pattern) for path in data])
+    if limit:
+        manifest = manifest.first(limit)
+    if not len(manifest):
+        raise UserError(f"{manifest.source}: no sample is left")
+    held_out = merge([read_manifest(path, label_pattern) for path in test or ()])
+    if manifest.problems:
+        print(problem_table(manifest.problems, len(manifest) + len(manifest.problems)), file=sys.stderr)
+    described = describe(manifest.samples, held_out.samples)
+    wrong, tests = misread_by(Reader(model), manifest.samples)
+    reader = "the default reader" if model is None else str(model)
+    print_described(described, signal(manifest.samples), reader, wrong, tests)
+
+
 @typer_app.command("audit-labels")
 def audit_labels(
     data: Annotated[list[Path], typer.Argument(help="Labelled pictures.")],

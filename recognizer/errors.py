@@ -8,8 +8,8 @@ from contextlib import contextmanager
 
 EXTRA_OF = {
     "torch": "train", "torchvision": "train", "accelerate": "train", "diffusers": "train", "captcha": "train",
-    "safetensors": "train", "sklearn": "train", "onnx": "train", "onnxscript": "train", "webdataset": "train",
-    "lmdb": "train", "matplotlib": "train", "jinja2": "train", "tensorboard": "train",
+    "safetensors": "train", "scipy": "train", "sklearn": "train", "onnx": "train", "onnxscript": "train",
+    "webdataset": "train", "lmdb": "train", "matplotlib": "train", "jinja2": "train", "tensorboard": "train",
     "fastapi": "serve", "uvicorn": "serve", "transformers": "sd",
 }  # fmt: skip
 

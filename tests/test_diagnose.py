@@ -1,0 +1,129 @@
+"""What is in the data, and whether there is a signal in it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import draw_folder, recognizer, refusal
+from PIL import Image
+from scipy import stats
+
+from recognizer.data.diagnose import bears_on, crops_of, describe, signal
+from recognizer.samples import Sample, read_manifest
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ninety pictures of four digits that begin with a 7; one of five; one with a 9."""
+    rng = np.random.default_rng(4)
+    texts = ["7" + "".join(rng.choice(list("0123"), 3)) for _ in range(90)]
+    texts[8], texts[9] = "70123", "7119"
+    return draw_folder(tmp_path_factory.mktemp("diagnose") / "data", texts, 4)
+
+
+@pytest.fixture(scope="module")
+def samples(folder: Path) -> list[Sample]:
+    return list(read_manifest(folder))
+
+
+def test_what_is_in_the_pictures_is_counted(samples: list[Sample]) -> None:
+    found = describe(samples)
+    assert (found.samples, found.unopened) == (90, 0)
+    assert dict(found.sizes) == {(80, 32): 89, (96, 32): 1} and dict(found.lengths) == {4: 89, 5: 1}
+    assert found.by_position[0] == {"7": 90} and found.characters["7"] == 90 and found.characters["9"] == 1
+    assert set(found.features["pixels a character"]) == {20.0, 96 / 5} and np.all(found.features["saturation"] == 0)
+    assert 200 < found.features["brightness"].mean() < 236 and found.features["contrast"].min() > 100
+
+
+def test_what_spoils_a_training_is_found_and_nothing_else(samples: list[Sample], tmp_path: Path) -> None:
+    told = {f.what: f.bad for f in describe(samples).findings}
+    assert told == {
+        "1 of 6 characters are seen fewer than 10 times: '9' 1": False,
+        "the commonest character is seen 90 times as often as the rarest": False,
+        "character 1 is always '7'": False,
+        "labels of 5 characters are seen once": False,
+    }
+    rest = [s for i, s in enumerate(samples) if i not in (8, 9)]
+    assert {f.what for f in describe(rest).findings} == {"character 1 is always '7'"}
+
+    with Image.open(samples[0].path) as picture:
+        picture.convert("L").resize((100, 40)).save(tmp_path / "again.png")
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    again = replace(samples[0], name="again.png", path=tmp_path / "again.png")
+    broken = replace(samples[0], name="broken.png", path=tmp_path / "broken.png")
+    spoiled = describe([*rest, replace(again, text="7000"), broken], [replace(again, name="held.png")])
+    assert {f.what for f in spoiled.findings if f.bad} == {
+        "1 pictures cannot be opened", "1 pairs of nearly equal pictures have two labels",
+        "1 of 1 pictures to test on are nearly the same as one to train on",
+    }  # fmt: skip
+    assert not any(f.bad for f in describe(rest[:40], rest[40:]).findings), "other pictures are no leak"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_signal_is_found_and_in_shuffled_labels_none(samples: list[Sample], seed: int) -> None:
+    found = signal(samples, seed)
+    assert found.found and found.p < 1e-6 and found.logistic > found.shuffled + 0.2 and found.tree > found.shuffled
+    assert (found.pictures, found.crops) == (90, sum(len(s.text) for s in samples))
+    texts = [samples[i].text for i in np.random.default_rng(seed).permutation(len(samples))]
+    nothing = signal([replace(s, text=t) for s, t in zip(samples, texts, strict=True)], seed)
+    assert not nothing.found and nothing.p > 0.01
+
+
+def test_too_few_pictures_are_no_signal(samples: list[Sample]) -> None:
+    assert not signal(samples[:9]).found
+
+
+def test_crops_part_the_ink_evenly(tmp_path: Path) -> None:
+    picture = np.full((20, 60), 240, np.uint8)
+    picture[4:16, 20:30], picture[4:16, 30:40] = 0, 120  # two letters, in the middle
+    Image.fromarray(picture).save(tmp_path / "two.png")
+    first, second = (c.reshape(16, 12)[:, 2:-2] for c in crops_of(Sample("two.png", "ab", tmp_path / "two.png")))
+    assert np.corrcoef(first.ravel(), second.ravel())[0, 1] > 0.999, "each is one letter, whatever its strength"
+    assert np.ptp(first, axis=1).max() < 0.01, "and nothing of the other"
+    assert len(crops_of(Sample("two.png", "a" * 99, tmp_path / "two.png"))) == 99
+    Image.new("L", (30, 10), 9).save(tmp_path / "blank.png")
+    assert all(np.isfinite(crop).all() for crop in crops_of(Sample("blank.png", "abc", tmp_path / "blank.png")))
+
+
+def test_what_bears_on_being_misread_is_told_with_corrected_p() -> None:
+    rng = np.random.default_rng(0)
+    texts = ["".join(rng.choice(list("abc"), 4)) + ("0" if k % 4 == 0 else "") for k in range(200)]
+    wrong = [("0" in t and k % 8 < 6) or k % 29 == 0 for k, t in enumerate(texts)]
+    features = {
+        "noise": rng.normal(size=200),
+        "dark": np.array(wrong) * 1.0 + rng.normal(size=200),
+        "flat": np.ones(200),
+    }
+    found = bears_on(features, texts, wrong)
+    sure = [(t.feature, t.test) for t in found if t.p < 0.001]
+    assert set(sure) == {
+        ("5 characters", "chi-square"), ("4 characters", "chi-square"), ("shows '0'", "chi-square"),
+        ("dark", "t"), ("dark", "rank correlation"),
+    }  # fmt: skip
+    assert not any(t.feature == "flat" for t in found)
+    bad = np.array(wrong)
+    t = next(t for t in found if t.test == "t" and t.feature == "noise")
+    raw = stats.ttest_ind(features["noise"][bad], features["noise"][~bad], equal_var=False)
+    assert t.statistic == pytest.approx(raw.statistic) and raw.pvalue <= t.p <= 1
+    assert [t.p for t in found] == sorted(t.p for t in found)
+    zero = np.array(["0" in t for t in texts])
+    least = stats.chi2_contingency(
+        [[(zero & bad).sum(), (zero & ~bad).sum()], [(~zero & bad).sum(), (~zero & ~bad).sum()]]
+    )
+    shows = next(t for t in found if t.feature == "shows '0'")
+    assert shows.statistic == pytest.approx(least.statistic)
+    assert bears_on(features, texts, [False] * 200) == []
+
+
+def test_the_command_tells_it_in_words(folder: Path, tmp_path: Path) -> None:
+    ended = recognizer("diagnose", folder, "--test", folder)
+    assert ended.status == 0, ended.err
+    lines = ended.out.splitlines()
+    assert lines[0] == "pictures    90, of 2 sizes: 80 x 32: 89, 96 x 32: 1" and lines[1] == "lengths     4: 89, 5: 1"
+    assert "there is a signal to learn (p < .001)" in ended.out and "by the default reader: " in ended.out
+    assert "problem     90 of 90 pictures to test on are nearly the same as one to train on" in lines
+    (tmp_path / "metadata.jsonl").write_text("")
+    assert "no sample is left" in refusal(recognizer("diagnose", tmp_path))
