@@ -102,8 +102,8 @@ def practice(settings: PracticeSettings, out: Path) -> Ledger:
             best = out / f"round-{number}" / "pupil"
         settle(run, settings, best, kept)
         choose(run, control)
-        train_controls(run, settings)
         read_test(run)
+        train_controls(run, settings)
         read_controls(run, settings)
     return ledger
 
@@ -416,10 +416,10 @@ def read_controls(run: Run, settings: PracticeSettings) -> None:
     right = arms.rights(names, texts, settings.fold_case)
     against = [name for name in (NONE, "classical", "random") if name in names]
     rows = difference_rows(right, against)
+    (run.out / "controls.md").write_text("\n".join(difference_table(rows, against)) + "\n", encoding="utf-8")
     run.ledger.record(
         "controls", names=settings.controls, rows=rows, against=against, n=len(test), seconds=time.monotonic() - began
     )
-    (run.out / "controls.md").write_text("\n".join(difference_table(rows, against)) + "\n", encoding="utf-8")
 
 
 def rank(scores: Scores) -> tuple[float, float]:

@@ -96,8 +96,7 @@ class PracticeRun:
                 break
         planned += ["settled"] * self.steps.get("round 1", {"goes_on": True})["goes_on"]
         controls = bool(self.settings.get("controls"))
-        planned += ["chosen"] + ["controls trained"] * controls + ["test"] * ("test" in self.settings)
-        planned += ["controls"] * controls
+        planned += ["chosen"] + ["test"] * ("test" in self.settings) + ["controls trained", "controls"] * controls
         return next((step for step in planned if step not in self.steps), None)
 
     @property

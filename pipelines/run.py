@@ -133,7 +133,7 @@ def open_run(settings: S, out: Path, growing: str | None = None) -> None:
     kept, before = out / "settings.toml", None
     if kept.is_file():
         before = load(type(settings), kept, {})
-        grown = growing is not None and set(getattr(before, growing)) < set(getattr(settings, growing))
+        grown = growing is not None and set(getattr(before, growing)) <= set(getattr(settings, growing))
         same = before.model_copy(update={growing: getattr(settings, growing)}) if growing and grown else before
         if same != settings:
             raise UserError(f"{out} was begun with other settings (see {kept}): name a new folder, or --resume {out}")

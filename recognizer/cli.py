@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from enum import StrEnum
@@ -474,11 +475,19 @@ def label(
 
     reader = Reader(model)
     constraint = constraint_of(reader.charset, charset, length, pattern)
-    with desk_of(data, None if review is None else read_doubts(review), by) as desk:
-        if not desk.pictures:
-            raise UserError(
-                "every picture is answered; to look at labels again: recognizer audit-labels DIR --out AUDIT"
+    rows = None if review is None else read_doubts(review)
+    with desk_of(data, rows, by) as desk:
+        if desk.outside:
+            print(
+                f"{desk.outside} pictures are links that lead out of their folder, and are not shown", file=sys.stderr
             )
+        if not desk.pictures and not desk.before:
+            what = "no picture is there" if rows is None else f"none of the {len(rows)} pictures of {review} is there"
+            raise UserError(f"{', '.join(map(str, data))}: {what}")
+        if not desk.pictures:
+            raise UserError("every picture is answered" + (
+                "; to look for wrong labels: recognizer audit-labels DIR --out AUDIT" if rows is None else ""
+            ))  # fmt: skip
         serve(desk, reader, constraint, port, browser)
         state = desk.state()
     print(f"{state['answered']} of {state['total']} pictures are answered")
@@ -491,6 +500,7 @@ def merge_labels(
 ) -> None:
     """Merge what several people labelled: what they agree on, and a table of what they do not."""
     from recognizer.data.label import merge_answers, write_merged
+    from recognizer.samples import printable
 
     if len(journals) < 2:
         raise UserError("name the labels.jsonl of two labellers or more")
@@ -498,10 +508,11 @@ def merge_labels(
         raise UserError(f"{out} exists: name a new folder")
     merged = merge_answers(journals)
     write_merged(merged, out)
-    print(f"{len(merged.agreed)} pictures have one label, {len(merged.unreadable)} are unreadable to all who saw them")
+    print(f"{len(merged.agreed)} pictures have one label, {merged.alone} of them of one labeller alone")
+    print(f"{len(merged.unreadable)} are unreadable to all who saw them")
     print(f"{len(merged.disagreed)} are disagreed on{':' if merged.disagreed else ''}")
     for name, said in merged.disagreed.items():
-        print(f"  {name}  " + "  ".join(f"{by}: {text or '(unreadable)'}" for by, text in said.items()))
+        print(f"  {printable(name)}  " + "  ".join(f"{by}: {text or '(unreadable)'}" for by, text in said.items()))
     if merged.disagreed:
         print(f"settle them with: recognizer label DIR --review {out / 'disagreements.jsonl'}")
 
@@ -551,16 +562,21 @@ def audit_labels(
 ) -> None:
     """List the labels that look wrong, the surest first. Nothing is changed: look at them with label --review."""
     from recognizer.data.audit import audit, write_doubts
-    from recognizer.samples import merge, problem_table, read_manifest
+    from recognizer.samples import merge, printable, problem_table, read_manifest
 
     manifest = merge([read_manifest(path, label_pattern) for path in data])
     found, problems = audit(manifest, out, jobs, start, folds, pictures, seed)
     write_doubts(found, out / "audit.jsonl")
     print(f"{len(found)} of {len(manifest)} labels are doubted; they are in {out / 'audit.jsonl'}, the surest first")
     for doubt in found[:show]:
-        print(f"  {doubt.score:>5.1f}  {doubt.sample.name}  labelled {doubt.sample.text!r}: {'; '.join(doubt.reasons)}")
-    if found:
-        print(f"look at them with: recognizer label {' '.join(map(str, data))} --review {out / 'audit.jsonl'}")
+        name, why = printable(doubt.sample.name), printable("; ".join(doubt.reasons))
+        print(f"  {doubt.score:>5.1f}  {name}  labelled {doubt.sample.text!r}: {why}")
+    listed = label_pattern is None and all((path / "metadata.jsonl").exists() for path in data)
+    if found and listed:
+        words = ["recognizer", "label", *map(str, data), "--review", str(out / "audit.jsonl")]
+        print(f"look at them with: {shlex.join(words)}")
+    elif found:
+        print("to look at them, recognizer merge your data into a folder first, and audit that")
     aside = [*manifest.problems, *problems]
     if aside:
         print(problem_table(aside, len(manifest) + len(manifest.problems)), file=sys.stderr)

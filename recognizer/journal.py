@@ -25,10 +25,14 @@ class Journal:
         self.path = path
         self.rows: list[Mapping[str, Any]] = []
         self._size = 0  # of the whole lines; what a kill left after them is cut off by the next one
+        self._found: tuple[int, int] | None = None  # which file it is, and how long
         if path.exists():
-            whole, newline, _ = path.read_bytes().rpartition(b"\n")
+            with path.open("rb") as file:
+                held = os.fstat(file.fileno())
+                self._found = (held.st_ino, held.st_size)
+                whole, newline, _ = file.read().rpartition(b"\n")
             self._size = len(whole) + len(newline)
-            for number, line in enumerate(whole.splitlines(), 1):
+            for number, line in enumerate(whole.split(b"\n") if newline else (), 1):
                 try:
                     row = json.loads(line)
                 except ValueError:
@@ -38,13 +42,21 @@ class Journal:
                 self.rows.append(row)
 
     def append(self, row: Mapping[str, Any]) -> None:
-        """Append a line and wait until the disk has it."""
+        """Append a line and wait until the disk has it.
+
+        Raises:
+            UserError: something else has changed the file: nothing is written.
+        """
         with self.path.open("ab") as file:
+            held = os.fstat(file.fileno())
+            if (held.st_ino, held.st_size) != (self._found or (held.st_ino, 0)):
+                raise UserError(f"{self.path} was changed by something else: stop, look at it, and start again")
             file.truncate(self._size)
             file.write(json.dumps(row).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
             self._size = file.tell()
+            self._found = (held.st_ino, self._size)
         self.rows.append(row)
 
 

@@ -138,7 +138,7 @@ def read_manifest(path: Path | str, label_pattern: str | None = None) -> Manifes
     if path.is_file() and path.name == "metadata.jsonl":
         return _manifest(_read_listed(path.parent, _json_rows(path)), path.parent)
     if path.is_file() and path.name == "metadata.csv":
-        return _manifest(_read_listed(path.parent, _csv_rows(path)), path.parent)
+        return _manifest(_read_listed(path.parent, csv_rows(path)), path.parent)
     if path.is_file() and path.suffix == ".tar":
         return _manifest(_read_shards([path]), path)
     if not path.is_dir():
@@ -148,7 +148,7 @@ def read_manifest(path: Path | str, label_pattern: str | None = None) -> Manifes
     if (path / "metadata.jsonl").exists():
         return _manifest(_read_listed(path, _json_rows(path / "metadata.jsonl")), path)
     if (path / "metadata.csv").exists():
-        return _manifest(_read_listed(path, _csv_rows(path / "metadata.csv")), path)
+        return _manifest(_read_listed(path, csv_rows(path / "metadata.csv")), path)
     if (path / "data.mdb").exists():
         return _manifest(_read_lmdb(path), path)
     if shards := sorted(p for p in path.glob("*.tar") if p.is_file()):
@@ -195,7 +195,7 @@ def _json_rows(path: Path) -> Iterator[Row]:
             yield number, row if isinstance(row, dict) else "not a JSON object"
 
 
-def _csv_rows(path: Path) -> Iterator[Row]:
+def csv_rows(path: Path) -> Iterator[Row]:
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         reader = csv.DictReader(file, strict=True)
         while True:
@@ -226,7 +226,7 @@ def _read_listed(root: Path, rows: Iterator[Row]) -> Found:
             yield Problem(name, "bad line", f"line {number}: text is {text!r}, not a string")
             continue
         path, tidy = root / name, Path(os.path.normpath(name))
-        if tidy.is_absolute() or ".." in tidy.parts or not _is_inside(path, resolved_root):
+        if tidy.is_absolute() or ".." in tidy.parts or not is_inside(path, resolved_root):
             yield Problem(name, "outside the folder", f"line {number} leads to {path}")
         elif not os.path.exists(path):  # Path.exists would raise on a name that is too long
             yield Problem(name, "missing file", f"line {number} names it")
@@ -237,7 +237,7 @@ def _read_listed(root: Path, rows: Iterator[Row]) -> Found:
             yield Sample(tidy.as_posix(), text, path, meta=meta)
 
 
-def _is_inside(path: Path, resolved_root: Path) -> bool:
+def is_inside(path: Path, resolved_root: Path) -> bool:
     """Whether `path`, its symbolic links followed, stays below a folder that is resolved already."""
     try:
         return path.resolve().is_relative_to(resolved_root)
@@ -267,7 +267,7 @@ def _read_names(root: Path, pattern: str) -> Found:
     for path in list_pictures(root):
         match = regex.fullmatch(path.name if "." in pattern else path.stem)
         name = path.relative_to(root).as_posix()
-        if not _is_inside(path, resolved_root):
+        if not is_inside(path, resolved_root):
             yield Problem(name, "outside the folder", f"it leads to {path.resolve()}")
         elif match is None:
             yield Problem(name, "no label in the name", f"does not fit {pattern!r}")
@@ -438,13 +438,13 @@ def problem_table(problems: Sequence[Problem], total: int) -> str:
     for kind, n in counts.most_common():
         lines.append(f"  {n:>6}  {kind}: {REASONS[kind]}")
         shown = [p for p in problems if p.kind == kind]
-        lines += [f"          {_printable(p.name)}: {_printable(p.detail)}" for p in shown[:3]]
+        lines += [f"          {printable(p.name)}: {printable(p.detail)}" for p in shown[:3]]
         if n > 3:
             lines.append(f"          and {n - 3} more")
     return "\n".join(lines)
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """Text for a terminal: control characters and broken UTF-8 from a stranger's file are escaped."""
     cleaned = "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
     return cleaned if len(cleaned) <= 160 else cleaned[:157] + "..."

@@ -54,6 +54,16 @@ def test_doubts_are_means_over_readers_the_surest_first(pictures: list[Sample]) 
     assert found[2].reasons == ("1 of 2 readers that did not learn it sees '9998', 0.70 sure",)
 
 
+def test_unsure_readers_that_see_the_label_are_no_witnesses_and_nothing_is_something_to_see(
+    pictures: list[Sample],
+) -> None:
+    own = [[reading(s.text, 0.4, 0.9)] * 2 for s in pictures]
+    assert doubts(pictures, own) == []
+    own[2] = [reading("", 0.99, 15.0)] * 2
+    (found,) = doubts(pictures, own)
+    assert found.reasons == ("2 of 2 readers that did not learn it see nothing, 0.99 sure",) and not found.suggested
+
+
 def test_what_sets_a_label_apart_is_told_and_a_sure_reader_outweighs_it(pictures: list[Sample]) -> None:
     odd = [replace(pictures[0], text="00000"), replace(pictures[1], text="111X"), *pictures[2:]]
     assert oddities(pictures) == {}
@@ -89,6 +99,7 @@ def test_a_list_comes_back_and_anything_else_is_refused(pictures: list[Sample], 
 
     write_doubts([Doubt(pictures[0], 9.25, "O0", 0.5, ("so",))], tmp_path / "audit.jsonl")
     (row,) = read_doubts(tmp_path / "audit.jsonl")
+    assert row.pop("path") == str(pictures[0].path.resolve())
     assert row == {
         "file_name": pictures[0].name, "text": pictures[0].text, "suggested": "O0", "confidence": 0.5, "score": 9.25,
         "reasons": ["so"],

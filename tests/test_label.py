@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -13,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import Trained, draw_folder, random_labels, recognizer, refusal
@@ -20,7 +22,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from recognizer.data.audit import read_doubts
-from recognizer.data.label import JOURNAL, Desk, Taken, desk_of, merge_answers
+from recognizer.data.label import JOURNAL, Desk, Taken, desk_of, merge_answers, standing
 from recognizer.data.label_page import make_app
 from recognizer.errors import UserError
 from recognizer.reader import Reader
@@ -51,6 +53,12 @@ def names(desk: Desk, tab: str = "a", count: int = 9) -> list[str]:
     return [own["name"] for own in desk.next(tab, count)]
 
 
+def answers(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a folder's journal, but for those that say that the manifest was written."""
+    rows = [json.loads(line) for line in (folder / JOURNAL).read_text().splitlines()]
+    return [row for row in rows if row["status"] != "written"]
+
+
 def manifest(folder: Path) -> list[str]:
     return (folder / "metadata.jsonl").read_text().splitlines()
 
@@ -75,8 +83,7 @@ def test_answers_are_on_disk_at_once_and_the_manifest_keeps_what_it_held(folder:
         by_name = {own["name"]: own for own in desk.next("a", 9)}
         for name, text in (("003.png", "30"), ("004.png", None)):
             desk.answer("a", by_name[name]["id"], 0, text, 1.5)
-        rows = [json.loads(line) for line in (folder / JOURNAL).read_text().splitlines()]
-        assert [(r["file_name"], r["status"], r["text"], r["by"]) for r in rows] == [
+        assert [(r["file_name"], r["status"], r["text"], r["by"]) for r in answers(folder)] == [
             ("003.png", "labelled", "30", "ada"), ("004.png", "unreadable", None, "ada"),
         ]  # fmt: skip
         state = desk.state()
@@ -92,10 +99,7 @@ def test_what_a_kill_cut_off_is_dropped_and_the_manifest_made_up_for(folder: Pat
     with desk_of([folder]) as desk:
         assert names(desk) == ["003.png", "004.png", "005.png"]
         desk.answer("a", desk.next("a", 1)[0]["id"], 0, "30")
-    assert [json.loads(line)["file_name"] for line in (folder / JOURNAL).read_text().splitlines()] == [
-        "002.png",
-        "003.png",
-    ]
+    assert [row["file_name"] for row in answers(folder)] == ["002.png", "003.png"]
     assert manifest(folder)[-2:] == ['{"file_name": "002.png", "text": "23"}', '{"file_name": "003.png", "text": "30"}']
 
 
@@ -165,6 +169,9 @@ def test_a_review_shows_what_is_doubted_with_its_label(folder: Path) -> None:
 def test_a_csv_manifest_is_carried_over_and_a_picture_with_two_texts_is_asked_again(tmp_path: Path) -> None:
     data = draw_folder(tmp_path / "data", ["01", "12", "23"], 0)
     (data / "metadata.jsonl").unlink()
+    (data / "metadata.csv").write_text("file_name,text\n000.png,0,1\n")
+    with pytest.raises(UserError, match=r"metadata.csv, line 2: more cells than the header"), desk_of([data]):
+        pass
     (data / "metadata.csv").write_text("file_name,text,lot\n000.png,01,7\n001.png,12,7\n001.png,21,8\n")
     with desk_of([data]) as desk:
         assert names(desk) == ["001.png", "002.png"]
@@ -174,7 +181,115 @@ def test_a_csv_manifest_is_carried_over_and_a_picture_with_two_texts_is_asked_ag
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("text", ["", " 01", "0\n1", "0\u200b1"])
+def test_what_others_write_into_the_manifest_stays(folder: Path) -> None:
+    def edit(old: str, new: str) -> None:
+        file = folder / "metadata.jsonl"
+        assert old in file.read_text()
+        file.write_text(file.read_text().replace(old, new))
+
+    with desk_of([folder]) as desk:
+        desk.answer("a", 0, 0, "teh")
+        desk.write_manifests()
+        edit('"text": "12"', '"text": "21"')  # while the page is open
+        desk.answer("a", 1, 0, "30")
+    assert '"text": "21"' in manifest(folder)[1] and '"text": "30"' in manifest(folder)[-1]
+    edit("teh", "the")
+    with desk_of([folder]) as desk:
+        assert names(desk) == ["004.png", "005.png"]
+    assert manifest(folder)[-2] == '{"file_name": "002.png", "text": "the"}', "a correction by hand is not undone"
+
+
+def test_manifests_are_read_as_they_are_elsewhere(tmp_path: Path) -> None:
+    data = draw_folder(tmp_path / "data", ["01", "12", "23", "30", "13"], 0)
+    odd = [
+        '{"file_name": "./000.png", "text": "01"}', '{"file_name": "001.png", "text": "12", "note": "a\u2028b"}',
+        '{"file_name": "002.png", "text": 23}', '{"file_name": "003.png", "text": "30", "caption": "\\ud83d"}',
+    ]  # fmt: skip
+    (data / "metadata.jsonl").write_text("\ufeff" + "".join(line + "\n" for line in odd))
+    before = read_manifest(data)
+    with desk_of([data]) as desk:
+        assert names(desk) == ["002.png", "004.png"], "a number is no label"
+        for own, text in zip(desk.next("a", 2), ("23", "13"), strict=True):
+            desk.answer("a", own["id"], 0, text)
+    assert {s.name: s.text for s in read_manifest(data)} == {s.name: s.text for s in before} | {
+        "002.png": "23", "004.png": "13"
+    }  # fmt: skip
+    rows = [{"file_name": "003.png", "text": "30", "suggested": "31", "reasons": []}]
+    with desk_of([data], rows) as desk:
+        desk.answer("a", 0, 0, "31")
+    assert '{"file_name": "003.png", "text": "31", "caption": "\\ud83d"}' in manifest(data)
+
+
+def test_a_line_that_was_taken_out_comes_back_whole(folder: Path) -> None:
+    rows = [{"file_name": "000.png", "text": "01"}]
+    before = manifest(folder)
+    with desk_of([folder], rows) as desk:
+        desk.answer("a", 0, 0, None)
+        desk.write_manifests()
+        assert "000.png" not in "".join(manifest(folder))
+        desk.undo("a")
+    assert sorted(manifest(folder)) == sorted(before)
+    with desk_of([folder], rows) as desk:
+        desk.answer("a", 0, 0, None)
+    with desk_of([folder]) as desk:
+        assert "000.png" not in names(desk), "nobody can read it, and it is not asked again"
+
+
+def test_undoing_a_review_leaves_the_answer_that_was_reviewed(folder: Path) -> None:
+    with desk_of([folder]) as desk:
+        desk.answer("a", 0, 0, "23")
+    with desk_of([folder], [{"file_name": "002.png", "text": "23"}]) as desk:
+        desk.answer("a", 0, 0, "99")
+        desk.undo("a")
+    assert manifest(folder)[-1] == '{"file_name": "002.png", "text": "23"}'
+    assert standing(answers(folder))["002.png"]["text"] == "23"
+
+
+def test_a_settled_review_is_asked_again_where_its_label_is_another_one(folder: Path) -> None:
+    rows = [{"file_name": "000.png", "text": "01"}]
+    with desk_of([folder], rows) as desk:
+        desk.answer("a", 0, 0, "0I")
+    (folder / "metadata.jsonl").write_text((folder / "metadata.jsonl").read_text().replace("0I", "WRONG"))
+    with desk_of([folder], [{"file_name": "000.png", "text": "WRONG"}]) as desk:
+        assert [own["label"] for own in desk.next("a")] == ["WRONG"]
+
+
+def test_doubts_of_several_folders_are_told_apart_by_their_paths(folder: Path, tmp_path: Path) -> None:
+    other = draw_folder(tmp_path / "other", ["11"], 0)
+    rows = [{"file_name": "1/000.png", "path": str((other / "000.png").resolve()), "text": "11", "suggested": "17"}]
+    with desk_of([folder, other], rows) as desk:
+        assert [(own["name"], own["label"]) for own in desk.next("a")] == [("000.png", "11")]
+        assert desk.path_of(0) == other / "000.png"
+
+
+def test_a_journal_that_something_else_changes_is_left_alone(folder: Path) -> None:
+    with pytest.raises(UserError, match=r"was changed by something else"), desk_of([folder]) as desk:
+        desk.answer("a", 0, 0, "23")
+        (folder / JOURNAL).unlink()
+        (folder / JOURNAL).write_text("ours\n")
+        desk.answer("a", 1, 0, "30")
+    assert (folder / JOURNAL).read_text() == "ours\n"
+
+
+def test_links_to_elsewhere_are_counted_and_not_shown(folder: Path, tmp_path: Path) -> None:
+    (folder / "link.png").symlink_to(draw_folder(tmp_path / "other", ["11"], 0) / "000.png")
+    with desk_of([folder]) as desk:
+        assert "link.png" not in names(desk) and desk.outside == 1
+
+
+def test_a_name_that_is_no_utf8_is_labelled_as_any_other(tmp_path: Path) -> None:
+    data = draw_folder(tmp_path / "data", ["01"], 0)
+    (data / "metadata.jsonl").unlink()
+    (data / "000.png").rename(os.fsdecode(os.fsencode(data) + b"/caf\xe9.png"))
+    with desk_of([data]) as desk:
+        client = TestClient(make_app(desk, "secret"), base_url="http://127.0.0.1")
+        (own,) = client.post("/secret/next", json={"tab": "a"}).json()["pictures"]
+        assert own["name"] == "caf\udce9.png" and client.get("/secret/picture/0").status_code == 200
+        desk.answer("a", 0, 0, "01")
+    assert [(s.name, s.text) for s in read_manifest(data)] == [("caf\udce9.png", "01")]
+
+
+@pytest.mark.parametrize("text", ["", " 01", "0\n1", "0\u200b1", "0\u20281", "0\ud83d1"])
 def test_a_label_that_is_none_is_refused(folder: Path, text: str) -> None:
     with desk_of([folder]) as desk, pytest.raises(UserError, match="one line of text"):
         desk.answer("a", 0, 0, text)
@@ -190,7 +305,11 @@ def test_what_cannot_be_labelled_is_told_in_one_line(folder: Path, tmp_path: Pat
         pass
     (folder / JOURNAL).unlink()
     data = draw_folder(tmp_path / "whole", ["01"], 0)
-    assert "every picture" in refusal(recognizer("label", data))
+    assert "every picture is answered; to look for wrong" in refusal(recognizer("label", data))
+    (tmp_path / "rows.jsonl").write_text('{"file_name": "x.png", "text": "y"}\n')
+    assert "none of the 1 pictures of" in refusal(recognizer("label", data, "--review", tmp_path / "rows.jsonl"))
+    (tmp_path / "empty").mkdir()
+    assert "no picture is there" in refusal(recognizer("label", tmp_path / "empty"))
 
 
 # ------------------------------------------------------------------------------------------------------ several people
@@ -264,7 +383,8 @@ def test_a_tab_labels_over_http(folder: Path) -> None:
         refused = client.post("/secret/answer", json={**given, "id": 77})
         assert (refused.status_code, refused.json()) == (400, {"detail": "there is no picture 77"})
         broken = next(i for i, picture in enumerate(desk.pictures) if picture.name == "005.png")
-        assert client.get(f"/secret/picture/{broken}").status_code == 404
+        assert client.get(f"/secret/picture/{broken}").status_code == 410
+        assert "005.png" not in names(desk, "c"), "and it is not shown"
         assert client.post("/secret/undo", json={"tab": "a"}).json()["picture"]["name"] == own["name"]
         assert client.post("/secret/undo", json={"tab": "a"}).json()["picture"] is None
 
@@ -328,9 +448,13 @@ def test_a_hundred_pictures_by_the_keys_of_a_browser(trained: Trained, tmp_path:
                 one()
             process.send_signal(signal.SIGKILL)
             process.wait()
-        assert len((data / JOURNAL).read_text().splitlines()) == 40, "each answer was saved at once"
+        assert len(answers(data)) == 40, "each answer was saved at once"
         with labelling(data, "--model", trained.run) as (process, url):
             open_page(url)
+            held = page.inner_text("#state")
+            page.evaluate("""() => { for (let k = 0; k < 5; k++) document.getElementById("text").dispatchEvent(
+                new KeyboardEvent("keydown", {key: "Enter", repeat: true, bubbles: true, cancelable: true})) }""")
+            assert page.inner_text("#state") == held, "a key that is held answers nothing"
             wrong = page.inner_text("#name")
             page.keyboard.type("9")
             page.keyboard.press("Enter")

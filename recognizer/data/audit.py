@@ -43,8 +43,9 @@ class Doubt:
     def row(self) -> dict[str, Any]:
         """As a line of `audit.jsonl`."""
         return {
-            "file_name": self.sample.name, "text": self.sample.text, "suggested": self.suggested,
-            "confidence": round(self.confidence, 4), "score": round(self.score, 3), "reasons": list(self.reasons),
+            "file_name": self.sample.name, "path": str(self.sample.path.resolve()),
+            "text": self.sample.text, "suggested": self.suggested, "confidence": round(self.confidence, 4),
+            "score": round(self.score, 3), "reasons": list(self.reasons),
         }  # fmt: skip
 
 
@@ -79,14 +80,15 @@ def doubts(samples: Sequence[Sample], readings: Sequence[Sequence[Reading]]) -> 
     found = []
     for sample, own in zip(samples, readings, strict=True):
         margins = [-float(np.clip(label_margin(r, sample.text), -MOST, MOST)) for r in own]
+        # a reader that sees the label, however unsure, is no witness against it
+        margins = [min(m, 0.0) if r.text == sample.text else m for m, r in zip(margins, own, strict=True)]
         best = max(own, key=lambda r: (r.text != sample.text, r.confidence))
-        suggested = best.text if best.text != sample.text else ""
-        votes = sum(r.text == suggested for r in own)
-        reasons = list(odd.get(sample.name, ()))
-        if suggested:
+        reasons, suggested = list(odd.get(sample.name, ())), ""
+        if best.text != sample.text:
+            suggested, votes = best.text, sum(r.text == best.text for r in own)
             who = "a reader" if len(own) == 1 else f"{votes} of {len(own)} readers"
-            see = "sees" if votes == 1 else "see"
-            reasons.insert(0, f"{who} that did not learn it {see} {suggested!r}, {best.confidence:.2f} sure")
+            what = f"{'sees' if votes == 1 else 'see'} {repr(suggested) if suggested else 'nothing'}"
+            reasons.insert(0, f"{who} that did not learn it {what}, {best.confidence:.2f} sure")
         score = float(np.mean(margins)) + ODD * len(odd.get(sample.name, ()))
         if score > 0:
             found.append(Doubt(sample, score, suggested, best.confidence, tuple(reasons)))
@@ -127,7 +129,9 @@ def read_doubts(path: Path) -> list[dict[str, Any]]:
         UserError: no such file, or none that an audit wrote.
     """
     try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()]
+        rows = [
+            json.loads(line) for line in path.read_text(encoding="utf-8", errors="surrogateescape").split("\n") if line
+        ]
         if any(not isinstance(row["file_name"], str) or not isinstance(row["text"], str) for row in rows):
             raise TypeError
     except OSError as error:

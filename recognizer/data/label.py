@@ -1,20 +1,22 @@
 """Label pictures fast: what a reader sees is filled in, least sure first, and a person accepts or corrects it.
 
-Each answer is a line of `labels.jsonl` beside the pictures, on disk before the next picture is shown; the last line of
-a picture counts. `metadata.jsonl`, the manifest, is written from it, and keeps all that it held before.
+The manifest, `metadata.jsonl`, is what counts. Each answer is first a line of `labels.jsonl` beside the pictures, on
+disk before the next picture is shown, and goes from there into the manifest, beside whatever else has been written
+there meanwhile; what a kill left out is made up for at the next start.
 """
 
 from __future__ import annotations
 
-import csv
-import io
+import heapq
 import json
+import os
 import threading
 import time
+import unicodedata
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,15 +27,19 @@ from recognizer.images import PictureError
 from recognizer.journal import Journal, locked
 from recognizer.reader import Reader
 from recognizer.readings import Reading
-from recognizer.samples import list_pictures
+from recognizer.samples import csv_rows, is_inside, list_pictures, read_manifest
 
 JOURNAL = "labels.jsonl"
-STATUSES = ("labelled", "unreadable", "undone")
+STATUSES = ("labelled", "unreadable", "undone", "written")
 NO_ANSWER = "is no answer: mend the line or take it out"
 LEASE = 120.0  # seconds for which a picture that one tab was given is given to no other
 BATCH = 32  # pictures that the reader reads at a time
 LATELY = 300.0  # seconds over which pictures a minute are counted
-OFTEN = 1.0  # seconds between two writings of the manifest
+OFTEN = 1.0  # seconds between two writings of the manifest, at least,
+SELDOM = 20.0  # and so many times as long as a writing takes
+UNSEEN = "\u200b\ufeff"  # characters that no one can see, and that pasting brings along
+
+Row = dict[str, Any]
 
 
 class Taken(Exception):
@@ -48,75 +54,121 @@ def answers_in(path: Path) -> Journal:
     """
     journal = Journal(path, NO_ANSWER)
     for number, row in enumerate(journal.rows, 1):
-        right = isinstance(row.get("file_name"), str) and row.get("status") in STATUSES
-        if not right or (row["status"] == "labelled" and not isinstance(row.get("text"), str)):
+        status = row.get("status")
+        right = status == "written" or (isinstance(row.get("file_name"), str) and status in STATUSES)
+        if not right or (status == "labelled" and not isinstance(row.get("text"), str)):
             raise UserError(f"{path}, line {number}, {NO_ANSWER}")
     return journal
 
 
+def standing(rows: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """The answer of each picture that stands: the last that was not taken back."""
+    given: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        if row["status"] == "undone":
+            if given.get(row["file_name"]):
+                given[row["file_name"]].pop()
+        elif row["status"] != "written":
+            given.setdefault(row["file_name"], []).append(row)
+    return {name: own[-1] for name, own in given.items() if own}
+
+
+def fits(text: str) -> bool:
+    """Whether a text can be a label: one line, no space around it, nothing that no one can see."""
+    unseen = any(c in UNSEEN or unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in text)
+    return bool(text) and text == text.strip() and not unseen
+
+
 class Folder:
-    """A folder of pictures: the answers in its journal, and its manifest."""
+    """A folder of pictures: its manifest, and the journal of answers that are on their way there."""
 
     def __init__(self, root: Path) -> None:
-        """Read both.
+        """Read both, and bring into the manifest what a kill kept from it.
 
         Raises:
-            UserError: a line of its journal that is no answer.
+            UserError: a line of the journal that is no answer, or of `metadata.csv` that is no row.
         """
         self.root = root
         self.journal = answers_in(root / JOURNAL)
-        self._lines = list(_manifest_lines(root))
-        self.dirty = bool(self.journal.rows)  # a kill may have come before the manifest
+        self.answers = standing(self.journal.rows)
+        self.pending: dict[str, Mapping[str, Any]] = {}  # the last line of each picture that the manifest lacks
+        for row in self.journal.rows:
+            if row["status"] == "written":
+                self.pending.clear()
+            else:
+                self.pending[row["file_name"]] = row
+        if self.pending:
+            self.write_manifest(self.pending)
+            self.written(self.pending)
+        self.rows = {name: row for name, row, _ in self._lines() if name is not None}
+        listed = (root / "metadata.jsonl").exists() or (root / "metadata.csv").exists()
+        self.texts = {s.name: s.text for s in read_manifest(root)} if listed else {}
 
-    @property
-    def answers(self) -> dict[str, Mapping[str, Any]]:
-        """The last answer of each picture that was not taken back."""
-        last = {row["file_name"]: row for row in self.journal.rows}
-        return {name: row for name, row in last.items() if row["status"] != "undone"}
+    def _lines(self) -> Iterator[tuple[str | None, Row, str]]:
+        """The lines of the manifest on disk: the file that each names, None where it names none, what it says, and
+        the line."""
+        if (path := self.root / "metadata.jsonl").exists():
+            for line in path.read_text(encoding="utf-8-sig", errors="surrogateescape").split("\n"):
+                row = None
+                with suppress(ValueError, RecursionError):
+                    row = json.loads(line)
+                row = row if isinstance(row, dict) else {}
+                if line.strip():
+                    yield _tidy(row.get("file_name")), row, line
+        elif (path := self.root / "metadata.csv").exists():
+            for number, cells in csv_rows(path):
+                if isinstance(cells, str):
+                    raise UserError(f"{path}, line {number}: {cells}")
+                yield _tidy(cells.get("file_name")), dict(cells), _line(cells)
 
-    @property
-    def texts(self) -> dict[str, str]:
-        """The labels that the manifest and the answers give; a picture that is listed with two texts has none."""
-        given: dict[str, set[str]] = {}
-        for name, line in self._lines:
-            if name is not None:
-                given.setdefault(name, set()).add(str(json.loads(line).get("text") or ""))
-        texts = {name: own.pop() for name, own in given.items() if len(own) == 1}
-        for name, row in self.answers.items():
-            texts[name] = row["text"] if row["status"] == "labelled" else ""
-        return {name: text for name, text in texts.items() if text}
-
-    def write_manifest(self) -> None:
-        """Write `metadata.jsonl`, whole or not at all: its lines as they were, but for those that were answered. A
-        picture that nobody can read is in none."""
-        answers, lines, written = self.answers, [], set()
-        for name, line in self._lines:
-            if name not in answers:
+    def write_manifest(self, pending: Mapping[str, Mapping[str, Any]]) -> None:
+        """Write `metadata.jsonl`, whole or not at all: its lines as they are on disk now, but for those of pictures
+        that were answered since."""
+        lines, written = [], set()
+        for name, row, line in self._lines():
+            if name is None or name not in pending:
                 lines.append(line)
-            elif name not in written and answers[name]["status"] == "labelled":
-                lines.append(json.dumps({**json.loads(line), "text": answers[name]["text"]}, ensure_ascii=False))
+            elif name not in written:
                 written.add(name)
-        for name in sorted(answers.keys() - written):
-            if answers[name]["status"] == "labelled":
-                lines.append(json.dumps({"file_name": name, "text": answers[name]["text"]}, ensure_ascii=False))
+                lines += _after(name, row, pending[name])
+        for name in sorted(pending.keys() - written):
+            lines += _after(name, None, pending[name])
         tmp = self.root / ".metadata.jsonl.tmp"
-        tmp.write_text("".join(line + "\n" for line in lines), encoding="utf-8", errors="surrogateescape")
+        with tmp.open("w", encoding="utf-8", errors="surrogateescape", newline="\n") as file:
+            file.write("".join(line + "\n" for line in lines))
+            file.flush()
+            os.fsync(file.fileno())
         tmp.replace(self.root / "metadata.jsonl")
 
+    def written(self, these: Mapping[str, Mapping[str, Any]]) -> None:
+        """Note that these lines are in the manifest."""
+        self.pending = {name: row for name, row in self.pending.items() if these.get(name) is not row}
+        if not self.pending:
+            self.journal.append({"status": "written"})
 
-def _manifest_lines(root: Path) -> Iterator[tuple[str | None, str]]:
-    """The lines of a folder's manifest, as JSON, with the file that each names, None where it names none."""
-    path = root / "metadata.jsonl"
-    if path.exists():
-        for line in path.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
-            try:
-                name = json.loads(line)["file_name"]
-            except (ValueError, KeyError, TypeError):
-                name = None
-            yield (name if isinstance(name, str) else None), line
-    elif (path := root / "metadata.csv").exists():
-        for row in csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig"), newline="")):
-            yield row.get("file_name"), json.dumps({k: v for k, v in row.items() if k}, ensure_ascii=False)
+
+def _tidy(name: object) -> str | None:
+    """A file's name as manifests are read."""
+    return Path(os.path.normpath(name)).as_posix() if isinstance(name, str) and name and "\0" not in name else None
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    """A row as a line that can be written: as it is, or escaped where it holds what no UTF-8 can."""
+    line = json.dumps(row, ensure_ascii=False)
+    try:
+        line.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return json.dumps(row)
+    return line
+
+
+def _after(name: str, row: Row | None, answer: Mapping[str, Any]) -> list[str]:
+    """The line of a picture after an answer, or none."""
+    if answer["status"] == "unreadable":
+        return []
+    if answer["status"] == "undone":
+        return [_line(answer["was"])] if answer["was"] else []
+    return [_line({"file_name": name, **(row or answer.get("was") or {}), "text": answer["text"]})]
 
 
 @dataclass
@@ -127,7 +179,7 @@ class Picture:
     path: Path
     folder: Folder
     label: str | None  # that it has now
-    note: Mapping[str, Any] = field(default_factory=dict)  # the row of an audit
+    note: Mapping[str, Any]  # the row of an audit
     guess: Reading | None = None
     broken: str = ""  # why it cannot be opened
     answered: bool = False
@@ -152,21 +204,32 @@ class Desk:
         self.folders = [Folder(path) for path in dict.fromkeys(folders)]
         self.pictures: list[Picture] = []
         self.before = 0  # answered before
-        notes = {row["file_name"]: row for row in review or ()}
+        self.outside = 0  # links to elsewhere, which no manifest may name
+        by_path = {row["path"]: row for row in review or () if isinstance(row.get("path"), str)}
+        by_name = {row["file_name"]: row for row in review or () if not isinstance(row.get("path"), str)}
         for folder in self.folders:
-            answers, texts = folder.answers, folder.texts
+            resolved = folder.root.resolve()
             for path in list_pictures(folder.root):
                 name = path.relative_to(folder.root).as_posix()
-                if self.review and name not in notes:
+                note = by_path.get(str(path.resolve())) or by_name.get(name)
+                if self.review and note is None:
                     continue
-                answer = answers.get(name, {})
-                done = answer.get("review", False) if self.review else name in texts or bool(answer)
+                if not is_inside(path, resolved):
+                    self.outside += 1
+                    continue
+                answer, label = folder.answers.get(name), folder.texts.get(name)
+                unreadable = answer is not None and answer["status"] == "unreadable" and label is None
+                if self.review:  # what a review settled is settled, until its label is another one
+                    done = answer is not None and bool(answer.get("review")) and (answer["text"] == label)
+                else:
+                    done = label is not None or unreadable
                 if done:
                     self.before += 1
                 else:
-                    self.pictures.append(Picture(name, path, folder, texts.get(name), notes.get(name, {})))
-        place = {name: k for k, name in enumerate(notes)}
-        self.pictures.sort(key=lambda p: place.get(p.name, 0))
+                    shown = label if label is not None or note is None else note["text"]
+                    self.pictures.append(Picture(name, path, folder, shown, note or {}))
+        place = {id(row): k for k, row in enumerate(review or ())}
+        self.pictures.sort(key=lambda p: place.get(id(p.note), 0))
         self._lock = threading.Lock()
         self._undo: dict[str, list[tuple[int, bool]]] = {}  # of each tab: which picture, and whether it was skipped
         self._lately: deque[float] = deque()
@@ -181,30 +244,34 @@ class Desk:
                 try:
                     greys.append(reader.open(picture.path))
                     part.append(picture)
-                except PictureError as error:
-                    picture.broken = f"{error.kind}: {error}"
+                except (PictureError, OSError) as error:
+                    picture.broken = str(error)
             for picture, reading in zip(part, reader.read(greys, constraint), strict=True):
                 picture.guess = reading
+
+    def broken(self, i: int, why: str) -> None:
+        """Note that a picture cannot be opened: it is shown no more."""
+        self._picture(i).broken = why
 
     def _rank(self, own: tuple[int, Picture]) -> tuple[float, ...]:
         i, picture = own
         sure = picture.guess.confidence if picture.guess else 2.0  # what the reader has not come to yet is last
         return (picture.skips, i) if self.review else (picture.skips, sure, i)
 
-    def next(self, tab: str, count: int = 3) -> list[dict[str, Any]]:
+    def next(self, tab: str, count: int = 3) -> list[Row]:
         """The next pictures of a tab, which for a while are no other's; skipped ones come after all others."""
         with self._lock:
             now = time.monotonic()
-            free = [
+            free = (
                 (i, p) for i, p in enumerate(self.pictures)
                 if not p.answered and not p.broken and (p.tab in ("", tab) or p.until < now)
-            ]  # fmt: skip
-            chosen = sorted(free, key=self._rank)[:count]
+            )  # fmt: skip
+            chosen = heapq.nsmallest(count, free, key=self._rank)
             for _, picture in chosen:
                 picture.tab, picture.until = tab, now + LEASE
             return [self._shown(i) for i, _ in chosen]
 
-    def _shown(self, i: int) -> dict[str, Any]:
+    def _shown(self, i: int) -> Row:
         p, guess = self.pictures[i], self.pictures[i].guess
         return {
             "id": i, "name": p.name, "version": p.version, "label": p.label,
@@ -220,10 +287,10 @@ class Desk:
 
         Raises:
             Taken: the picture was answered elsewhere since it was shown.
-            UserError: no such picture, or a label that is none.
+            UserError: no such picture, a label that is none, or a journal that something else has changed.
         """
-        if text is not None and (not text or text != text.strip() or not text.isprintable()):
-            raise UserError("a label is one line of text, without spaces around it")
+        if text is not None and not fits(text):
+            raise UserError("a label is one line of text, without spaces around it and without unseen characters")
         with self._lock:
             picture = self._picture(i)
             if picture.version != version:
@@ -236,32 +303,37 @@ class Desk:
                 self._lately.append(time.monotonic())
             self._undo.setdefault(tab, []).append((i, skip))
 
-    def undo(self, tab: str) -> dict[str, Any] | None:
+    def undo(self, tab: str) -> Row | None:
         """Take a tab's last answer back, and show that picture again; None where there is none, or where another tab
         has answered that picture since."""
         with self._lock:
             while self._undo.get(tab):
-                i, skipped = self._undo[tab].pop()
+                i, skipped = self._undo[tab][-1]
                 picture = self.pictures[i]
-                if skipped and not picture.answered:
-                    picture.skips -= 1
-                elif not skipped and picture.answered:
-                    self._record(picture, "undone", None, 0.0)
-                    picture.answered = False
-                else:
-                    continue
-                picture.tab, picture.until = tab, time.monotonic() + LEASE
-                return self._shown(i)
+                if picture.answered != skipped:
+                    if skipped:
+                        picture.skips -= 1
+                    else:
+                        self._record(picture, "undone", None, 0.0)
+                        picture.answered = False
+                    self._undo[tab].pop()
+                    picture.tab, picture.until = tab, time.monotonic() + LEASE
+                    return self._shown(i)
+                self._undo[tab].pop()
             return None
 
     def _record(self, picture: Picture, status: str, text: str | None, seconds: float) -> None:
+        folder, name = picture.folder, picture.name
+        before = folder.answers[name]["was"] if status == "undone" else folder.rows.get(name)
         row = {
-            "file_name": picture.name, "status": status, "text": text, "guess": picture.guess and picture.guess.text,
-            "by": self.labeller, "seconds": round(seconds, 2), "review": self.review,
-            "at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "file_name": name, "status": status, "text": text, "was": before,
+            "guess": picture.guess and picture.guess.text, "by": self.labeller, "seconds": round(seconds, 2),
+            "review": self.review, "at": datetime.now(UTC).isoformat(timespec="seconds"),
         }  # fmt: skip
-        picture.folder.journal.append(row)
-        picture.folder.dirty = True
+        folder.journal.append(row)
+        folder.pending[name] = row
+        folder.answers.pop(name, None)
+        folder.answers |= standing([r for r in folder.journal.rows if r.get("file_name") == name])
         picture.version += 1
 
     def _picture(self, i: int) -> Picture:
@@ -277,28 +349,30 @@ class Desk:
         """
         return self._picture(i).path
 
-    def state(self) -> dict[str, Any]:
-        """How far it is: pictures in all, answered, broken and yet unread by the reader, and answers a minute."""
+    def state(self) -> Row:
+        """How far it is: pictures to label, answered, broken and yet unread by the reader, and answers a minute."""
         with self._lock:
             now = time.monotonic()
             while self._lately and self._lately[0] < now - LATELY:
                 self._lately.popleft()
             since = now - self._lately[0] if self._lately else 0.0
-            answered = self.before + sum(p.answered for p in self.pictures)
+            answered = sum(p.answered for p in self.pictures)
+            broken = sum(bool(p.broken) and not p.answered for p in self.pictures)
             return {
-                "total": self.before + len(self.pictures), "answered": answered,
-                "broken": sum(bool(p.broken) for p in self.pictures),
-                "unread": sum(p.guess is None and not p.broken for p in self.pictures),
+                "total": self.before + len(self.pictures), "answered": self.before + answered, "broken": broken,
+                "unread": sum(p.guess is None and not p.broken and not p.answered for p in self.pictures),
                 "a_minute": 60 * len(self._lately) / max(since, 5.0), "review": self.review,
             }  # fmt: skip
 
     def write_manifests(self) -> None:
-        """Write the manifests of folders in which something was answered since."""
+        """Bring what was answered into the manifests. One thread at a time; answers are taken meanwhile."""
         for folder in self.folders:
-            if folder.dirty:
+            with self._lock:
+                pending = dict(folder.pending)
+            if pending:
+                folder.write_manifest(pending)
                 with self._lock:
-                    folder.dirty = False
-                    folder.write_manifest()
+                    folder.written(pending)
 
 
 @contextmanager
@@ -319,8 +393,12 @@ def desk_of(
         desk = Desk(folders, review, labeller)
 
         def keep_written() -> None:
-            while not stop.wait(OFTEN):
-                desk.write_manifests()
+            pause = OFTEN
+            while not stop.wait(pause):
+                began = time.monotonic()
+                with suppress(OSError, UserError):  # a full disk, say: it is tried again, and told of at the end
+                    desk.write_manifests()
+                pause = max(OFTEN, SELDOM * (time.monotonic() - began))
 
         writer = threading.Thread(target=keep_written, daemon=True)
         writer.start()
@@ -340,6 +418,7 @@ class Merged:
     """What several labellers answered: the labels that they agree on, and what each said where they do not."""
 
     agreed: Mapping[str, str]
+    alone: int  # of those, which one labeller alone saw
     unreadable: tuple[str, ...]
     disagreed: Mapping[str, Mapping[str, str]]  # a picture's name -> labeller -> text, "" where it was unreadable
 
@@ -348,26 +427,25 @@ def merge_answers(journals: Sequence[Path]) -> Merged:
     """Merge what several labellers answered for the same pictures.
 
     Raises:
-        UserError: a journal that is none.
+        UserError: a journal that is none, or one that is named twice.
     """
     said: dict[str, dict[str, str]] = {}
+    if len({path.resolve() for path in journals}) < len(journals):
+        raise UserError("one labels.jsonl is named twice: it would agree with itself")
     for path in journals:
         if not path.is_file():
             raise UserError(f"{path}: no such file")
-        for row in answers_in(path).rows:
-            own = said.setdefault(row["file_name"], {})
-            own.pop(str(path), None)
-            if row["status"] != "undone":
-                own[str(path)] = row.get("text") or ""
+        for name, row in standing(answers_in(path).rows).items():
+            said.setdefault(name, {})[str(path)] = row.get("text") or ""
     agreed, unreadable, disagreed = {}, [], {}
     for name, own in sorted(said.items()):
         if len(set(own.values())) > 1:
             disagreed[name] = own
-        elif own and (text := next(iter(own.values()))):
+        elif text := next(iter(own.values())):
             agreed[name] = text
-        elif own:
+        else:
             unreadable.append(name)
-    return Merged(agreed, tuple(unreadable), disagreed)
+    return Merged(agreed, sum(len(said[name]) == 1 for name in agreed), tuple(unreadable), disagreed)
 
 
 def write_merged(merged: Merged, out: Path) -> None:
@@ -380,5 +458,5 @@ def write_merged(merged: Merged, out: Path) -> None:
         why = ", ".join(f"{by} says {text!r}" if text else f"{by} cannot read it" for by, text in said.items())
         doubts.append({"file_name": name, "text": first, "suggested": (others or [""])[0], "reasons": [why]})
     for file, lines in (("metadata.jsonl", rows), ("disagreements.jsonl", doubts)):
-        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in lines)
+        text = "".join(_line(row) + "\n" for row in lines)
         (out / file).write_text(text, encoding="utf-8", errors="surrogateescape")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import secrets
 import socket
 import threading
@@ -32,6 +33,13 @@ POLICY = (
 FILES = {"label.css": "text/css", "label.js": "text/javascript", "jetbrains-mono-latin-400-normal.woff2": "font/woff2"}
 
 Tab = Annotated[str, Field(min_length=1, max_length=64)]
+
+
+class Said(JSONResponse):
+    """JSON in ASCII: a file's name need not be UTF-8."""
+
+    def render(self, content: Any) -> bytes:
+        return json.dumps(content).encode()
 
 
 class Answer(BaseModel):
@@ -73,7 +81,7 @@ def make_app(desk: Desk, token: str | None = None) -> FastAPI:
 
     @app.exception_handler(UserError)
     async def refused(request: Request, error: UserError) -> Response:
-        return JSONResponse({"detail": str(error)}, status_code=400)
+        return Said({"detail": str(error)}, status_code=400)
 
     @app.get(f"/{token}/")
     def page() -> Response:
@@ -90,27 +98,28 @@ def make_app(desk: Desk, token: str | None = None) -> FastAPI:
         try:
             shown = open_picture(desk.path_of(i).read_bytes(), "RGB")
         except (PictureError, OSError) as error:
-            raise HTTPException(404, str(error)) from None
+            desk.broken(i, str(error))
+            raise HTTPException(410, str(error)) from None
         shown.thumbnail((LARGEST, LARGEST))
         png = io.BytesIO()
         shown.save(png, "PNG")  # whatever it is on disk, the browser gets a picture and nothing else
         return Response(png.getvalue(), media_type="image/png", headers={"Cache-Control": "private, max-age=3600"})
 
     @app.post(f"/{token}/next")
-    def following(asked: Asked) -> dict[str, Any]:
-        return {"pictures": desk.next(asked.tab), "state": desk.state()}
+    def following(asked: Asked) -> Response:
+        return Said({"pictures": desk.next(asked.tab), "state": desk.state()})
 
     @app.post(f"/{token}/answer")
     def answer(given: Answer) -> Response:
         try:
             desk.answer(given.tab, given.id, given.version, given.text, given.seconds, given.skip)
         except Taken as taken:
-            return JSONResponse({"label": str(taken)}, status_code=409)
-        return JSONResponse({"state": desk.state()})
+            return Said({"label": str(taken), "state": desk.state()}, status_code=409)
+        return Said({"state": desk.state()})
 
     @app.post(f"/{token}/undo")
-    def undo(asked: Asked) -> dict[str, Any]:
-        return {"picture": desk.undo(asked.tab), "state": desk.state()}
+    def undo(asked: Asked) -> Response:
+        return Said({"picture": desk.undo(asked.tab), "state": desk.state()})
 
     return app
 

@@ -54,10 +54,12 @@ def written(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
-        free = shutil.disk_usage(path.parent).free / 1e6
-        why = str(error).strip().splitlines()[0]
+        there = next(parent for parent in path.absolute().parents if parent.exists())
+        free = shutil.disk_usage(there).free / 1e6
+        why = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
-            f"{path} could not be written, {free:,.0f} MB are free there ({why}): make room and give the command again"
+            f"{path} could not be written, {free:,.0f} MB are free there ({why}): make room where that is it, and "
+            "give the command again"
         ) from None
 
 

@@ -41,7 +41,7 @@ def train_folds(
         UserError: readers are there already that were trained on other samples, or otherwise: they are not of these
             folds, and would read what they were trained on.
     """
-    trainings = []
+    trainings, out = [], out.resolve()  # however it is spelled the next time
     for k in range(len(parts)):
         data, without = out / f"data-{k}", left_out(k, len(parts), apart)
         others = [s for j, part in enumerate(parts) if j not in without for s in part]

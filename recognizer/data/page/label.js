@@ -7,10 +7,11 @@ const NAMES = {
   "6": "six", "G": "capital g", "b": "small b", "8": "eight", "B": "capital b", "9": "nine", "g": "small g", "q": "small q",
 };
 const UNSURE = 0.9;  // a character that the reader is less sure of is marked
-const tab = crypto.getRandomValues(new Uint32Array(4)).join("-");
+const tab = sessionStorage.tab ??= crypto.getRandomValues(new Uint32Array(4)).join("-");  // a reload is the same tab
+const mac = /Mac|iP(hone|ad)/.test(navigator.platform);  // where Alt types letters, and Control is free
 const at = (id) => document.getElementById(id);
 const pictures = new Map();  // fetched ahead: id -> Image
-let queue = [], shown = null, since = 0, busy = false, zoom = 3, state = {};
+let queue = [], shown = null, since = 0, busy = false, asked = 3, zoom = 3, state = {};
 
 async function ask(what, body) {
   for (let wait = 250; ; wait = Math.min(2 * wait, 4000)) {
@@ -18,9 +19,15 @@ async function ask(what, body) {
       const answer = await fetch(what, {
         method: "POST", headers: {"Content-Type": "application/json"}, body: JSON.stringify({tab, ...body}),
       });
+      if (answer.status === 404) {
+        say("This address is an old one: open the one that recognizer label prints.", true);
+        return new Promise(() => {});
+      }
       if (answer.status < 500) return {status: answer.status, ...(await answer.json())};
-    } catch { /* the server is away: nothing is lost, and it is asked again */ }
-    say("Nobody answers: is recognizer label still running? Trying again…", true);
+      say("The answer could not be saved: is the disk full? Trying again…", true);
+    } catch {  // the server is away: nothing is lost, and it is asked again
+      say("Nobody answers: is recognizer label still running? Trying again…", true);
+    }
     await new Promise((resolve) => setTimeout(resolve, wait));
   }
 }
@@ -70,7 +77,16 @@ function show(p, text) {
   at("done").hidden = !!p;
   if (!p) return finish();
   const image = pictures.get(p.id), place = at("picture");
-  place.onload = scale;
+  place.onload = () => { zoom = fitting(); scale(); };
+  place.onerror = function gone() {
+    if (busy) return setTimeout(gone, 100);
+    if (shown === p) {
+      once(async () => {
+        await forward();
+        say(`${p.name} cannot be opened: it is not asked again`, true);
+      });
+    }
+  };
   place.src = image ? image.src : `picture/${p.id}`;
   at("text").value = text ?? p.label ?? p.guess;
   at("name").textContent = p.name;
@@ -83,16 +99,24 @@ function show(p, text) {
 }
 
 function finish() {
-  const open = state.total - state.broken - state.answered;
-  at("end").textContent = open ? "Nothing is left for this tab" : "All pictures are answered";
+  const usable = state.total - state.broken, open = usable - state.answered;
+  at("end").textContent = open ? "Nothing is left for this tab" : usable ? "All pictures are answered" : "No picture can be opened";
   at("after").textContent = open ? `${open} are shown in other tabs, or were a short while ago.`
-    : "The labels are in metadata.jsonl beside the pictures. You may close this page and stop the command.";
-  if (open) setTimeout(async () => { if (!shown) { await more(); advance(); } }, 3000);
+    : state.answered ? "The labels are in metadata.jsonl beside the pictures. You may close this page and stop the command." : "";
+  at("end").focus();  // and not on the button: one Enter too many must take nothing back
+  if (open) setTimeout(() => once(async () => { if (!shown) { await more(); if (queue.length) advance(); else finish(); } }), 3000);
 }
 
 function advance() {
   say("");
   show(queue.shift() ?? null);
+}
+
+async function forward() {  // to the next picture, once this one is done with
+  pictures.delete(shown.id);
+  shown = null;
+  await more();
+  advance();
 }
 
 function spell() {
@@ -112,6 +136,11 @@ function spell() {
   }));
 }
 
+function fitting() {  // as large as was asked for, and the whole picture to be seen
+  const room = at("stage").clientWidth - 32;
+  return Math.min(asked, Math.max(room / at("picture").naturalWidth, 0.05));
+}
+
 function scale() {
   const image = at("picture");
   image.style.width = `${image.naturalWidth * zoom}px`;
@@ -128,12 +157,8 @@ const answered = (given) => once(async () => {
   if (!shown) return;
   const own = shown;
   const answer = await ask("answer", {id: own.id, version: own.version, seconds: (performance.now() - since) / 1000, ...given});
-  if (answer.status === 400 || answer.status === 422) return say(typeof answer.detail === "string" ? answer.detail : "not a label", true);
-  pictures.delete(own.id);
-  if (queue.length < 2) await more(); else progress(answer.state);
-  queue = queue.filter((p) => p.id !== own.id || given.skip);
-  if (!queue.length) await more();
-  advance();
+  if (answer.status >= 400 && answer.status !== 409) return say(typeof answer.detail === "string" ? answer.detail : "not a label", true);
+  await forward();
   if (answer.status === 409) {
     say(answer.label ? `${own.name} was answered in another tab: ${answer.label}` : `${own.name} was answered in another tab`, true);
   }
@@ -164,7 +189,7 @@ function suggest() {
   at("text").focus();
 }
 function resize(factor) {
-  zoom = Math.min(Math.max(zoom * factor, 0.5), 12);
+  asked = zoom = Math.min(Math.max(zoom * factor, 0.1), 12);
   scale();
 }
 
@@ -178,13 +203,18 @@ at("suggest").addEventListener("click", suggest);
 at("larger").addEventListener("click", () => resize(1.25));
 at("smaller").addEventListener("click", () => resize(0.8));
 document.addEventListener("keydown", (event) => {
-  const keys = {KeyU: () => answered({text: null}), KeyZ: undo, KeyS: suggest, Equal: () => resize(1.25), Minus: () => resize(0.8)};
-  if (event.key === "Escape" && shown) {
+  if (event.isComposing || event.keyCode === 229) return;  // the key is the input method's
+  const keys = {u: () => answered({text: null}), z: undo, s: suggest, "+": () => resize(1.25), "=": () => resize(1.25), "-": () => resize(0.8)};
+  const own = (mac ? event.ctrlKey && !event.altKey : event.altKey && !event.ctrlKey) && keys[event.key.toLowerCase()];
+  if (event.key === "Enter" && event.repeat) {
+    event.preventDefault();  // a key that is held answers one picture, and none that was not looked at
+  } else if (event.key === "Escape" && shown) {
     event.preventDefault();
-    answered({skip: true});
-  } else if (event.altKey && !event.ctrlKey && keys[event.code]) {
+    if (!event.repeat) answered({skip: true});
+  } else if (own) {
     event.preventDefault();
-    keys[event.code]();
+    if (!event.repeat || "+=-".includes(event.key)) own();
   }
 });
-more().then(advance);
+for (const key of mac ? document.querySelectorAll("kbd") : []) key.textContent = key.textContent.replace("Alt", "Ctrl");
+once(async () => { await more(); advance(); });
