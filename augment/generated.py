@@ -90,6 +90,7 @@ class Generated(ABC):
     """Pictures of a fitted generator."""
 
     name: ClassVar[str]
+    kin: ClassVar[tuple[str, ...]] = ()  # methods in whose shipped generator it may start, where it has none of its own
     Settings: ClassVar[type[Settings]] = GeneratedSettings
     needs_source: ClassVar[bool] = False
     exact_text: ClassVar[bool] = False
@@ -275,10 +276,12 @@ class Generated(ABC):
 
     @classmethod
     def _start(cls, settings: FitSettings) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]] | None:
-        shipped = SHIPPED / f"{cls.name}.safetensors"
-        if settings.start == "nothing" or (settings.start == "default" and not shipped.is_file()):
+        if settings.start == "nothing":
             return None
-        return load(shipped if settings.start == "default" else Path(settings.start), cls.name, others=True)
+        if settings.start != "default":
+            return load(Path(settings.start), cls.name, others=True)
+        shipped = [path for name in (cls.name, *cls.kin) if (path := SHIPPED / f"{name}.safetensors").is_file()]
+        return load(shipped[0], cls.name, others=True) if shipped else None
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from diffusers import DDPMScheduler, DPMSolverMultistepScheduler
 from safetensors.torch import load_file
 
 from augment.canvas import HEIGHT, Canvas, borders_of_boxes, canvas_width, columns, from_canvas, padded, to_canvas
-from augment.generated import load
+from augment.generated import SHIPPED, load
 from augment.judge import Judge, grey_of
 from augment.layout import Spacing
 from augment.method import Request
@@ -29,6 +30,7 @@ from recognizer import images
 from recognizer.charset import Charset
 from recognizer.errors import UserError
 from recognizer.images import open_picture
+from recognizer.reader import Reader
 from recognizer.samples import FolderWriter, Manifest, read_manifest
 from recognizer.training.checkpoint import TINY
 
@@ -258,6 +260,34 @@ def test_a_gan_starts_from_the_generator_of_an_autoencoder_and_diffusion_cannot(
     with pytest.raises(UserError, match="was fitted for vae: diffusion cannot start there"):
         load_learner("diffusion").fit(data, settings("diffusion", start=str(tmp_path / "vae")), tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+def test_a_gan_starts_from_the_shipped_autoencoder_where_none_of_its_own_is_shipped(
+    data: Manifest, tmp_path: Path
+) -> None:
+    own = settings("wgan", start="default", steps=1, learning_rate=1e-9)
+    load_learner("wgan").fit(data, own, tmp_path / "wgan")
+    shipped = load(SHIPPED / "vae.safetensors", "vae")[0]["generator"]
+    found = load(tmp_path / "wgan", "wgan")[0]["generator"]
+    assert all(torch.allclose(found[key], tensor, atol=2e-3) for key, tensor in shipped.items())
+
+
+def test_shipped_generators_draw_what_they_are_asked_for(tmp_path: Path) -> None:
+    files = sorted(SHIPPED.glob("*.safetensors"))
+    assert files and sum(file.stat().st_size for file in files) < 12_000_000
+    card, reader = (SHIPPED / "README.md").read_text(), Reader()
+    for file in files:
+        name = file.stem
+        assert f"`{name}.safetensors`" in card and not re.search(r'"/\w', json.dumps(load(file, name)[1])), (
+            "no path of ours"
+        )
+        words = ["--charset", "letters+digits", "--length", "4-6", "--count", 40, "--size", "96x32", "--seed", 5]
+        ended = augment("synthesize", "--method", name, *words, "--out", tmp_path / name)
+        assert ended.status == 0, ended.err
+        made = read_manifest(tmp_path / name)
+        readings = reader.read([reader.open(s.path) for s in made])
+        right = [r.text.casefold() == s.text.casefold() for r, s in zip(readings, made, strict=True)]
+        assert np.mean(right) > 0.75, name
 
 
 def test_what_no_generator_can_be_fitted_to_is_refused(data: Manifest, tmp_path: Path) -> None:
