@@ -195,7 +195,7 @@ def controls_cells(controls: Entry, row: Entry) -> list[str]:
     for name in controls["against"]:
         d = row["against"].get(name)
         points = "" if d is None else " ({:+.1f} to {:+.1f})".format(100 * d["low"], 100 * d["high"])
-        cells += ["", ""] if d is None else [f"{100 * d['mean']:+.1f}{points}", p_value(d["p"])]
+        cells += ["", ""] if d is None else [f"{100 * d['mean']:+.1f}{points}", p_value(d["p"]).removeprefix("= ")]
     return cells
 
 
