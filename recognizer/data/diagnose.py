@@ -21,7 +21,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeClassifier
 
-from recognizer.data.copies import near_pairs
+from recognizer.data.copies import MOST, near_pairs
 from recognizer.images import PictureError, open_picture
 from recognizer.reader import Reader
 from recognizer.samples import Sample
@@ -117,6 +117,10 @@ def describe(samples: Sequence[Sample], held_out: Sequence[Sample] = ()) -> Desc
         [(samples[i].name, samples[j].name, samples[i].text != samples[j].text) for i, j, _ in near_pairs(samples)],
     )  # fmt: skip
     found.findings += _findings(found)
+    if (total := len(samples) + len(held_out)) > MOST:
+        found.findings.append(Finding(
+            f"copies were looked for among the first {MOST:,} of {total:,} pictures", "diagnose part of them: --limit"
+        ))  # fmt: skip
     if held_out:
         both, n = [*samples, *held_out], len(samples)
         leaks = {j - n for i, j, _ in near_pairs(both) if i < n <= j}
