@@ -541,7 +541,9 @@ def diagnose(
     if manifest.problems:
         print(problem_table(manifest.problems, len(manifest) + len(manifest.problems)), file=sys.stderr)
     described = describe(manifest.samples, held_out.samples)
-    wrong, tests = misread_by(Reader(model), manifest.samples)
+    if not described.samples:
+        raise UserError(f"{manifest.source}: no picture can be opened")
+    wrong, tests = misread_by(Reader(model), described)
     reader = "the default reader" if model is None else str(model)
     print_described(described, signal(manifest.samples), reader, wrong, tests)
 

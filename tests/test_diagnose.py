@@ -31,7 +31,7 @@ def samples(folder: Path) -> list[Sample]:
 
 def test_what_is_in_the_pictures_is_counted(samples: list[Sample]) -> None:
     found = describe(samples)
-    assert (found.samples, found.unopened) == (90, 0)
+    assert (len(found.samples), found.unopened) == (90, 0)
     assert dict(found.sizes) == {(80, 32): 89, (96, 32): 1} and dict(found.lengths) == {4: 89, 5: 1}
     assert found.by_position[0] == {"7": 90} and found.characters["7"] == 90 and found.characters["9"] == 1
     assert set(found.features["pixels a character"]) == {20.0, 96 / 5} and np.all(found.features["saturation"] == 0)
@@ -74,6 +74,7 @@ def test_a_signal_is_found_and_in_shuffled_labels_none(samples: list[Sample], se
 
 def test_too_few_pictures_are_no_signal(samples: list[Sample]) -> None:
     assert not signal(samples[:9]).found
+    assert not signal([replace(s, text="7777") for s in samples]).found, "one character alone is none either"
 
 
 def test_crops_part_the_ink_evenly(tmp_path: Path) -> None:
@@ -125,5 +126,10 @@ def test_the_command_tells_it_in_words(folder: Path, tmp_path: Path) -> None:
     assert lines[0] == "pictures    90, of 2 sizes: 80 x 32: 89, 96 x 32: 1" and lines[1] == "lengths     4: 89, 5: 1"
     assert "there is a signal to learn (p < .001)" in ended.out and "by the default reader: " in ended.out
     assert "problem     90 of 90 pictures to test on are nearly the same as one to train on" in lines
+    few = draw_folder(tmp_path / "few", ["01", "12"], 0)
+    assert "whether there is a signal is not told" in recognizer("diagnose", few).out
+    (few / "000.png").write_bytes(b"no picture")
+    (few / "001.png").write_bytes(b"no picture")
+    assert "no picture can be opened" in refusal(recognizer("diagnose", few))
     (tmp_path / "metadata.jsonl").write_text("")
     assert "no sample is left" in refusal(recognizer("diagnose", tmp_path))

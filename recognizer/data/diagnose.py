@@ -66,15 +66,20 @@ class Signal:
     p: float
 
     @property
+    def enough(self) -> bool:
+        """Whether there was anything to tell apart."""
+        return not math.isnan(self.logistic)
+
+    @property
     def found(self) -> bool:
         return self.p < SURE
 
 
 @dataclass
 class Described:
-    """What is in some labelled pictures."""
+    """What is in some labelled pictures, those that can be opened."""
 
-    samples: int
+    samples: Sequence[Sample]
     unopened: int
     sizes: Counter[tuple[int, int]]
     lengths: Counter[int]
@@ -109,26 +114,24 @@ def describe(samples: Sequence[Sample], held_out: Sequence[Sample] = ()) -> Desc
     for text in texts:
         for k, c in enumerate(text):
             positions.setdefault(k, Counter())[c] += 1
-    names = list(opened[0][1]) if opened else []
+    names, n = (list(opened[0][1]) if opened else []), len(samples)
+    pairs = near_pairs([*samples, *held_out])
     found = Described(
-        len(opened), len(samples) - len(opened), Counter((int(f["width"]), int(f["height"])) for _, f in opened),
+        [s for s, _ in opened], n - len(opened), Counter((int(f["width"]), int(f["height"])) for _, f in opened),
         Counter(map(len, texts)), Counter(c for t in texts for c in t), positions,
         {name: np.array([f[name] for _, f in opened]) for name in names},
-        [(samples[i].name, samples[j].name, samples[i].text != samples[j].text) for i, j, _ in near_pairs(samples)],
+        [(samples[i].name, samples[j].name, samples[i].text != samples[j].text) for i, j, _ in pairs if j < n],
     )  # fmt: skip
     found.findings += _findings(found)
-    if (total := len(samples) + len(held_out)) > MOST:
+    if (total := n + len(held_out)) > MOST:
         found.findings.append(Finding(
             f"copies were looked for among the first {MOST:,} of {total:,} pictures", "diagnose part of them: --limit"
         ))  # fmt: skip
-    if held_out:
-        both, n = [*samples, *held_out], len(samples)
-        leaks = {j - n for i, j, _ in near_pairs(both) if i < n <= j}
-        if leaks:
-            found.findings.append(Finding(
-                f"{len(leaks)} of {len(held_out)} pictures to test on are nearly the same as one to train on",
-                "take them out of one of the two: what is read in them says nothing", True,
-            ))  # fmt: skip
+    if leaks := {j for i, j, _ in pairs if i < n <= j}:
+        found.findings.append(Finding(
+            f"{len(leaks)} of {len(held_out)} pictures to test on are nearly the same as one to train on",
+            "take them out of one of the two: what is read in them says nothing", True,
+        ))  # fmt: skip
     return found
 
 
@@ -164,7 +167,7 @@ def _findings(d: Described) -> list[Finding]:
         found.append(Finding(
             f"{same} pairs of pictures are nearly the same", "a split may put one to train and one to test: drop one"
         ))  # fmt: skip
-    if d.samples and len(d.lengths) > 1 and min(d.lengths.values()) == 1:
+    if len(d.lengths) > 1 and min(d.lengths.values()) == 1:
         once = sorted(k for k, n in d.lengths.items() if n == 1)
         found.append(Finding(
             f"labels of {', '.join(map(str, once))} characters are seen once", "are they right? recognizer audit-labels"
@@ -213,20 +216,14 @@ def bears_on(features: Mapping[str, NDArray[np.float64]], texts: Sequence[str], 
     return corrected
 
 
-def misread_by(reader: Reader, samples: Sequence[Sample]) -> tuple[list[bool], list[Test]]:
-    """Which samples a reader misreads, whatever their case, of those that can be opened; and what bears on that."""
-    opened: list[tuple[Sample, dict[str, float]]] = []
+def misread_by(reader: Reader, d: Described) -> tuple[list[bool], list[Test]]:
+    """Which of some described samples a reader misreads, whatever their case; and what bears on that."""
     wrong: list[bool] = []
-    for k in range(0, len(samples), 256):
-        greys = []
-        for sample in samples[k : k + 256]:
-            with suppress(PictureError):
-                greys.append(reader.open(data := sample.read_bytes()))
-                opened.append((sample, features_of(open_picture(data, "RGB"), sample.text)))
-        texts = [s.text.casefold() for s, _ in opened[len(wrong) :]]
-        wrong += [r.text.casefold() != text for r, text in zip(reader.read(greys), texts, strict=True)]
-    features = {name: np.array([f[name] for _, f in opened]) for name in (opened[0][1] if opened else ())}
-    return wrong, bears_on(features, [s.text for s, _ in opened], wrong)
+    for k in range(0, len(d.samples), 256):
+        part = d.samples[k : k + 256]
+        readings = reader.read([reader.open(s.read_bytes()) for s in part])
+        wrong += [r.text.casefold() != s.text.casefold() for r, s in zip(readings, part, strict=True)]
+    return wrong, bears_on(d.features, [s.text for s in d.samples], wrong)
 
 
 def print_described(
@@ -234,7 +231,7 @@ def print_described(
 ) -> None:
     """What `recognizer diagnose` prints."""
     sizes = ", ".join(f"{w} x {h}: {n}" for (w, h), n in d.sizes.most_common(4)) + (", ..." if len(d.sizes) > 4 else "")
-    print(f"pictures    {d.samples}, of {len(d.sizes)} sizes: {sizes}")
+    print(f"pictures    {len(d.samples)}, of {len(d.sizes)} sizes: {sizes}")
     print(f"lengths     {', '.join(f'{k}: {n}' for k, n in sorted(d.lengths.items()))}")
     common = d.characters.most_common()
     print(f"characters  {len(common)}: {''.join(sorted(d.characters))}")
@@ -247,8 +244,12 @@ def print_described(
     signal_or_not = (
         "there is a signal to learn" if found.found else "no signal: do pictures and labels belong together?"
     )
-    print(f"a baseline  {found.logistic:.1%} of characters told from crops of equal width, {found.tree:.1%} by a tree,")
-    print(f"            {found.shuffled:.1%} where labels are shuffled: {signal_or_not} (p {_p(found.p)})")
+    if found.enough:
+        print(f"a baseline  {found.logistic:.1%} of {found.crops:,} characters told from crops of equal width,")
+        print(f"            {found.tree:.1%} by a tree, {found.shuffled:.1%} where labels are shuffled:")
+        print(f"            {signal_or_not} (p {_p(found.p)})")
+    else:
+        print(f"a baseline  needs two characters that {FEW} pictures each show: whether there is a signal is not told")
     if wrong:
         print(f"misread     by {reader}: {sum(wrong)} of {len(wrong)}, whatever their case")
     surest = {test.feature: test for test in reversed(tests) if test.p < 0.01}  # one test of each feature
@@ -309,7 +310,8 @@ def signal(samples: Sequence[Sample], seed: int = 0) -> Signal:
             rows += own
             owner += [len(texts)] * len(own)
             texts.append(samples[i].text)
-    if len(texts) < 10:
+    held = Counter(c for t in texts for c in set(t))
+    if sum(n >= FEW for n in held.values()) < 2:
         return Signal(len(rows), len(texts), math.nan, math.nan, math.nan, 1.0)
     x, groups = np.stack(rows), np.array(owner)
     folds = GroupKFold(5)

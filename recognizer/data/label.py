@@ -332,8 +332,11 @@ class Desk:
         }  # fmt: skip
         folder.journal.append(row)
         folder.pending[name] = row
-        folder.answers.pop(name, None)
-        folder.answers |= standing([r for r in folder.journal.rows if r.get("file_name") == name])
+        if status == "undone":
+            del folder.answers[name]
+            folder.answers |= standing([r for r in folder.journal.rows if r.get("file_name") == name])
+        else:
+            folder.answers[name] = row
         picture.version += 1
 
     def _picture(self, i: int) -> Picture:
@@ -361,7 +364,7 @@ class Desk:
             return {
                 "total": self.before + len(self.pictures), "answered": self.before + answered, "broken": broken,
                 "unread": sum(p.guess is None and not p.broken and not p.answered for p in self.pictures),
-                "a_minute": 60 * len(self._lately) / max(since, 5.0), "review": self.review,
+                "a_minute": 60 * len(self._lately) / max(since, 5.0),
             }  # fmt: skip
 
     def write_manifests(self) -> None:

@@ -90,6 +90,7 @@ function show(p, text) {
   place.src = image ? image.src : `picture/${p.id}`;
   at("text").value = text ?? p.label ?? p.guess;
   at("name").textContent = p.name;
+  at("sure").textContent = p.confidence === null ? "" : `the reader is ${Math.round(100 * p.confidence)} % sure of ${p.guess || "nothing"}`;
   at("suggest").hidden = !p.suggested;
   at("why").textContent = p.reasons.length ? `Why it is doubted: ${p.reasons.join("; ")}` : "";
   spell();
