@@ -131,5 +131,8 @@ def test_wrong_labels_come_first_in_the_list_and_nothing_is_changed(tmp_path: Pa
     assert {row["file_name"]: (row["text"], row["suggested"]) for row in found[:2]} == wrong
     assert f"{len(found)} of 72 labels are doubted" in ended.out and found[0]["file_name"] in ended.out
     assert {path.name: path.read_bytes() for path in data.iterdir()} == before
+    readers = {path: path.stat().st_mtime_ns for path in (tmp_path / "audit/folds").rglob("weights.safetensors")}
+    assert len(readers) == 3 and recognizer(*words, "--from", "tiny").out == ended.out
+    assert all(path.stat().st_mtime_ns == at for path, at in readers.items()), "what is trained is used again"
     again = recognizer(*words, "--from", "nothing")
     assert again.status == 2 and "was trained with other settings: name a new folder" in again.err

@@ -18,6 +18,7 @@ from recognizer.errors import UserError
 from recognizer.readings import Reading, label_margin
 from recognizer.samples import Manifest, Problem, Sample
 from recognizer.settings import make
+from recognizer.training.checkpoint import find_start
 from recognizer.training.folds import folds_of, read_folds, train_folds
 from recognizer.training.train import TrainSettings
 
@@ -62,7 +63,8 @@ def audit(
         UserError: too few samples for the folds.
     """
     charset = Charset.of(data.texts).characters
-    asked = make(TrainSettings, {"start": start, "charset": charset, "seed": seed}, "audit")
+    size = find_start(start, None)[1]  # as a training writes it down: so its readers are known again
+    asked = make(TrainSettings, {"start": start, "size": size, "charset": charset, "seed": seed}, "audit")
     seen = pictures or max(PASSES * len(data), 10_000)
     parts = folds_of(data.samples, folds, seed)
     readers = train_folds(asked.model_copy(update={"pictures": seen}), parts, out / "folds", jobs, APART)
