@@ -468,8 +468,7 @@ def label(
     browser: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
 ) -> None:
     """Label pictures in a page on this machine: a reader fills in what it sees, you accept or correct it."""
-    from recognizer.data.audit import read_doubts
-    from recognizer.data.label import desk_of
+    from recognizer.data.label import desk_of, read_doubts
     from recognizer.data.label_page import serve
     from recognizer.reader import Reader, constraint_of
 

@@ -11,8 +11,9 @@ import pytest
 from conftest import draw_folder, random_labels, recognizer
 from PIL import Image
 
-from recognizer.data.audit import Doubt, doubts, oddities, read_doubts
+from recognizer.data.audit import Doubt, doubts, oddities
 from recognizer.data.copies import near_pairs
+from recognizer.data.label import read_doubts
 from recognizer.errors import UserError
 from recognizer.readings import Reading
 from recognizer.samples import Sample, read_manifest

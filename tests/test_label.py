@@ -21,8 +21,7 @@ from conftest import Trained, draw_folder, random_labels, recognizer, refusal
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from recognizer.data.audit import read_doubts
-from recognizer.data.label import JOURNAL, Desk, Taken, desk_of, merge_answers, standing
+from recognizer.data.label import JOURNAL, Desk, Taken, desk_of, merge_answers, read_doubts, standing
 from recognizer.data.label_page import make_app
 from recognizer.errors import UserError
 from recognizer.reader import Reader

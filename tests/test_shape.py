@@ -112,6 +112,16 @@ def test_a_reader_works_where_the_train_extra_is_not_installed() -> None:
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
+def test_the_labelling_page_opens_where_the_train_extra_is_not_installed(tmp_path: Path) -> None:
+    """Through the command: the folder is empty, and that is all that is wrong."""
+    program = (
+        f"import sys; sys.modules.update(dict.fromkeys({sorted(TRAIN_EXTRA)!r})); sys.argv[1:] = ['label', '.']; "
+        "from recognizer.cli import app; app()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (2, "error: .: no picture is there\n")
+
+
 def test_two_files_train_and_no_more() -> None:
     loops = calls("backward")
     assert set(loops) <= {"recognizer/training/train.py", "augment/fit.py"}

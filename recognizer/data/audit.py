@@ -14,7 +14,6 @@ import numpy as np
 
 from recognizer.charset import Charset
 from recognizer.data.copies import near_pairs
-from recognizer.errors import UserError
 from recognizer.readings import Reading, label_margin
 from recognizer.samples import Manifest, Problem, Sample
 from recognizer.settings import make
@@ -122,22 +121,3 @@ def write_doubts(found: Iterable[Doubt], path: Path) -> None:
     """Write doubts as JSON lines."""
     lines = "".join(json.dumps(doubt.row(), ensure_ascii=False) + "\n" for doubt in found)
     path.write_text(lines, encoding="utf-8", errors="surrogateescape")  # a file's name need not be UTF-8
-
-
-def read_doubts(path: Path) -> list[dict[str, Any]]:
-    """The lines of an audit.
-
-    Raises:
-        UserError: no such file, or none that an audit wrote.
-    """
-    try:
-        rows = [
-            json.loads(line) for line in path.read_text(encoding="utf-8", errors="surrogateescape").split("\n") if line
-        ]
-        if any(not isinstance(row["file_name"], str) or not isinstance(row["text"], str) for row in rows):
-            raise TypeError
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"{path} is no list that recognizer audit-labels wrote") from None
-    return rows

@@ -79,6 +79,25 @@ def fits(text: str) -> bool:
     return bool(text) and text == text.strip() and not unseen
 
 
+def read_doubts(path: Path) -> list[dict[str, Any]]:
+    """The lines of an audit.
+
+    Raises:
+        UserError: no such file, or none that an audit wrote.
+    """
+    try:
+        rows = [
+            json.loads(line) for line in path.read_text(encoding="utf-8", errors="surrogateescape").split("\n") if line
+        ]
+        if any(not isinstance(row["file_name"], str) or not isinstance(row["text"], str) for row in rows):
+            raise TypeError
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{path} is no list that recognizer audit-labels wrote") from None
+    return rows
+
+
 class Folder:
     """A folder of pictures: its manifest, and the journal of answers that are on their way there."""
 
