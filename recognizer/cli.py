@@ -566,6 +566,8 @@ def audit_labels(
     from recognizer.samples import merge, printable, problem_table, read_manifest
 
     manifest = merge([read_manifest(path, label_pattern) for path in data])
+    if any(out.resolve().is_relative_to(path.resolve()) for path in data):
+        raise UserError(f"{out} lies among the pictures, and what is written there would be one of them: name another")
     found, problems = audit(manifest, out, jobs, start, folds, pictures, seed)
     write_doubts(found, out / "audit.jsonl")
     print(f"{len(found)} of {len(manifest)} labels are doubted; they are in {out / 'audit.jsonl'}, the surest first")

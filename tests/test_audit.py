@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import draw_folder, random_labels, recognizer
+from conftest import draw_folder, random_labels, recognizer, refusal
 from PIL import Image
 
 from recognizer.data.audit import Doubt, doubts, oddities
@@ -135,5 +135,6 @@ def test_wrong_labels_come_first_in_the_list_and_nothing_is_changed(tmp_path: Pa
     readers = {path: path.stat().st_mtime_ns for path in (tmp_path / "audit/folds").rglob("weights.safetensors")}
     assert len(readers) == 3 and recognizer(*words, "--from", "tiny").out == ended.out
     assert all(path.stat().st_mtime_ns == at for path, at in readers.items()), "what is trained is used again"
+    assert "lies among the pictures" in refusal(recognizer("audit-labels", data, "--out", data / "audit"))
     again = recognizer(*words, "--from", "nothing")
     assert again.status == 2 and "was trained with other settings: name a new folder" in again.err

@@ -22,6 +22,8 @@ def folds_of(samples: Sequence[Sample], folds: int, seed: int = 0) -> list[list[
     Raises:
         UserError: fewer than 2 folds, or fewer samples than folds need.
     """
+    if len(samples) < 4:
+        raise UserError(f"{len(samples)} samples are too few to be read out of folds: label 4 at least")
     if not 2 <= folds <= len(samples) // 2:
         raise UserError(f"{len(samples)} samples cannot be read out of {folds} folds: give 2 to {len(samples) // 2}")
     return split(samples, [1.0] * folds, seed)
