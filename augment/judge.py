@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from augment.canvas import Canvas
 from recognizer.charset import Charset
-from recognizer.images import COLOUR, LUMA, STRIDE
+from recognizer.images import COLOUR, LUMA, STRIDE, text_parts
 from recognizer.training.batches import normalised
 from recognizer.training.checkpoint import build, read_weights
 
@@ -43,7 +43,9 @@ class Judge(nn.Module):
         grey = grey_of((pictures * 0.5 + 0.5) * 255)
         h, w = grey.shape[2:]
         width = -(-self.frame.width_of(w, h) // STRIDE) * STRIDE
-        if (h, w) != (self.frame.height, width):
+        if self.frame.trim:
+            grey = text_of(grey, self.frame.height, width)
+        elif (h, w) != (self.frame.height, width):
             grey = F.interpolate(grey, (self.frame.height, width), mode="bilinear", align_corners=False)
         self.network.eval()
         logits = self.network(normalised(grey))[self.head]
@@ -59,6 +61,19 @@ class Judge(nn.Module):
             zero_infinity=True,
         )
         return loss / canvas.lengths, -(held.exp() * held).sum(-1).mean(1)
+
+
+def text_of(greys: Tensor, height: int, width: int) -> Tensor:
+    """Of grey pictures (N, 1, H, W) of 0 to 255 the parts in which their texts stand, at one size, with gradients."""
+    seen = greys.detach()[:, 0].clamp(0, 255).round().byte().cpu().numpy()
+    left, top, right, bottom = torch.from_numpy(text_parts(seen)).to(greys).unbind(1)
+    none = torch.zeros_like(left)
+    turn = [
+        torch.stack([right - left, none, left + right - 1], 1),
+        torch.stack([none, bottom - top, top + bottom - 1], 1),
+    ]
+    grid = F.affine_grid(torch.stack(turn, 1), [len(greys), 1, height, width], align_corners=False)
+    return F.grid_sample(greys, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
 def grey_of(pictures: Tensor) -> Tensor:

@@ -80,17 +80,17 @@ class Aligner:
             if centred is None:
                 found.append(None)
                 continue
-            centres, sure = centred
-            scale = picture.width / self.reader.frame.width_of(picture.width, picture.height)
+            centres, sure, scale = centred
             centres = np.clip(centres - self.offset * scale, 0, picture.width)
             found.append(Layout(text, centres, borders(picture, centres), sure))
         return found
 
     def _centres(
         self, pictures: Sequence[Image.Image], texts: Sequence[str]
-    ) -> list[tuple[NDArray[np.float64], NDArray[np.float64]] | None]:
-        """For each picture where its characters' frames stand, in its pixels, and how sure they are."""
-        found: list[tuple[NDArray[np.float64], NDArray[np.float64]] | None] = []
+    ) -> list[tuple[NDArray[np.float64], NDArray[np.float64], float] | None]:
+        """For each picture where its characters' frames stand, in its pixels, how sure they are, and how many of its
+        pixels one of the reader's is wide."""
+        found: list[tuple[NDArray[np.float64], NDArray[np.float64], float] | None] = []
         for picture, text in zip(pictures, texts, strict=True):
             if not text or any(c not in self.reader.charset for c in text):
                 found.append(None)
@@ -103,14 +103,15 @@ class Aligner:
                 found.append(None)
                 continue
             # what was padded on the right is no part of the picture
-            scale = picture.width / self.reader.frame.width_of(picture.width, picture.height)
+            left, top, right, bottom = self.reader.frame.part(picture)
+            scale = (right - left) / self.reader.frame.width_of(right - left, bottom - top)
             centres, sure = np.empty(len(ids)), np.empty(len(ids))
             for k, (i, (first, end)) in enumerate(zip(ids, frames, strict=True)):
                 held = log_probs[first:end, i].astype(np.float64)
                 weight = np.exp(held - held.max())
                 centres[k] = (np.arange(first, end) + 0.5) @ weight / weight.sum()
                 sure[k] = np.exp(held.max())
-            found.append((centres * STRIDE * scale, sure))
+            found.append((left + centres * STRIDE * scale, sure, scale))
         return found
 
     def _calibrate(self) -> float:
@@ -129,11 +130,10 @@ class Aligner:
         raw = self._centres([Image.fromarray(g) for g in greys], texts)
         for text, centred, boxes in zip(texts, raw, rendered.boxes.numpy(), strict=True):
             if centred is not None:
-                centres, sure = centred
+                centres, sure, scale = centred
                 true = (boxes[: len(text), 0] + boxes[: len(text), 2]) / 2
-                off += (centres - true)[sure > 0.5].tolist()
-        scale = self.reader.frame.width_of(*size) / size[0]
-        return float(np.median(off)) * scale if len(off) >= 20 else 0.0
+                off += ((centres - true)[sure > 0.5] / scale).tolist()
+        return float(np.median(off)) if len(off) >= 20 else 0.0
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from augment.methods.render import Render, RenderSettings
 from augment.style import Dice
 from recognizer.charset import NAMED, Charset
 from recognizer.errors import UserError
-from recognizer.images import Frame
+from recognizer.images import Frame, text_parts
 from recognizer.settings import Settings, make
 from recognizer.training.batches import Batch, normalised
 
@@ -49,6 +49,7 @@ class StreamSettings(Settings):
     easy: float = Field(0.25, ge=0, le=1)  # the difficulty at the start
     climb: float = Field(0.15, ge=0, le=1)  # share of the run in which it rises to 1
     package: float = Field(0.12, ge=0, le=1)  # share of the pictures that the `captcha` package draws
+    trimmed: float = Field(0.85, ge=0, le=1)  # share of which only the part is shown in which the text stands
 
 
 class Stream:
@@ -104,12 +105,15 @@ class Stream:
         size = (round(width * self._height / 32), self._height)
         scale = height / 32 * self._height / 32
         drawn_size = (round(width * share * scale), round(32 * scale))
-        pictures = self._render.draw(texts, seeds, drawn_size, 1, device, difficulty, layout=False).pictures
-        pictures = _resized(pictures, size)
+        drawn = self._render.draw(texts, seeds, drawn_size, 1, device, difficulty, layout=False).pictures
+        trimmed = dice.chance(self.settings.trimmed)
+        pictures = _resized(drawn, size)
         packaged = self._package(dice, texts, seeds, width * share / 32)
         if packaged:
             rows = torch.tensor(list(packaged), device=device)
             pictures[rows] = torch.cat([_resized(picture, size) for picture in packaged.values()]).to(device)
+        for row in np.flatnonzero(trimmed).tolist():
+            pictures[row] = _text_of(packaged[row].to(device) if row in packaged else drawn[row, None], size)[0]
         targets = torch.zeros(len(texts), max(lengths), dtype=torch.long)
         for row, text in zip(targets, texts, strict=True):
             row[: len(text)] = torch.tensor(self._charset.encode(text))
@@ -138,6 +142,15 @@ class Stream:
                 continue
             found[row] = torch.from_numpy(np.array(picture.convert("L"))).float()[None, None] / 255
         return found
+
+
+def _text_of(picture: Tensor, size: tuple[int, int]) -> Tensor:
+    """The part of a picture (1, 1, H, W) in which its text stands, at a size (width, height)."""
+    h, w = picture.shape[2:]
+    small = _resized(picture, (max(round(w * 32 / h), 1), 32))
+    ((x0, y0, x1, y1),) = text_parts((small[0] * 255).round().byte().cpu().numpy()).tolist()
+    left, top = int(x0 * w), int(y0 * h)
+    return _resized(picture[..., top : max(round(y1 * h), top + 1), left : max(round(x1 * w), left + 1)], size)
 
 
 def _resized(pictures: Tensor, size: tuple[int, int]) -> Tensor:

@@ -21,7 +21,11 @@ WIDTH_STEP = 16
 MAX_PIXELS = 16_000_000
 LUMA = (0.299, 0.587, 0.114)  # what Pillow weighs red, green and blue with
 COLOUR = 0.7  # share of the most telling channel in a picture's grey; the rest is luminance
+LEFT_OUT = 0.02  # share of the ink beyond each side of a text's part of a picture: dots, ends of strokes
+BESIDE, ABOVE = 0.4, 0.15  # margins of that part, in heights of the ink
+SHORTEST = 2.0  # widths of that part to its height, at least, where the picture has them
 Grey = NDArray[np.uint8]
+Part = tuple[float, float, float, float]  # left, top, right, bottom, pixels
 
 
 class PictureError(Exception):
@@ -99,40 +103,87 @@ class Frame:
     """The size that a reader takes, in pixels.
 
     `min_width` is what its longest text needs: a narrower picture is stretched to it. A picture wider than `max_width`
-    is squeezed to it.
+    is squeezed to it. With `trim` the reader sees only the part in which the text stands.
     """
 
     height: int = 32
     min_width: int = 64
     max_width: int = 512
+    trim: bool = False
 
     @classmethod
-    def for_texts(cls, longest: int, height: int = 32, max_width: int = 512) -> Frame:
+    def for_texts(cls, longest: int, height: int = 32, max_width: int = 512, trim: bool = False) -> Frame:
         """The frame in which texts of up to `longest` characters have four output frames for each."""
-        return cls(height, min(max(4 * STRIDE * longest, WIDTH_STEP), max_width), max_width)
+        return cls(height, min(max(4 * STRIDE * longest, WIDTH_STEP), max_width), max_width, trim)
 
-    def width_of(self, width: int, height: int) -> int:
-        """The width that a picture of `width` x `height` pixels is resized to, before padding."""
+    def part(self, picture: Image.Image) -> Part:
+        """The part of a picture in "L" or "RGB" that `fit` shows, in its pixels: all of it, or that of its text."""
+        whole = (0.0, 0.0, float(picture.width), float(picture.height))
+        if not self.trim:
+            return whole
+        part = self._closer(picture, whole)
+        small = part[3] - part[1] < picture.height / 2  # a line of a large picture is found roughly at first
+        return self._closer(picture, part) if small else part
+
+    def _closer(self, picture: Image.Image, part: Part) -> Part:
+        left, top, right, bottom = part
+        width = min(max(round((right - left) * self.height / (bottom - top)), 1), self.max_width)
+        ((x0, y0, x1, y1),) = text_parts(_resized(picture, (width, self.height), part)[None]).tolist()
+        return (left + (right - left) * x0, top + (bottom - top) * y0,
+                left + (right - left) * x1, top + (bottom - top) * y1)  # fmt: skip
+
+    def width_of(self, width: float, height: float) -> int:
+        """The width that a part of `width` x `height` pixels is resized to, before padding."""
         return min(max(round(width * self.height / height), self.min_width), self.max_width)
 
-    def padded_width_of(self, width: int, height: int) -> int:
-        """`width_of`, rounded up to a multiple of `WIDTH_STEP`."""
-        return -(-self.width_of(width, height) // WIDTH_STEP) * WIDTH_STEP
-
     def fit(self, picture: Image.Image) -> Grey:
-        """A grey picture (`grey_of`) of one in "L" or "RGB" at the reader's height, its right side padded with the
-        median of its border, uint8 (H, W)."""
-        width = self.width_of(*picture.size)
-        # BILINEAR with Pillow's antialiasing: reducing first would alias thin strokes
-        small = np.asarray(picture.resize((width, self.height), Image.Resampling.BILINEAR))
-        if small.ndim == 3:
-            small = grey_of(small)
+        """The part that it shows of a picture in "L" or "RGB", grey (`grey_of`), at the reader's height, its right side
+        padded with the median of its border, uint8 (H, W)."""
+        left, top, right, bottom = part = self.part(picture)
+        width = self.width_of(right - left, bottom - top)
+        small = _resized(picture, (width, self.height), part)
         padded = np.empty((self.height, -(-width // WIDTH_STEP) * WIDTH_STEP), np.uint8)
         padded[:, :width] = small
         if padded.shape[1] > width:
             border = np.concatenate([small[0], small[-1], small[:, 0], small[:, -1]])
             padded[:, width:] = np.median(border)
         return padded
+
+
+def _resized(picture: Image.Image, size: tuple[int, int], part: Part) -> Grey:
+    # BILINEAR with Pillow's antialiasing: reducing first would alias thin strokes
+    small = np.asarray(picture.resize(size, Image.Resampling.BILINEAR, box=part))
+    return small if small.ndim == 2 else grey_of(small)
+
+
+def text_parts(greys: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """In which part of each grey picture (N, H, W) its text stands: left, top, right, bottom (N, 4), as shares of its
+    width and height.
+
+    Ink is what lies further from the paper (the median) than the root mean square; where it reaches to all sides, as
+    noise, frames and textures do, nothing is cut off.
+    """
+    n, h, w = greys.shape
+    paper = np.partition(greys.reshape(n, -1), h * w // 2)[:, h * w // 2, None, None]
+    squares = (greys.astype(np.float32) - paper) ** 2
+    ink = squares > squares.mean((1, 2), keepdims=True)
+    total = ink.sum((1, 2))[:, None]
+
+    def ends(side: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Where ink begins and ends along an axis, pixels (N,)."""
+        before = ink.sum(side).cumsum(1)  # columns, or rows
+        first = (before <= LEFT_OUT * total).sum(1)
+        last = (before < (1 - LEFT_OUT) * total).sum(1) + 1
+        blank = total[:, 0] == 0
+        return np.where(blank, 0.0, first), np.where(blank, before.shape[1], last).astype(float)
+
+    (left, right), (top, bottom) = ends(1), ends(2)
+    tall = bottom - top
+    top, bottom = np.maximum(top - ABOVE * tall, 0), np.minimum(bottom + ABOVE * tall, h)
+    left, right = np.maximum(left - BESIDE * tall, 0), np.minimum(right + BESIDE * tall, w)
+    wide = np.maximum(right - left, np.minimum(SHORTEST * (bottom - top), w))
+    left = np.clip((left + right - wide) / 2, 0, w - wide)
+    return np.stack([left / w, top / h, (left + wide) / w, bottom / h], 1)
 
 
 def grey_of(picture: NDArray[np.uint8]) -> Grey:

@@ -422,11 +422,11 @@ def check(sample: Sample, charset: Charset | None, frame: Frame, stride: int, ma
     """
     if charset is not None and (missing := charset.missing(sample.text)):
         raise PictureError("not in the charset", f"{sample.text!r} holds {missing!r}")
-    picture = open_picture(sample.read_bytes(), None, max_pixels)
-    frames = frame.padded_width_of(*picture.size) // stride
+    grey = frame.fit(open_picture(sample.read_bytes(), None, max_pixels))
+    frames = grey.shape[1] // stride
     if (needed := frames_needed(sample.text)) > frames:
         raise PictureError("too many characters", f"{sample.text!r} needs {needed} frames, its picture gives {frames}")
-    return frame.fit(picture)
+    return grey
 
 
 def problem_table(problems: Sequence[Problem], total: int) -> str:

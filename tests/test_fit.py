@@ -12,11 +12,12 @@ import pytest
 import torch
 from conftest import augment
 from diffusers import DDPMScheduler, DPMSolverMultistepScheduler
+from PIL import Image
 from safetensors.torch import load_file
 
 from augment.canvas import HEIGHT, Canvas, borders_of_boxes, canvas_width, columns, from_canvas, padded, to_canvas
 from augment.generated import SHIPPED, load
-from augment.judge import Judge, grey_of
+from augment.judge import Judge, grey_of, text_of
 from augment.layout import Spacing
 from augment.method import Request
 from augment.methods import create, load_learner
@@ -97,6 +98,19 @@ def test_a_judge_sees_the_grey_that_a_reader_sees() -> None:
     pictures[:, 4:] = (250, 240, 200)
     seen = grey_of(torch.from_numpy(pictures).movedim(-1, 1).float())[:, 0]
     assert np.abs(seen.numpy() - [images.grey_of(p) for p in pictures]).max() <= 0.51
+
+
+def test_a_judge_sees_the_part_of_a_picture_that_a_reader_sees() -> None:
+    frame, pictures = images.Frame(32, 112, 112, trim=True), []
+    for seed in range(4):
+        picture = Image.new("L", (112, 32), 240)
+        for x in range(20 + 5 * seed, 80, 6):
+            picture.paste(30, (x, 6 + seed, x + 3, 20 + seed))
+        pictures.append(picture)
+    seen = text_of(torch.from_numpy(np.stack(pictures))[:, None].float(), 32, 112)[:, 0].numpy()
+    for own, picture in zip(seen, pictures, strict=True):
+        ink = frame.fit(picture) < 128
+        assert (own[:, :112] < 128)[ink].mean() > 0.9 and abs((own < 128).mean() - ink.mean()) < 0.05
 
 
 def test_a_judge_knows_what_a_picture_shows(tmp_path: Path) -> None:

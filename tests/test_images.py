@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from recognizer.images import MAX_PIXELS, WIDTH_STEP, Frame, PictureError, grey_of, normalise, open_picture
+from recognizer.images import MAX_PIXELS, WIDTH_STEP, Frame, PictureError, grey_of, normalise, open_picture, text_parts
 
 
 def encoded(picture: Image.Image, form: str = "PNG", **options: Any) -> bytes:
@@ -212,7 +212,7 @@ def test_fit_has_the_height_and_a_whole_number_of_steps(size: tuple[int, int], f
     grey = frame.fit(noise(*size))
     width = frame.width_of(*size)
     assert grey.dtype == np.uint8
-    assert grey.shape == (frame.height, frame.padded_width_of(*size))
+    assert grey.shape[0] == frame.height
     assert grey.shape[1] % WIDTH_STEP == 0
     assert 0 <= grey.shape[1] - width < WIDTH_STEP
     assert frame.min_width <= width <= frame.max_width
@@ -225,8 +225,8 @@ def test_aspect_is_kept_between_the_bounds() -> None:
     assert frame.width_of(160, 60) == 85
     assert frame.width_of(10, 60) == 64
     assert frame.width_of(10_000, 60) == 512
-    assert frame.padded_width_of(160, 60) == 96
-    assert Frame(32, 16, 100).padded_width_of(10_000, 60) == 112
+    assert frame.fit(noise(160, 60)).shape == (32, 96)
+    assert Frame(32, 16, 100).fit(noise(1000, 60)).shape == (32, 112)
 
 
 def test_padding_is_the_median_of_the_border_and_depends_on_the_picture_alone() -> None:
@@ -298,3 +298,75 @@ def test_equal_channels_are_left_as_they_are() -> None:
     as_grey, as_rgb = Image.fromarray(noise), Image.fromarray(noise).convert("RGB")
     frame = Frame(16, 48, 512)
     assert (frame.fit(open_picture(as_grey, None)) == frame.fit(open_picture(as_rgb, None))).all()
+
+
+# ------------------------------------------------------------------------------------------ the part with the text
+
+
+def page(width: int, height: int, left: int, top: int, right: int, bottom: int) -> Image.Image:
+    """White, with black uprights from `left` to `right`."""
+    picture = Image.new("L", (width, height), 255)
+    for x in range(left, right, 4):
+        picture.paste(0, (x, top, x + 2, bottom))
+    return picture
+
+
+@settings(max_examples=100, deadline=None)
+@given(SIZES, st.integers(0, 5))
+def test_the_part_with_the_text_lies_within_its_picture(size: tuple[int, int], seed: int) -> None:
+    rng, frame = np.random.default_rng(seed), Frame(trim=True)
+    pixels = np.where(rng.random(size[::-1]) < 0.02 * seed, rng.integers(0, 256, size[::-1]), 255).astype(np.uint8)
+    picture = Image.fromarray(pixels)
+    left, top, right, bottom = frame.part(picture)
+    assert 0 <= left < right <= size[0] and 0 <= top < bottom <= size[1]
+    grey = frame.fit(picture)
+    assert grey.shape[0] == 32 and np.array_equal(frame.fit(picture.convert("RGB")), grey)
+
+
+def test_margins_of_paper_are_cut_off() -> None:
+    picture = page(400, 160, 100, 60, 300, 100)
+    left, top, right, bottom = Frame(trim=True).part(picture)
+    tall = 40
+    assert abs(left - (100 - 0.4 * tall)) < 9 and abs(right - (300 + 0.4 * tall)) < 9  # 2 % of the ink left out
+    assert abs(top - (60 - 0.15 * tall)) < 6 and abs(bottom - (100 + 0.15 * tall)) < 6
+    dark = Frame(trim=True).part(Image.fromarray(255 - np.asarray(picture)))
+    assert np.abs(np.subtract(dark, (left, top, right, bottom))).max() < 1, "light ink on dark paper"
+    assert Frame().part(picture) == (0, 0, 400, 160)
+
+
+def test_a_line_of_text_is_found_in_a_large_picture() -> None:
+    left, top, right, bottom = Frame(trim=True).part(page(1000, 800, 600, 500, 760, 530))
+    assert 575 < left < 604 and 756 < right < 785 and 485 < top < 503 and 527 < bottom < 545
+
+
+def test_few_dots_beside_the_text_do_not_count() -> None:
+    dotted = page(400, 160, 100, 60, 300, 100)
+    for at in ((10, 10), (390, 150), (200, 5), (20, 140)):
+        dotted.paste(0, (*at, at[0] + 3, at[1] + 3))
+    clean = Frame(trim=True).part(page(400, 160, 100, 60, 300, 100))
+    assert np.abs(np.subtract(Frame(trim=True).part(dotted), clean)).max() < 12
+
+
+@pytest.mark.parametrize("what", ["frame", "noise", "blank", "text from side to side"])
+def test_where_there_is_nothing_to_cut_off_nothing_is(what: str) -> None:
+    picture = noise(120, 40) if what == "noise" else Image.new("L", (120, 40), 255)
+    if what == "frame":
+        picture.paste(0, (0, 0, 120, 40))
+        picture.paste(255, (2, 2, 118, 38))
+    elif what != "noise" and what != "blank":
+        picture = page(120, 40, 0, 0, 120, 40)
+    left, top, right, bottom = Frame(trim=True).part(picture)
+    assert left < 4 and top < 2 and right > 116 and bottom > 38, (left, top, right, bottom)
+
+
+def test_one_character_is_not_drawn_out_more_than_twice() -> None:
+    left, top, right, bottom = Frame(trim=True).part(page(200, 60, 90, 10, 98, 50))
+    assert right - left >= 1.99 * (bottom - top)
+    assert abs((left + right) / 2 - 94) < 3, "it stands in the middle"
+
+
+def test_parts_of_several_pictures_are_those_of_each() -> None:
+    greys = np.stack([np.asarray(page(96, 32, 10 * i + 4, 4 + i, 60, 20 + 2 * i)) for i in range(4)])
+    together = text_parts(greys)
+    for own, grey in zip(together, greys, strict=True):
+        np.testing.assert_array_equal(text_parts(grey[None])[0], own)

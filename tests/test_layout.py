@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -47,12 +49,15 @@ def test_a_text_longer_than_its_frames_has_no_alignment() -> None:
     assert alignment(log([[0.5, 0.5]]), []) == []
 
 
+@pytest.mark.parametrize("trim", [False, True])
 @pytest.mark.parametrize("size", [(112, 32), (200, 60)])
-def test_borders_are_found_within_two_pixels(size: tuple[int, int]) -> None:
+def test_borders_are_found_within_two_pixels(size: tuple[int, int], trim: bool) -> None:
     texts = random_texts(Charset.named("letters+digits"), (4, 5, 6), 120, 5)
     drawn = Render(RenderSettings(difficulty=0.6)).draw(texts, range(700, 820), size)
     greys = (drawn.pictures * 255).round().byte().permute(0, 2, 3, 1).numpy()
-    found = Aligner(Reader()).find([Image.fromarray(g) for g in greys], texts)
+    reader = Reader()
+    reader.frame = replace(reader.frame, trim=trim)
+    found = Aligner(reader).find([Image.fromarray(g) for g in greys], texts)
     between, centred = [], []
     for layout, boxes in zip(found, drawn.boxes.numpy(), strict=True):
         assert layout is not None

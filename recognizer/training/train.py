@@ -41,10 +41,11 @@ from recognizer.training.model import SIZES, HeadName, Network
 
 
 class FrameSettings(Settings):
-    """Bounds on the width, in pixels, at which a reader looks at a picture; 0 takes what the longest label needs."""
+    """What a reader sees of a picture: bounds on its width, in pixels; 0 takes what the longest label needs."""
 
     min_width: int = Field(default=0, ge=0, le=4096)
     max_width: int = Field(default=512, ge=16, le=4096)
+    trim: bool = True  # the reader sees only the part of a picture in which its text stands
 
 
 class TrainSettings(Settings):
@@ -404,7 +405,7 @@ def read_data(settings: TrainSettings, accelerator: Accelerator) -> Data:
     longest = max(map(len, (*labels, *(s.text for s in made))), default=1)
     start, size = checkpoint.find_start(settings.start, settings.size)
     form = SIZES[size]
-    frame = Frame.for_texts(longest, form.height, settings.frame.max_width)
+    frame = Frame.for_texts(longest, form.height, settings.frame.max_width, settings.frame.trim)
     # from weights, pictures are at least as wide as those read them, and wide enough for narrow letters: 144 against 96
     # pixels at a height of 32 gave .79 for .70 on kcaptcha, 300 labels, and .90 for .82 on kelab, 100 (docs/log.md)
     seen = max(checkpoint.read_weights(start)[1].frame.min_width, 9 * form.height // 2) if start is not None else 0
