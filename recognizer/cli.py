@@ -46,6 +46,7 @@ class Head(StrEnum):
 
     conv = "conv"
     lstm = "lstm"
+    fixed = "fixed"
 
 
 Model = Annotated[Path | None, typer.Option("--model", help="A run's folder or a file; else the default reader.")]
@@ -79,8 +80,20 @@ def train(
         str | None, typer.Option("--from", help="Weights or run to start from, or 'nothing'; else the default reader.")
     ] = None,
     size: Annotated[Size | None, typer.Option(help="tiny is the fastest, base wants a GPU; else as the start.")] = None,
-    head: Annotated[Head | None, typer.Option(help="conv reads best; lstm is the classic CRNN.")] = None,
-    loss: Annotated[str | None, typer.Option(help="ctc or focal-ctc.")] = None,
+    head: Annotated[
+        Head | None,
+        typer.Option(help="conv reads best; lstm is the classic CRNN; fixed has so many places."),
+    ] = None,
+    loss: Annotated[
+        str | None,
+        typer.Option(help="ctc, focal-ctc or balanced-ctc; with --head fixed bce, weighted-bce or focal-bce."),
+    ] = None,
+    pos_weight: Annotated[float | None, typer.Option(help="Of what is there, in weighted-bce; 3.")] = None,
+    alpha: Annotated[float | None, typer.Option(help="Share of what is there, in focal-bce; 0.25.")] = None,
+    gamma: Annotated[float | None, typer.Option(help="How little easy ones count; 1 in focal-ctc, 2 in -bce.")] = None,
+    adaptive_gamma: Annotated[
+        bool | None, typer.Option("--adaptive-gamma", help="Gamma by likelihood: 5 under .2, else 3.")
+    ] = None,
     charset: Annotated[str | None, typer.Option(help="Characters to read; else those of the labels.")] = None,
     limit: Annotated[int | None, typer.Option(help="Use only the first so many samples.")] = None,
     pictures: Annotated[int | None, typer.Option(help="Pictures to see in all; else by the number of labels.")] = None,
@@ -103,7 +116,8 @@ def train(
     given = {
         "data": _texts(data), "validation": _text(validation), "with_synthetic": _texts(with_synthetic),
         "synthetic_share": synthetic_share, "unlabelled": _texts(unlabelled), "keep": _texts(keep),
-        "start": start, "size": size, "head": head, "loss": loss, "charset": charset, "limit": limit,
+        "start": start, "size": size, "head": head, "loss": loss, "pos_weight": pos_weight,
+        "alpha": alpha, "gamma": gamma, "adaptive_gamma": adaptive_gamma, "charset": charset, "limit": limit,
         "pictures": pictures, "batch": batch, "learning_rate": learning_rate, "precision": precision, "seed": seed,
         "threads": threads, "tracker": tracker, "label_pattern": label_pattern,
     }  # fmt: skip

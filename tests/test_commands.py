@@ -173,7 +173,7 @@ def test_evaluate_says_how_well_and_writes_every_reading(trained: Trained, drawn
         (["--data", "<DATA>", "--out", "<NEW>", "--set", "vary.nose=1"], "'vary.nose'; did you mean 'vary.noise'?"),
         (["--data", "<DATA>", "--out", "<NEW>", "--batch", "1"], "batch = 1: Input should be greater"),
         (["--data", "<DATA>", "--out", "<NEW>", "--learning-rate", "inf"], "learning_rate = inf: Input should"),
-        (["--data", "<DATA>", "--out", "<NEW>", "--loss", "mse"], "loss = 'mse': Input should be 'ctc' or 'focal-ctc'"),
+        (["--data", "<DATA>", "--out", "<NEW>", "--loss", "mse"], "loss = 'mse': Input should be 'ctc', 'focal-ctc'"),
         (["--data", "<DATA>", "--out", "<NEW>", "--charset", "xyz"], "no sample is left to train on"),
         (["--data", "<DATA>", "--out", "<NEW>", "--charset", "0120"], "the charset holds '0' more than once"),
         (["--data", "<DATA>", "--out", "<NEW>", "--from", "nowhere"], "nowhere: no such weights file"),

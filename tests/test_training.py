@@ -22,13 +22,13 @@ import torch
 from accelerate import Accelerator
 from conftest import Trained, draw_folder, random_labels, recognizer
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from recognizer.charset import Charset
 from recognizer.deploy.export import export
 from recognizer.errors import UserError
 from recognizer.images import STRIDE, Frame, normalise, open_picture
-from recognizer.reader import Reader
+from recognizer.reader import Reader, readings_of
 from recognizer.readings import Reading, Scores, wilson
 from recognizer.samples import read_manifest
 from recognizer.settings import load, to_toml
@@ -40,13 +40,14 @@ from recognizer.training.checkpoint import (
     build,
     find_start,
     last_state,
+    positions_of,
     read_weights,
     save_weights,
     start_from,
 )
 from recognizer.training.collapse import find_collapse
 from recognizer.training.evaluate import evaluate, read_pictures, shown_case
-from recognizer.training.model import SIZES, HeadName, Network
+from recognizer.training.model import SIZES, FixedHead, HeadName, Network
 from recognizer.training.pseudo import train_with_unlabelled
 from recognizer.training.train import Average, TrainSettings, as_good, schedule_of, train, weight_groups
 
@@ -324,7 +325,7 @@ def assert_reads_as_torch(reader: Reader, network: Network, head: HeadName) -> N
             logits: Tensor = network(torch.from_numpy(normalise(np.stack(greys))[:, None]))[head]
         expected = logits.log_softmax(-1).numpy()
         found = reader.log_probabilities(greys)
-        assert found.shape == (n, width // STRIDE, 5)
+        assert found.shape == expected.shape and (head == "fixed" or found.shape == (n, width // STRIDE, 5))
         np.testing.assert_allclose(found, expected, atol=1e-4)
         means.append(expected.std())
     assert min(means) > 0.3, "outputs that are all alike compare nothing"
@@ -377,7 +378,16 @@ def test_a_reader_learns_eight_pictures_by_heart(drawn: Path, tmp_path: Path) ->
 
 @pytest.mark.parametrize(
     "how",
-    [{"bootstrap": "lstm"}, {"bootstrap": "none"}, {"head": "lstm"}, {"loss": "focal-ctc"}, {"precision": "bf16"}],
+    [
+        {"bootstrap": "lstm"},
+        {"bootstrap": "none"},
+        {"head": "lstm"},
+        {"loss": "focal-ctc"},
+        {"loss": "balanced-ctc"},
+        {"head": "fixed", "loss": "weighted-bce"},
+        {"head": "fixed", "loss": "focal-bce", "adaptive_gamma": True},
+        {"precision": "bf16"},
+    ],
 )
 def test_every_way_to_train_runs_and_leaves_one_head(drawn: Path, tmp_path: Path, how: dict[str, Any]) -> None:
     from accelerate.state import AcceleratorState
@@ -393,6 +403,51 @@ def test_every_way_to_train_runs_and_leaves_one_head(drawn: Path, tmp_path: Path
     assert {name.split(".")[1] for name in state if name.startswith("heads.")} == {head}
     rows = metrics(run)
     assert [row["step"] for row in rows] == [3, 6] and rows[1]["loss"] < rows[0]["loss"]
+
+
+def test_a_fixed_head_learns_pictures_by_heart_and_reads_the_same_everywhere(drawn: Path, tmp_path: Path) -> None:
+    eight, run = drawn / "eight", tmp_path / "run"
+    scores = train(settings(eight, eight, pictures=1600, batch=8, validations=2, head="fixed"), run)
+    assert scores.exact == 1.0, scores
+    export(run)
+    pictures, outcome = evaluate(run, read_manifest(eight).samples, Accelerator())
+    reader = Reader(run)
+    readings = reader.read([reader.open(s.path) for s in pictures.samples])
+    assert all(same(a, b) for a, b in zip(readings, outcome.readings, strict=True))
+    assert all(r.nll is not None and r.nll < 1 for r in outcome.readings)
+    assert_reads_as_torch(reader, build(*read_weights(run)), "fixed")
+    again = train(settings(eight, eight, pictures=16, batch=8, start=str(run), head="fixed"), tmp_path / "again")
+    assert again.exact == 1.0, "a fixed head is taken over"
+
+
+def test_a_fixed_head_of_other_positions_is_not_taken_over(tmp_path: Path) -> None:
+    old = Network("tiny", ("fixed",), 5, 4)
+    told = Description("tiny", "fixed", "0123", Frame(32, 48, 512))
+    save_weights(tmp_path / "old.safetensors", old.state_dict(), told)
+    assert positions_of(read_weights(tmp_path / "old.safetensors")[0]) == 4
+    network = Network("tiny", ("fixed",), 5, 6)
+    assert ", but not its fixed head" in start_from(network, tmp_path / "old.safetensors", Charset("0123"))
+    network = Network("tiny", ("fixed",), 5, 4)
+    assert "not its" not in start_from(network, tmp_path / "old.safetensors", Charset("0123"))
+
+
+@pytest.mark.parametrize(("head", "loss"), [("conv", "bce"), ("fixed", "ctc"), ("lstm", "focal-bce")])
+def test_a_loss_of_the_other_kind_of_head_is_refused(drawn: Path, tmp_path: Path, head: str, loss: str) -> None:
+    with pytest.raises(UserError, match=f"--loss {loss} is"):
+        train(settings(drawn / "train", drawn / "eight", head=head, loss=loss), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_equal_neighbours_stay_two_and_empty_places_are_left_out() -> None:
+    head = FixedHead(8, 16, 3, 5)
+    nn.init.zeros_(head.classify.weight)
+    logits = head(torch.randn(1, 8, 30)).detach()
+    assert logits.shape == (1, 9, 3)
+    for place, shown in enumerate((1, 1, 0, 2, 0)):
+        logits[0, 2 * place] = 0.0
+        logits[0, 2 * place, shown] = 9.0
+    (reading,) = readings_of(logits.log_softmax(-1).numpy(), Charset("ab"))
+    assert reading.text == "aab" and reading.confidence > 0.99
 
 
 def test_made_pictures_teach_what_the_real_ones_do_not_hold(whole: Path, drawn: Path) -> None:

@@ -23,12 +23,13 @@ from torch import Tensor
 from recognizer.charset import Charset
 from recognizer.errors import UserError
 from recognizer.images import Frame
-from recognizer.training.model import SIZES, HeadName, Network
+from recognizer.training.model import PLACE, SIZES, HeadName, Network
 
 FORMAT = 1
 SHIPPED = Path(__file__).parent.parent / "weights"
 DEFAULT = SHIPPED / "weights.safetensors"
 TINY = SHIPPED / "tiny.safetensors"
+MOST_POSITIONS = 64  # of a fixed head
 
 
 @dataclass(frozen=True)
@@ -120,13 +121,22 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], Description]:
         raise UserError(f"{path} is no weights file that can be read: {error}") from None
 
 
+def positions_of(state: Mapping[str, Tensor]) -> int:
+    """The positions of a fixed head, 0 where there is none."""
+    place = state.get("heads.fixed.place.bias")
+    return len(place) // PLACE if place is not None else 0
+
+
 def build(state: Mapping[str, Tensor], description: Description) -> Network:
     """The network of a weights file, ready to read.
 
     Raises:
         UserError: its tensors do not fit its description.
     """
-    network = Network(description.size, (description.head,), Charset(description.charset).classes)
+    positions = positions_of(state)
+    if description.head == "fixed" and not 1 <= positions <= MOST_POSITIONS:
+        raise UserError(f"the weights do not fit their description: a fixed head of {positions} positions")
+    network = Network(description.size, (description.head,), Charset(description.charset).classes, positions)
     try:
         missing = network.load_state_dict(dict(state), strict=False)
     except RuntimeError as error:
@@ -175,14 +185,18 @@ def start_from(network: Network, path: Path, charset: Charset, known_as: Mapping
     shared = [(old[name], i) for i, name in enumerate(names, 1) if name in old]
     rows = torch.tensor([(0, 0), *shared])
     own = network.state_dict()
+    # a fixed head of other positions has nothing of which a part would be right
+    left = description.head not in network.heads or any(
+        name in own and own[name].shape != tensor.shape and ".classify." not in name for name, tensor in state.items()
+    )
     for name, tensor in state.items():
-        if name not in own:
+        if name not in own or (left and name.startswith("heads.")):
             continue
         if ".classify." in name:
             own[name][rows[:, 1]] = tensor[rows[:, 0]].to(own[name])
         else:
             own[name].copy_(tensor)
-    head = "" if description.head in network.heads else f", but not its {description.head} head"
+    head = f", but not its {description.head} head" if left else ""
     told = {DEFAULT: "the default reader", TINY: "the shipped tiny reader"}.get(path, str(path))
     swapped = sum(a != b for a, b in zip(names, charset.characters, strict=True))
     case = f", {swapped} of them in the other case" if swapped else ""

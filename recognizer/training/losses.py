@@ -1,15 +1,41 @@
-"""What training minimises. Every loss takes logits (N, T, classes) and gives nats a character, one a picture (N,)."""
+"""What training minimises. Every loss takes logits (N, T, classes) and gives one number a picture (N,): nats a
+character, or, of a fixed head, nats a position."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from recognizer.charset import BLANK
+
+
+@dataclass(frozen=True)
+class Options:
+    """What some losses can be told."""
+
+    pos_weight: float = 3.0  # of what is there against what is not, in weighted-bce
+    alpha: float = 0.25  # share of what is there, in focal-bce
+    gamma: float | None = None  # how little easy ones count in focal losses; else 1 in focal-ctc, 2 in focal-bce
+    adaptive_gamma: bool = False  # 5 for what is unlikely (p under .2), else 3
+    rarity: Tensor | None = None  # weights of the classes in balanced-ctc (classes,); see `rarity`
+
+    def easy(self, p: Tensor, usual: float) -> Tensor:
+        """The factor (1 - p)^gamma.
+
+        Mukhoti et al. 2020, "Calibrating Deep Neural Networks using Focal Loss", arXiv 2002.09437, section 5, for the
+        gamma that adapts (their FLSD-53).
+        """
+        if self.adaptive_gamma:
+            return torch.where(p.detach() < 0.2, (1 - p) ** 5, (1 - p) ** 3)
+        return (1 - p) ** (usual if self.gamma is None else self.gamma)
+
+
+PLAIN = Options()
 
 
 def nll(logits: Tensor, targets: Tensor, lengths: Tensor) -> Tensor:
@@ -22,23 +48,86 @@ def nll(logits: Tensor, targets: Tensor, lengths: Tensor) -> Tensor:
     return F.ctc_loss(log_probs, targets, frames, lengths, blank=BLANK, reduction="none")
 
 
-def ctc(logits: Tensor, targets: Tensor, lengths: Tensor) -> Tensor:
+def ctc(logits: Tensor, targets: Tensor, lengths: Tensor, options: Options = PLAIN) -> Tensor:
     """CTC a character."""
     return nll(logits, targets, lengths) / lengths
 
 
-def focal_ctc(logits: Tensor, targets: Tensor, lengths: Tensor, gamma: float = 1.0) -> Tensor:
+def focal_ctc(logits: Tensor, targets: Tensor, lengths: Tensor, options: Options = PLAIN) -> Tensor:
     """CTC weighted by (1 - p)^gamma, p the likelihood a character: easy pictures count less.
 
     Feng et al. 2019, "Focal CTC loss", with p = exp(-loss / length) in place of their exp(-loss), which is near 0 for
     all but read texts, so that the factor would do nothing.
     """
     loss = ctc(logits, targets, lengths)
-    return (1 - torch.exp(-loss)) ** gamma * loss
+    return options.easy(torch.exp(-loss), 1.0) * loss
 
 
-Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
-LOSSES: dict[str, Loss] = {"ctc": ctc, "focal-ctc": focal_ctc}
+def balanced_ctc(logits: Tensor, targets: Tensor, lengths: Tensor, options: Options = PLAIN) -> Tensor:
+    """CTC a character, times the mean weight of a picture's characters: pictures with rare ones count more."""
+    loss = ctc(logits, targets, lengths)
+    if options.rarity is None:
+        return loss
+    held = torch.arange(targets.shape[1], device=targets.device) < lengths[:, None]
+    return loss * (options.rarity.to(loss)[targets] * held).sum(1) / lengths
+
+
+def rarity(texts: Iterable[Iterable[int]], classes: int, beta: float = 0.999) -> Tensor:
+    """A weight of each class (classes,) by how often it stands in some texts: (1 - beta) / (1 - beta^n), so that the
+    mean over all their characters is 1.
+
+    Cui et al. 2019, "Class-Balanced Loss Based on Effective Number of Samples", arXiv 1901.05555, equation 5.
+    """
+    ids = torch.tensor([i for text in texts for i in text], dtype=torch.long)
+    counts = torch.bincount(ids, minlength=classes).double()
+    weights = (1 - beta) / (1 - beta ** counts.clamp_min(1))
+    return (weights * counts.sum() / (weights * counts).sum().clamp_min(1e-12)).float()
+
+
+# ----------------------------------------------------------------------------------------------------- a fixed head's
+
+
+def positions(logits: Tensor, targets: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """A fixed head's logits (N, P, classes), without the frames between, and which class stands in each position, as 0
+    and 1 of the same shape. Class 0 is nothing; what is longer than P is cut off."""
+    own = logits[:, ::2].float()
+    places = own.shape[1]
+    padded = F.pad(targets, (0, max(0, places - targets.shape[1])))[:, :places]
+    held = torch.arange(places, device=targets.device) < lengths[:, None]
+    return own, F.one_hot(torch.where(held, padded, BLANK), own.shape[2]).to(own)
+
+
+def bce(logits: Tensor, targets: Tensor, lengths: Tensor, options: Options = PLAIN) -> Tensor:
+    """Binary cross-entropy of every class in every position, a position."""
+    own, truth = positions(logits, targets, lengths)
+    return F.binary_cross_entropy_with_logits(own, truth, reduction="none").sum((1, 2)) / own.shape[1]
+
+
+def weighted_bce(logits: Tensor, targets: Tensor, lengths: Tensor, options: Options = PLAIN) -> Tensor:
+    """The same, the one class that is there weighted against all those that are not."""
+    own, truth = positions(logits, targets, lengths)
+    weight = torch.tensor(options.pos_weight, device=own.device)
+    loss = F.binary_cross_entropy_with_logits(own, truth, reduction="none", pos_weight=weight)
+    return loss.sum((1, 2)) / own.shape[1]
+
+
+def focal_bce(logits: Tensor, targets: Tensor, lengths: Tensor, options: Options = PLAIN) -> Tensor:
+    """Focal loss, a position. Lin et al. 2017, "Focal Loss for Dense Object Detection", arXiv 1708.02002, eq. 5."""
+    own, truth = positions(logits, targets, lengths)
+    loss = F.binary_cross_entropy_with_logits(own, truth, reduction="none")
+    balance = torch.where(truth > 0, options.alpha, 1 - options.alpha)
+    return (balance * options.easy(torch.exp(-loss), 2.0) * loss).sum((1, 2)) / own.shape[1]
+
+
+Loss = Callable[[Tensor, Tensor, Tensor, Options], Tensor]
+LOSSES: dict[str, Loss] = {
+    "ctc": ctc, "focal-ctc": focal_ctc, "balanced-ctc": balanced_ctc,
+    "bce": bce, "weighted-bce": weighted_bce, "focal-bce": focal_bce,
+}  # fmt: skip
+OF_POSITIONS = {"bce", "weighted-bce", "focal-bce"}  # a fixed head's; all others are those of CTC heads
+
+
+# -------------------------------------------------------------------------------------------------- off CTC's plateau
 
 
 def aggregation(logits: Tensor, targets: Tensor, lengths: Tensor) -> Tensor:

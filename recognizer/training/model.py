@@ -1,34 +1,40 @@
-"""The network: an SE-ResNet trunk that halves a picture's width twice, and CTC heads on its frames.
+"""The network: an SE-ResNet trunk that halves a picture's width twice, and heads on its frames.
 
 The convolution head sees a bounded stretch of the picture, so it learns characters and not strings, and its spikes
 stand where the characters stand. The BiLSTM head is the classic CRNN (Shi et al. 2015, arXiv 1507.05717).
-Squeeze-and-excitation: Hu et al. 2017, arXiv 1709.01507.
+Squeeze-and-excitation: Hu et al. 2017, arXiv 1709.01507. The fixed-length head is the field's older scheme: so many
+positions, each of a class or of none.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+import math
+from collections.abc import Callable
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-HeadName = Literal["conv", "lstm"]
+HeadName = Literal["conv", "lstm", "fixed"]
+COLUMNS, PLACE = 4, 64  # columns of the picture that a fixed position gets, and features that say what stands there
+BETWEEN = -1e4  # a logit of what cannot be
 
 
 class Size(NamedTuple):
-    """What a named size stands for: input height in pixels, channels of stem and blocks, widths of the two heads."""
+    """What a named size stands for: input height in pixels, channels of stem and blocks, widths of the heads."""
 
     height: int
     channels: tuple[int, ...]
     conv_head: int
     lstm_head: int
+    fixed_head: int
 
 
 SIZES = {
-    "tiny": Size(32, (24, 48, 96, 96), 160, 96),
-    "small": Size(32, (32, 64, 128, 128, 160), 192, 128),
-    "base": Size(48, (32, 64, 128, 160, 160), 256, 160),
+    "tiny": Size(32, (24, 48, 96, 96), 160, 96, 48),
+    "small": Size(32, (32, 64, 128, 128, 160), 192, 128, 48),
+    "base": Size(48, (32, 64, 128, 160, 160), 256, 160, 64),
 }
 
 
@@ -119,15 +125,46 @@ class LstmHead(nn.Module):
         return self.classify(self.rnn(features.transpose(1, 2))[0])  # type: ignore[no-any-return]
 
 
-class Network(nn.Module):
-    """A trunk and one or two CTC heads. `forward` gives each head's logits (N, T, classes) by its name."""
+class FixedHead(nn.Module):
+    """Features (N, F, T) to logits (N, 2 P - 1, classes) of P positions, each of which sees the whole picture.
 
-    def __init__(self, size: str, heads: tuple[HeadName, ...], classes: int) -> None:
+    Between two positions stands a frame that can only be blank, so that what is read is read as CTC's is: a position
+    that holds nothing says blank, and equal neighbours stay two. `losses.positions` takes the positions out.
+    """
+
+    def __init__(self, features: int, width: int, classes: int, positions: int) -> None:
+        super().__init__()
+        self.positions = positions
+        self.body = nn.Sequential(nn.Conv1d(features, width, 3, 1, 1, bias=False), nn.BatchNorm1d(width), nn.ReLU())
+        self.place = nn.Linear(width * COLUMNS * positions, PLACE * positions)
+        self.rest = nn.Sequential(nn.ReLU(), nn.Dropout(0.1))
+        self.classify = nn.Linear(PLACE, classes)
+        # every class as likely as its share at first, or what is not there would drown what is (Lin et al. 2017, 3.3)
+        nn.init.constant_(self.classify.bias, -math.log(classes - 1))
+
+    def forward(self, features: Tensor) -> Tensor:
+        columns = F.interpolate(self.body(features), size=COLUMNS * self.positions, mode="linear", align_corners=False)
+        held = self.rest(self.place(columns.flatten(1))).view(-1, self.positions, PLACE)
+        logits = self.classify(held)
+        blank = torch.full_like(logits, BETWEEN)
+        blank[..., 0] = 0.0
+        return torch.stack([logits, blank], 2).flatten(1, 2)[:, :-1]
+
+
+class Network(nn.Module):
+    """A trunk and one or two heads. `forward` gives each head's logits (N, T, classes) by its name."""
+
+    def __init__(self, size: str, heads: tuple[HeadName, ...], classes: int, positions: int = 0) -> None:
         super().__init__()
         form = SIZES[size]
         self.trunk = Trunk(form)
-        make: dict[HeadName, Any] = {"conv": (ConvHead, form.conv_head), "lstm": (LstmHead, form.lstm_head)}
-        self.heads = nn.ModuleDict({h: make[h][0](self.trunk.features, make[h][1], classes) for h in heads})
+        features = self.trunk.features
+        make: dict[HeadName, Callable[[], nn.Module]] = {
+            "conv": lambda: ConvHead(features, form.conv_head, classes),
+            "lstm": lambda: LstmHead(features, form.lstm_head, classes),
+            "fixed": lambda: FixedHead(features, form.fixed_head, classes, positions),
+        }
+        self.heads = nn.ModuleDict({h: make[h]() for h in heads})
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         features = self.trunk(x)

@@ -36,7 +36,7 @@ from recognizer.training.batches import Batch, Pictures, Plan, StepSampler, Vari
 from recognizer.training.calibrate import fit_temperature
 from recognizer.training.collapse import find_collapse
 from recognizer.training.evaluate import no_device, read_pictures, shown_case
-from recognizer.training.losses import LOSSES, guidance, guide
+from recognizer.training.losses import LOSSES, OF_POSITIONS, Options, guidance, guide, rarity
 from recognizer.training.model import SIZES, HeadName, Network
 
 
@@ -69,7 +69,12 @@ class TrainSettings(Settings):
     charset: str | None = None  # a name in charset.NAMED, or characters; else those of the labels
     size: Literal["tiny", "small", "base"] | None = None  # else that of the start; from nothing, tiny
     head: HeadName = "conv"
-    loss: Literal["ctc", "focal-ctc"] = "ctc"
+    # else ctc, and bce with a fixed head
+    loss: Literal["ctc", "focal-ctc", "balanced-ctc", "bce", "weighted-bce", "focal-bce"] | None = None
+    pos_weight: float = Field(3.0, gt=0)  # of weighted-bce
+    alpha: float = Field(0.25, ge=0, le=1)  # of focal-bce
+    gamma: float | None = Field(None, ge=0)  # of focal losses; else 1 in focal-ctc and 2 in focal-bce
+    adaptive_gamma: bool = False  # in its place 5 where p is under .2, and 3 elsewhere
     # what leads the convolution head off CTC's plateau, from nothing
     bootstrap: Literal["guide+lstm", "guide", "lstm", "none"] = "guide+lstm"
     pictures: int | None = Field(None, ge=1)  # seen in all; else by the number of labels
@@ -96,6 +101,19 @@ class TrainSettings(Settings):
     def rate(self, fresh: bool) -> float:
         """The learning rate's peak, of a training from nothing or from weights."""
         return self.learning_rate or (2e-3 if fresh else 3e-3)
+
+    def loss_name(self) -> str:
+        """The loss that is taken.
+
+        Raises:
+            UserError: the head takes no such loss.
+        """
+        fixed = self.head == "fixed"
+        name = self.loss or ("bce" if fixed else "ctc")
+        if (name in OF_POSITIONS) != fixed:
+            fit = "of positions: give --head fixed with it" if not fixed else "CTC's: a fixed head takes bce losses"
+            raise UserError(f"--loss {name} is {fit}")
+        return name
 
     def pictures_for(self, n: int) -> int:
         """Pictures to see in all with `n` labelled ones: 60 passes, at least 40,000 and at most 2,000,000; of a stream
@@ -171,6 +189,7 @@ class Data:
     validation: Pictures
     charset: Charset
     frame: Frame
+    longest: int  # of the labels, and of those of the start
     problems: list[Problem]
     hash: str
 
@@ -187,6 +206,7 @@ def train(settings: TrainSettings, out: Path, resume: bool = False) -> Scores:
     """
     if settings.threads:
         torch.set_num_threads(settings.threads)
+    settings.loss_name()
     kept = load(TrainSettings, out / "settings.toml", {}) if resume and (out / "settings.toml").is_file() else settings
     start, size = checkpoint.find_start(settings.start, kept.size)
     settings = settings.model_copy(update={"size": size})  # which a resumed run takes, whatever is the default by then
@@ -201,7 +221,7 @@ def train(settings: TrainSettings, out: Path, resume: bool = False) -> Scores:
     heads: tuple[HeadName, ...] = (settings.head,)
     if bootstrapping and "lstm" in settings.bootstrap:
         heads = ("conv", "lstm")
-    network = Network(size, heads, data.charset.classes)
+    network = Network(size, heads, data.charset.classes, data.longest)
     network.to(memory_format=torch.channels_last)  # convolutions this small are a fifth faster so, on a CPU too
     if start is not None:
         case = shown_case(start, data.train)
@@ -225,7 +245,10 @@ def train(settings: TrainSettings, out: Path, resume: bool = False) -> Scores:
     metrics = Metrics(accelerator, out, settings.tracker, "recognizer", config, progress.step)
 
     batches = make_batches(settings, data, accelerator, progress.step, total)
-    loss_of = LOSSES[settings.loss]
+    known = [data.charset.encode(s.text) for s in data.train.samples[: data.real]]
+    weights = rarity(known, data.charset.classes) if known else None
+    told = Options(settings.pos_weight, settings.alpha, settings.gamma, settings.adaptive_gamma, weights)
+    loss_of = LOSSES[settings.loss_name()]
     saved, began, first = time.monotonic(), time.monotonic(), progress.step
 
     with interruptible() as interrupted, Bar(accelerator, "training", total, progress.step, settings.batch) as bar:
@@ -238,7 +261,7 @@ def train(settings: TrainSettings, out: Path, resume: bool = False) -> Scores:
             pictures = vary(batch.pictures, settings.vary, torch.Generator().manual_seed(place))
             with accelerator.autocast():
                 logits = network(pictures)
-            losses = {h: loss_of(logits[h], batch.targets, batch.lengths).mean() for h in heads}
+            losses = {h: loss_of(logits[h], batch.targets, batch.lengths, told).mean() for h in heads}
             reading_loss = losses[settings.head].detach()
             if progress.guidance:
                 now = float(accelerator.reduce(reading_loss, "mean"))
@@ -404,6 +427,8 @@ def read_data(settings: TrainSettings, accelerator: Accelerator) -> Data:
     charset = Charset.named(settings.charset) if settings.charset else Charset.of(labels)
     longest = max(map(len, (*labels, *(s.text for s in made))), default=1)
     start, size = checkpoint.find_start(settings.start, settings.size)
+    if settings.head == "fixed" and start is not None:
+        longest = max(longest, checkpoint.positions_of(checkpoint.read_weights(start)[0]))
     form = SIZES[size]
     frame = Frame.for_texts(longest, form.height, settings.frame.max_width, settings.frame.trim)
     # from weights, pictures are at least as wide as those read them, and wide enough for narrow letters: 144 against 96
@@ -436,7 +461,7 @@ def read_data(settings: TrainSettings, accelerator: Accelerator) -> Data:
     )
     train = Pictures.joined(parts)
     everything = content_hash((*train.samples, *validation.samples))
-    return Data(train, count[0], count[2], validation, charset, frame, problems, everything)
+    return Data(train, count[0], count[2], validation, charset, frame, longest, problems, everything)
 
 
 def make_batches(
