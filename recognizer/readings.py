@@ -157,15 +157,58 @@ def per_character(pairs: Sequence[Pair]) -> dict[str, CharacterScore]:
     right = written.copy()
     for (truth, _), count in confusions(pairs).items():
         right[truth] -= count
-    return {
-        c: CharacterScore(
-            precision=right[c] / read[c] if read[c] else 0.0,
-            recall=right[c] / written[c] if written[c] else 0.0,
-            f1=2 * right[c] / (read[c] + written[c]),
-            support=written[c],
-        )
-        for c in sorted(written.keys() | read.keys())
-    }
+    return {c: _score(right[c], read[c], written[c]) for c in sorted(written.keys() | read.keys())}
+
+
+def per_position(pairs: Sequence[Pair]) -> list[CharacterScore]:
+    """The score of the characters in each position of the truths, from the first on. What was added before a character
+    counts as read in its position, at the end of a text in the last one."""
+    longest = max((len(truth) for truth, _ in pairs), default=0)
+    right, read, written = ([0] * longest for _ in range(3))
+    for truth, text in pairs:
+        here = [1] * len(truth)
+        for k in range(len(truth)):
+            written[k] += 1
+            read[k] += 1
+        for edit in Levenshtein.editops(truth, text):
+            if edit.tag == "insert":
+                if truth:
+                    read[min(edit.src_pos, len(truth) - 1)] += 1
+                continue
+            here[edit.src_pos] = 0
+            read[edit.src_pos] -= edit.tag == "delete"
+        for k, value in enumerate(here):
+            right[k] += value
+    return [_score(*counts) for counts in zip(right, read, written, strict=True)]
+
+
+def all_characters(pairs: Sequence[Pair]) -> CharacterScore:
+    """The score of all characters together, each occurrence counted once."""
+    edits = confusions(pairs)
+    written, read = sum(len(truth) for truth, _ in pairs), sum(len(text) for _, text in pairs)
+    return _score(written - sum(n for (truth, _), n in edits.items() if truth), read, written)
+
+
+def binary_accuracy(pairs: Sequence[Pair], classes: int) -> float:
+    """The share of right answers to "does this class stand in this position?", over the positions of the longest truth
+    and `classes`, one of which is nothing. What the field's older notes call accuracy: a reader that says nothing gets
+    1 - 2 / classes of texts of one length.
+
+    Raises:
+        UserError: no pairs.
+    """
+    longest = max(len(truth) for truth, _ in pairs) if _some(pairs) else 0
+    wrong = sum(truth[k : k + 1] != text[k : k + 1] for truth, text in pairs for k in range(longest))
+    return 1 - 2 * wrong / max(len(pairs) * longest * classes, 1)
+
+
+def _score(right: int, read: int, written: int) -> CharacterScore:
+    return CharacterScore(
+        precision=right / read if read else 0.0,
+        recall=right / written if written else 0.0,
+        f1=2 * right / (read + written) if read + written else 0.0,
+        support=written,
+    )
 
 
 def mcnemar(right_a: Sequence[bool], right_b: Sequence[bool]) -> float:

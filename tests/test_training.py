@@ -29,7 +29,7 @@ from recognizer.deploy.export import export
 from recognizer.errors import UserError
 from recognizer.images import STRIDE, Frame, normalise, open_picture
 from recognizer.reader import Reader, readings_of
-from recognizer.readings import Reading, Scores, wilson
+from recognizer.readings import Reading, Scores, all_characters, wilson
 from recognizer.samples import read_manifest
 from recognizer.settings import load, to_toml
 from recognizer.training import batches
@@ -730,12 +730,32 @@ TRUTHS = random_labels(40, 5)
         (TRUTHS, TRUTHS[1:] + TRUTHS[:1], 0.5, None),  # all wrong, and yet no collapse
         (["01"] * 38 + ["12"] * 2, ["01"] * 38 + ["12"] * 2, 0.5, None),  # one answer is the truth
         (TRUTHS[:7], [""] * 7, 0.0, None),  # too few to tell
+        (TRUTHS, ["0" * (1 + i % 4) for i in range(40)], 0.5, "majority class only"),
+        (
+            ["0" * (1 + i % 4) for i in range(40)],
+            ["0" * (1 + i % 4) for i in range(40)],
+            0.5,
+            None,
+        ),  # and is all there is
     ],
 )
 def test_a_collapse_is_named(truths: list[str], read: list[str], spread: float, kind: str | None) -> None:
     found = find_collapse(truths, read, spread)
     assert (found.kind if found else None) == kind
     assert found is None or str(found).startswith(f"{found.kind}: {found.figure}. Try: ")
+
+
+def test_a_reader_that_reads_ever_less_is_named() -> None:
+    """Recall falls while precision rises: the collapse that exact match hides and binary accuracy praises."""
+    bold = [text[:2] + "0" for text in TRUTHS]
+    shy = [text[:1] if i % 2 else text[:2] for i, text in enumerate(TRUTHS)]
+    before = all_characters(list(zip(TRUTHS, bold, strict=True)))
+    found = find_collapse(TRUTHS, shy, 0.5, [(before.precision, before.recall)])
+    assert found is not None and found.kind == "ever more cautious" and "recall of characters fell from" in found.figure
+    assert find_collapse(TRUTHS, shy, 0.5) is None, "nothing to compare with"
+    assert find_collapse(TRUTHS, TRUTHS, 0.5, [(before.precision, before.recall)]) is None
+    low = [(before.precision, 0.1)]
+    assert find_collapse(TRUTHS, shy, 0.5, low) is None, "recall has not fallen"
 
 
 def blind(bias: list[float]) -> Network:

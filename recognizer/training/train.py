@@ -28,7 +28,7 @@ from recognizer.charset import Charset
 from recognizer.errors import Stopped, UserError
 from recognizer.images import MAX_PIXELS, Frame
 from recognizer.progress import Bar, say
-from recognizer.readings import Scores, wilson
+from recognizer.readings import Scores, all_characters, binary_accuracy, wilson
 from recognizer.samples import Problem, Sample, content_hash, merge, problem_table, read_manifest, split
 from recognizer.settings import Settings, load, to_toml
 from recognizer.training import checkpoint
@@ -135,6 +135,7 @@ class Progress:
     level: float | None = None  # running mean of the loss while it is guided
     guidance: float = 0.0  # the guide's share of the loss
     losses: list[float] = field(default_factory=list)  # of the steps since the last validation
+    characters: list[tuple[float, float]] = field(default_factory=list)  # precision and recall at each validation
 
     def state_dict(self) -> dict[str, Any]:
         return dict(vars(self))
@@ -293,8 +294,10 @@ def train(settings: TrainSettings, out: Path, resume: bool = False) -> Scores:
                     outcome = read_pictures(bare, settings.head, data.validation, accelerator)
                 texts = [s.text for s in data.validation.samples]
                 read = [r.text for r in outcome.readings]
-                scores = Scores.of(list(zip(texts, read, strict=True)))
-                alarm = find_collapse(texts, read, outcome.spread) if progress.step > total // 3 else None
+                scores = Scores.of(pairs := list(zip(texts, read, strict=True)))
+                seen, late = all_characters(pairs), progress.step > total // 3
+                alarm = find_collapse(texts, read, outcome.spread, progress.characters) if late else None
+                progress.characters.append((seen.precision, seen.recall))
                 mean_loss = sum(progress.losses) / len(progress.losses)
                 progress.losses.clear()
                 metrics.write(
@@ -305,6 +308,9 @@ def train(settings: TrainSettings, out: Path, resume: bool = False) -> Scores:
                     exact=scores.exact,
                     exact_ignoring_case=scores.exact_ignoring_case,
                     cer=scores.character_error_rate,
+                    precision=seen.precision,
+                    recall=seen.recall,
+                    binary_accuracy=binary_accuracy(pairs, data.charset.classes),
                     blank_rate=outcome.blank_rate,
                     spread=outcome.spread,
                     learning_rate=schedule.get_last_lr()[0],
