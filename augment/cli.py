@@ -283,9 +283,10 @@ def sheet(
     label_pattern: Pattern = None,
 ) -> None:
     """Draw a contact sheet: pictures with their labels, or with what a reader reads in them."""
-    from augment.sheet import Cell, contact_sheet, marked
+    from augment.sheet import Cell, contact_sheet
     from recognizer.images import PictureError, open_picture
     from recognizer.reader import Reader
+    from recognizer.readings import marked
     from recognizer.samples import Sample, read_manifest
 
     def opened(sample: Sample) -> Image.Image:

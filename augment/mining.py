@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from augment.method import Request, write_requests
-from augment.sheet import Cell, contact_sheet, marked
+from augment.sheet import Cell, contact_sheet
 from recognizer.errors import UserError
 from recognizer.images import open_picture
-from recognizer.readings import Confusion, Reading, confusions, error_kinds, label_margin
+from recognizer.readings import Confusion, Reading, confusions, error_kinds, label_margin, marked
 from recognizer.samples import FolderWriter, Problem, Sample
 
 NEAR = 0.8  # a sample whose label is held less likely than this is nearly misread

@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import cast
 
 from PIL import Image, ImageDraw, ImageFont
-from rapidfuzz.distance import Levenshtein
 
 from recognizer.errors import UserError
 
 DARK = "#222222"
 WRONG = "#D55E00"  # vermillion of Okabe and Ito's palette, told from dark grey by every kind of colour vision
-LOST = "·"  # stands in a caption for a character that the reading left out
 GAP = 8  # pixels between cells
 
 
@@ -25,24 +23,6 @@ class Cell:
     picture: Image.Image
     caption: str = ""
     wrong: tuple[bool, ...] = ()
-
-
-def marked(truth: str, reading: str) -> tuple[str, tuple[bool, ...]]:
-    """A caption that shows what was read, and which of its characters are wrong.
-
-    A character of `truth` that the reading left out appears as a wrong `LOST`. The marks are the fewest that explain
-    the difference (Levenshtein's edits).
-    """
-    caption, wrong, at = "", [], 0
-    for edit in Levenshtein.editops(truth, reading):
-        caption += reading[at : edit.dest_pos]
-        wrong += [False] * (edit.dest_pos - at)
-        caption += LOST if edit.tag == "delete" else reading[edit.dest_pos]
-        wrong.append(True)
-        at = edit.dest_pos + (edit.tag != "delete")
-    caption += reading[at:]
-    wrong += [False] * (len(reading) - at)
-    return caption, tuple(wrong)
 
 
 def contact_sheet(

@@ -5,11 +5,8 @@ Both work at any stage of a run, also while it is being written, and change noth
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 import math
-import os
 import re
 import shlex
 import tomllib
@@ -17,35 +14,29 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import jinja2
-from markupsafe import Markup
 from rapidfuzz.distance import Hamming
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from augment.fidelity import REFUSALS
-from augment.sheet import marked
 from pipelines.ledger import Entry
 from pipelines.portfolio import PARTS
+from recognizer.data.pages import Piece, Tile, embedded, percent, pieces_of, read_pieces, templates, tile_of, write_page
 from recognizer.errors import UserError
-from recognizer.images import PictureError, open_picture
 from recognizer.readings import Confusion, confusions
 from recognizer.samples import Sample, read_manifest
 
 BEYOND_CHANCE = 0.05  # McNemar's p under which a difference is called real
-LARGEST = (480, 128)  # width and height in pixels of an embedded picture: twice what the page shows
 # pictures shown of each kind
 OPENING, HARD, LATER_HARD, EACH, REFUSED, CHANGED, SUSPECTS, LOOK = 6, 12, 6, 4, 12, 20, 24, 6
 ROLES = ("before", "control", "after")
 PLOT = 300  # height of the curve in pixels
 
 Scores = Mapping[str, Any]  # recognizer.readings.Scores.to_dict
-Piece = tuple[str, bool]  # a part of a text, and whether it is marked
 
 
 # ---------------------------------------------------------------------------------------------------- the run's folder
@@ -213,10 +204,6 @@ def _plain_table(console: Console, first: str, *others: str) -> Table:
     return table
 
 
-def percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
-
-
 def interval(scores: Scores) -> str:
     low, high = scores["exact_interval"]
     return f"{100 * low:.1f} to {100 * high:.1f} %"
@@ -247,16 +234,13 @@ def write_report(run: Path) -> Path:
     found = PracticeRun.open(run)
     if not found.steps:
         raise UserError(f"{run} has nothing to report yet: begin it with: {found.resume}")
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True, finalize=_shown,
-    )  # fmt: skip
-    environment.filters |= {"percent": percent, "interval": interval, "p_value": p_value, "spell": spell}
+    environment = templates(Path(__file__).parent)
+    environment.filters |= {"interval": interval, "p_value": p_value, "spell": spell}
     part, scores = found.scores()
     page = environment.get_template("report.html").render(
         run=found, verdict=verdict(found), part=part, scores=scores, labels=_labels(found),
         axis=max((_tenth_above(own) for own in scores.values()), default=1.0),
-        opening=[_tile(s) for s in _samples(found.path / "data" / "train")[:OPENING]],
+        opening=[tile_of(s) for s in _samples(found.path / "data" / "train")[:OPENING]],
         rounds=[hard_round(found, n) for n in dict.fromkeys(found.mined[:1] + found.mined[-1:])],
         changes=changes(found), curve=curve(found), confused=confused(found),
         cost=[(name_of(step), entry["seconds"]) for step, entry in found.steps.items()
@@ -265,20 +249,8 @@ def write_report(run: Path) -> Path:
         quote=shlex.quote, name_of=name_of, PLOT=PLOT, controls_head=controls_head, controls_cells=controls_cells,
     )  # fmt: skip
     path = run / "report.html"
-    tmp = run / f".report.html.{os.getpid()}.tmp"
-    try:
-        tmp.write_text(page, encoding="utf-8")
-        tmp.replace(path)
-    finally:
-        tmp.unlink(missing_ok=True)
+    write_page(path, page)
     return path
-
-
-def _shown(value: Any) -> Any:
-    """A stranger's text with control characters, direction marks and broken UTF-8 spelt out; all else as it is."""
-    if not isinstance(value, str) or isinstance(value, Markup) or value.isprintable():
-        return value
-    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in value)
 
 
 def name_of(step: str) -> str:
@@ -381,43 +353,6 @@ def _labels(run: PracticeRun) -> dict[str, str]:
 
 
 @dataclass(frozen=True)
-class Tile:
-    """A picture as a data URI (None where it can no longer be opened), its alternative text and what stands below."""
-
-    uri: str | None
-    alt: str
-    pieces: tuple[Piece, ...]
-    note: str = ""
-
-
-def _tile(sample: Sample, pieces: Sequence[Piece] = (), note: str = "", about: str = "") -> Tile:
-    return Tile(embedded(sample), f"{sample.text}{about}", tuple(pieces) or ((sample.text, False),), note)
-
-
-def embedded(sample: Sample) -> str | None:
-    """A sample's picture as a JPEG data URI; None where it cannot be opened any more."""
-    try:
-        picture = open_picture(sample.read_bytes(), "RGB")
-    except PictureError:
-        return None
-    picture.thumbnail(LARGEST)
-    data = io.BytesIO()
-    picture.save(data, "JPEG", quality=90)
-    return "data:image/jpeg;base64," + base64.b64encode(data.getvalue()).decode()
-
-
-def pieces_of(text: str, marks: Iterable[bool]) -> tuple[Piece, ...]:
-    """A text cut where its marks change."""
-    both = zip(text, marks, strict=True)
-    return tuple(("".join(c for c, _ in run), mark) for mark, run in groupby(both, key=lambda pair: pair[1]))
-
-
-def read_pieces(truth: str, read: str) -> tuple[Piece, ...]:
-    """What was read, with its wrong characters marked."""
-    return pieces_of(*marked(truth, read))
-
-
-@dataclass(frozen=True)
 class HardCase:
     """A picture that was misread, and what was made of it and for it."""
 
@@ -468,24 +403,24 @@ def hard_round(run: PracticeRun, number: int) -> HardRound:
         lookalikes = _in_turn(of_source.get(str(sample.meta["name"]), []))[:EACH]
         practising = _practising(drawn, sample.text, wanted, shown)
         case = HardCase(
-            _tile(sample, about=f", read as {read}"), read_pieces(sample.text, read), read == sample.text,
+            tile_of(sample, about=f", read as {read}"), read_pieces(sample.text, read), read == sample.text,
             float(sample.meta["hardness"]), wanted,
-            tuple(_tile(s, (), s.meta["method"], f", made by {s.meta['method']}") for s in lookalikes),
+            tuple(tile_of(s, (), s.meta["method"], f", made by {s.meta['method']}") for s in lookalikes),
             sum(s.meta["source"] == sample.meta["name"] for s in refused),
             tuple(_drawn_tile(s, sample.text, wanted) for s in practising),
         )  # fmt: skip
         cases.append(case)
     reasons = tuple(pair for pair in REFUSALS.items() if any(s.meta["reason"] == pair[0] for s in refused))
     tiles = [
-        _tile(s, (), "{method}: {reason}, {detail}".format_map(s.meta), f", refused: {s.meta['reason']}")
+        tile_of(s, (), "{method}: {reason}, {detail}".format_map(s.meta), f", refused: {s.meta['reason']}")
         for s in _in_turn(refused)[:REFUSED]
     ]
     suspects = [
-        _tile(s, (), f"read {s.meta['read']}", f", read as {s.meta['read']}")
+        tile_of(s, (), f"read {s.meta['read']}", f", read as {s.meta['read']}")
         for s in _samples(folder / "mined" / "suspects")[:SUSPECTS]
     ]
     looks = [
-        (n, misread, tuple(_tile(s) for s in [s for s in hard if s.meta["look"] == look][:LOOK]))
+        (n, misread, tuple(tile_of(s) for s in [s for s in hard if s.meta["look"] == look][:LOOK]))
         for look, (n, misread) in enumerate(facts.get("looks", []))
     ]
     return HardRound(
@@ -522,8 +457,8 @@ def _drawn_tile(sample: Sample, text: str, wanted: str) -> Tile:
     method = sample.meta["method"]
     if _is_pair(sample, text):
         marks = [a != b for a, b in zip(sample.text, text, strict=True)]
-        return _tile(sample, pieces_of(sample.text, marks), f"{method}, contrast pair", f", drawn by {method}")
-    return _tile(sample, pieces_of(sample.text, [c in wanted for c in sample.text]), method, f", drawn by {method}")
+        return tile_of(sample, pieces_of(sample.text, marks), f"{method}, contrast pair", f", drawn by {method}")
+    return tile_of(sample, pieces_of(sample.text, [c in wanted for c in sample.text]), method, f", drawn by {method}")
 
 
 def _refused(folder: Path, methods: Iterable[str]) -> list[Sample]:

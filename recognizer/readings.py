@@ -20,6 +20,7 @@ from recognizer.errors import UserError
 
 Pair = tuple[str, str]
 Confusion = tuple[str, str]
+LOST = "·"  # stands in a caption for a character that the reading left out
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +140,24 @@ def _one_error(edit: Editop, edits: Sequence[Editop], j: int) -> bool:
         return False
     at = (edit.src_pos, edits[j].src_pos) if edits[j].tag == "delete" else (edit.dest_pos, edits[j].dest_pos)
     return abs(at[0] - at[1]) == 1
+
+
+def marked(truth: str, reading: str) -> tuple[str, tuple[bool, ...]]:
+    """A caption that shows what was read, and which of its characters are wrong.
+
+    A character of `truth` that the reading left out appears as a wrong `LOST`. The marks are the fewest that explain
+    the difference (Levenshtein's edits).
+    """
+    caption, wrong, at = "", [], 0
+    for edit in Levenshtein.editops(truth, reading):
+        caption += reading[at : edit.dest_pos]
+        wrong += [False] * (edit.dest_pos - at)
+        caption += LOST if edit.tag == "delete" else reading[edit.dest_pos]
+        wrong.append(True)
+        at = edit.dest_pos + (edit.tag != "delete")
+    caption += reading[at:]
+    wrong += [False] * (len(reading) - at)
+    return caption, tuple(wrong)
 
 
 class CharacterScore(NamedTuple):

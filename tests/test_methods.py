@@ -23,9 +23,10 @@ from PIL import Image, ImageDraw, ImageFont
 
 from augment.method import Method, Request
 from augment.methods import METHODS, create, load_class, load_learner
-from augment.sheet import GAP, LOST, WRONG, Cell, contact_sheet, marked
+from augment.sheet import GAP, WRONG, Cell, contact_sheet
 from augment.synthesize import requests_for_texts, synthesize
 from recognizer.errors import UserError
+from recognizer.readings import LOST, marked
 from recognizer.samples import FolderWriter, read_manifest
 
 ROOT = Path(__file__).resolve().parent.parent
