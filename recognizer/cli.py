@@ -537,11 +537,13 @@ def diagnose(
         list[Path] | None, typer.Option(help="Labelled pictures to test on, which must not be among these; repeatable.")
     ] = None,
     model: Model = None,
+    report: Annotated[Path | None, typer.Option(help="Write all of it as one HTML file as well.")] = None,
     limit: Annotated[int | None, typer.Option(help="Use only the first so many samples.", min=1)] = None,
     label_pattern: Pattern = None,
 ) -> None:
-    """Say what is in the data, whether there is a signal to learn, and what misread pictures have in common."""
-    from recognizer.data.diagnose import describe, misread_by, print_described, signal
+    """Say what is in the data, whether there is a signal to learn, and how a reader fails on them."""
+    from recognizer.data.diagnose import bears_on, describe, print_described, signal
+    from recognizer.data.failures import failures_of, print_failures
     from recognizer.reader import Reader
     from recognizer.samples import merge, problem_table, read_manifest
 
@@ -556,9 +558,16 @@ def diagnose(
     described = describe(manifest.samples, held_out.samples)
     if not described.samples:
         raise UserError(f"{manifest.source}: no picture can be opened")
-    wrong, tests = misread_by(Reader(model), described)
-    reader = "the default reader" if model is None else str(model)
-    print_described(described, signal(manifest.samples), reader, wrong, tests)
+    reader, found = "the default reader" if model is None else str(model), signal(manifest.samples)
+    failed = failures_of(Reader(model), described.samples)
+    tests = bears_on(described.features, [s.text for s in described.samples], failed.wrong)
+    print_described(described, found, reader, failed.wrong, tests)
+    print_failures(failed, reader)
+    if report is not None:
+        from recognizer.data.diagnosis import write_diagnosis
+
+        write_diagnosis(report, described, found, failed, reader, tests)
+        print(f"report: {report}")
 
 
 @typer_app.command("audit-labels")

@@ -7,11 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import draw_folder, recognizer, refusal
+from conftest import Page, draw_folder, recognizer, refusal
 from PIL import Image
 from scipy import stats
 
 from recognizer.data.diagnose import bears_on, crops_of, describe, signal
+from recognizer.data.diagnosis import write_diagnosis
+from recognizer.data.failures import Failures, failures_of
+from recognizer.reader import Reader
+from recognizer.readings import Reading
 from recognizer.samples import Sample, read_manifest
 
 
@@ -119,9 +123,85 @@ def test_what_bears_on_being_misread_is_told_with_corrected_p() -> None:
     assert bears_on(features, texts, [False] * 200) == []
 
 
+@pytest.fixture(scope="module")
+def failed(samples: list[Sample]) -> Failures:
+    return failures_of(Reader(), samples)
+
+
+def of(samples: list[Sample], texts: list[str], spread: float | None = 0.5) -> Failures:
+    """Failures of a reader that read these texts, ever surer."""
+    sure = np.linspace(0.2, 0.99, len(texts)).tolist()
+    readings = [Reading(t, p, tuple((c, p) for c in t)) for t, p in zip(texts, sure, strict=True)]
+    return Failures(samples, readings, texts, 0.8, spread, 6)
+
+
+def test_a_reader_reads_there_what_it_reads_elsewhere(samples: list[Sample], failed: Failures) -> None:
+    reader = Reader()
+    alone = reader.read([reader.open(s.path) for s in samples])
+    assert [r.text for r in failed.readings] == [r.text for r in alone]
+    assert failed.right == [s.text == r.text for s, r in zip(samples, alone, strict=True)] and sum(failed.right) > 20
+    assert 0.5 < failed.blank_rate < 1 and failed.spread is not None and failed.spread > 0.02 and not failed.collapse
+
+
+def test_letters_are_read_in_the_case_of_the_labels_where_these_have_one(tmp_path: Path) -> None:
+    folder = draw_folder(tmp_path / "data", ["ABBA", "BAAB"] * 6, 1)
+    small = [replace(s, text=s.text.lower()) for s in read_manifest(folder)]
+    found = failures_of(Reader(), small)
+    assert any(c.isupper() for r in found.readings for c in r.text) and found.scores.exact > 0.8
+    assert all(t == t.lower() for t in found.texts)
+
+
+def test_a_confusion_matrix_adds_up(samples: list[Sample]) -> None:
+    texts = [s.text.replace("2", "3") if i % 2 else s.text[:-1] for i, s in enumerate(samples)]
+    f = of(samples, texts)
+    names, _, counts = f.matrix()
+    for c in names[:-1]:
+        assert sum(counts[c, b] for b in names) == f.characters[c].support, c
+        assert sum(counts[a, c] for a in names) == sum(t.count(c) for t in texts), c
+    assert counts["2", "3"] > 10 and sum(counts[a, ""] for a in names) == sum(len(s.text) for s in samples[::2]) // 4
+
+
+def test_reliability_is_of_all_readings(samples: list[Sample]) -> None:
+    f = of(samples, [s.text if i > 30 else "7" for i, s in enumerate(samples)])
+    bins = f.reliability()
+    assert len(bins) == 10 and sum(b.n for b in bins) == 90
+    assert sum(b.n * b.right for b in bins) == pytest.approx(59)
+    assert [b.confidence for b in bins] == sorted(b.confidence for b in bins) and f.auroc == 1
+    assert f.surest_wrong(3) == [30, 29, 28] and f.least_sure(2) == [31, 32]
+
+
+@pytest.mark.parametrize("what", ["as read", "nothing", "all right", "hostile"])
+def test_the_page_tells_it_in_pictures(samples: list[Sample], failed: Failures, tmp_path: Path, what: str) -> None:
+    hostile = "<script>alert(1)</script>"
+    if what == "hostile":
+        samples = [replace(samples[0], text=hostile), *samples[1:]]
+    f = {
+        "as read": failed, "nothing": of(samples, [""] * 90), "all right": of(samples, [s.text for s in samples]),
+        "hostile": of(samples, ["7"] * 89 + ["9<b>"]),
+    }[what]  # fmt: skip
+    found = describe(samples)
+    tests = bears_on(found.features, [s.text for s in samples], f.wrong)
+    write_diagnosis(tmp_path / "page.html", found, signal(samples), f, "the default reader", tests)
+    assert [p.name for p in tmp_path.iterdir()] == ["page.html"]
+    source = (tmp_path / "page.html").read_text()
+    page = Page(source)
+    assert hostile not in source and "<b>" not in page.text.replace("9<b>", "")
+    assert all(image["src"].startswith("data:image/jpeg;base64,") and image["alt"] for image in page.all("img"))
+    assert not [a for a in page.all("a") if not a["href"].startswith("#")] and not page.all("script")
+    assert f"{100 * f.scores.exact:.1f} %" in page.text and "Characters by position" in page.text
+    assert ("The reader has collapsed: all blank" in page.text) == (what == "nothing")
+    assert ("None is misread" in page.text) == (f.scores.exact == 1)
+    for c, score in f.characters.items():
+        if c in found.characters:
+            assert f"{100 * score.recall:.1f} %" in page.text
+
+
 def test_the_command_tells_it_in_words(folder: Path, tmp_path: Path) -> None:
-    ended = recognizer("diagnose", folder, "--test", folder)
+    ended = recognizer("diagnose", folder, "--test", folder, "--report", tmp_path / "page.html")
     assert ended.status == 0, ended.err
+    assert ended.out.endswith(f"report: {tmp_path / 'page.html'}\n")
+    assert (tmp_path / "page.html").stat().st_size > 10_000
+    assert "the default reader on 90 pictures" in ended.out and "by position recall" in ended.out
     lines = ended.out.splitlines()
     assert lines[0] == "pictures    90, of 2 sizes: 80 x 32: 89, 96 x 32: 1" and lines[1] == "lengths     4: 89, 5: 1"
     assert "there is a signal to learn (p < .001)" in ended.out and "by the default reader: " in ended.out

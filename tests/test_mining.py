@@ -294,7 +294,7 @@ def json_lines(path: Path) -> list[dict[str, Any]]:
 def beginner(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A reader that was stopped too soon: it reads something, and misreads a lot."""
     run = tmp_path_factory.mktemp("beginner") / "run"
-    train(short(drawn, 480), run)
+    train(short(drawn, 368), run)
     return run
 
 

@@ -10,12 +10,12 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 import pytest
+from conftest import Page
 from PIL import Image
 
 from augment.method import Request, sources_of
@@ -175,45 +175,6 @@ def change(run: Path, step: str, **facts: object) -> None:
 
 
 # --------------------------------------------------------------------------------------------------------- the report
-
-
-class Page(HTMLParser):
-    """A page's elements; a wrong nesting is an error."""
-
-    VOID = frozenset({"meta", "img", "br"})
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.elements: list[tuple[str, dict[str, str]]] = []
-        self.words = ""
-        self.marked: list[str] = []
-        self.feed(text)
-        self.close()
-        assert not self.open, f"not closed: {self.open}"
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, {k: v or "" for k, v in attrs}))
-        if tag not in self.VOID:
-            self.open.append(tag)
-        if tag == "mark":
-            self.marked.append("")
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open and self.open.pop() == tag, f"</{tag}> closes nothing, line {self.getpos()}"
-
-    def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] not in ("style", "title"):
-            self.words += data
-        if self.open and self.open[-1] == "mark":
-            self.marked[-1] += data
-
-    @property
-    def text(self) -> str:
-        return " ".join(self.words.split())
-
-    def all(self, tag: str) -> list[dict[str, str]]:
-        return [attrs for name, attrs in self.elements if name == tag]
 
 
 def page_of(run: Path) -> Page:

@@ -4,6 +4,7 @@ whether there is a signal to learn at all, told by a baseline before anyone wait
 from __future__ import annotations
 
 import math
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from scipy import stats
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
@@ -23,7 +25,6 @@ from sklearn.tree import DecisionTreeClassifier
 
 from recognizer.data.copies import MOST, near_pairs
 from recognizer.images import PictureError, open_picture
-from recognizer.reader import Reader
 from recognizer.samples import Sample
 
 FEW = 10  # times that a character should be seen, to be learned
@@ -216,16 +217,6 @@ def bears_on(features: Mapping[str, NDArray[np.float64]], texts: Sequence[str], 
     return corrected
 
 
-def misread_by(reader: Reader, d: Described) -> tuple[list[bool], list[Test]]:
-    """Which of some described samples a reader misreads, whatever their case; and what bears on that."""
-    wrong: list[bool] = []
-    for k in range(0, len(d.samples), 256):
-        part = d.samples[k : k + 256]
-        readings = reader.read([reader.open(s.read_bytes()) for s in part])
-        wrong += [r.text.casefold() != s.text.casefold() for r, s in zip(readings, part, strict=True)]
-    return wrong, bears_on(d.features, [s.text for s in d.samples], wrong)
-
-
 def print_described(
     d: Described, found: Signal, reader: str, wrong: Sequence[bool], tests: Sequence[Test], most: int = 8
 ) -> None:
@@ -319,7 +310,9 @@ def signal(samples: Sequence[Sample], seed: int = 0) -> Signal:
     def right(model: Any, labels: Sequence[str]) -> NDArray[np.float64]:
         """The share of each picture's characters that is read right out of fold."""
         y = np.array([c for t in labels for c in t])
-        hit = cross_val_predict(model, x, y, groups=groups, cv=folds) == y
+        with warnings.catch_warnings():  # how far it converges is no matter: shuffled labels get as many steps
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            hit = cross_val_predict(model, x, y, groups=groups, cv=folds) == y
         return np.bincount(groups, hit) / np.bincount(groups)
 
     def logistic() -> Any:
