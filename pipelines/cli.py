@@ -88,6 +88,7 @@ def compare(
     out: Out = None,
     resume: Resume = None,
     methods: Annotated[str | None, typer.Option(help="Methods, with commas; 'none' is real pictures alone.")] = None,
+    losses: Annotated[bool, typer.Option("--losses", help="Compare losses of a fixed-length head instead.")] = False,
     seeds: Annotated[int | None, typer.Option(help="Trainings of each method; 3.")] = None,
     start: Start = None,
     pictures: Annotated[int | None, typer.Option(help="Pictures that each training sees; else by labels.")] = None,
@@ -103,6 +104,18 @@ def compare(
     from pipelines.compare import CompareSettings
     from pipelines.compare import compare as run_comparison
 
+    if losses:
+        from pipelines.losses import LossSettings, compare_losses
+
+        if methods:
+            raise UserError("--losses compares losses: leave --methods out")
+        told, out = _asked(
+            LossSettings, "comparison of losses", "train", resume, out, config, sets, data=data, test=test, seeds=seeds,
+            start=start, pictures=pictures, limit=limit, jobs=jobs, seed=seed, label_pattern=label_pattern,
+        )  # fmt: skip
+        compare_losses(told, out)
+        print((out / "table.md").read_text(encoding="utf-8"), end="")
+        return
     settings, out = _asked(
         CompareSettings, "comparison", "train", resume, out, config, sets,
         data=data, test=test, methods=methods and methods.split(","), seeds=seeds, start=start, pictures=pictures,

@@ -20,7 +20,7 @@ from recognizer.readings import Reading
 from recognizer.samples import Sample
 from recognizer.training.batches import Pictures, collate
 from recognizer.training.checkpoint import build, read_weights
-from recognizer.training.losses import nll
+from recognizer.training.losses import nll, positions
 from recognizer.training.model import HeadName, Network
 
 
@@ -74,6 +74,45 @@ def read_pictures(
         sum(t[1] for t in totals) / max(1, sum(t[2] for t in totals)),
         float(np.mean(all_spreads)) if all_spreads else None,
     )
+
+
+class Decisions(NamedTuple):
+    """Of a fixed head's yes-or-no decisions "this character stands in this position", each taken at one half: how many
+    yes are right, are said, and should be; and of how many pictures so many texts are exactly right."""
+
+    right: int
+    said: int
+    there: int
+    exact: int
+    n: int
+
+
+@torch.inference_mode()
+def decisions(weights: Path, samples: Sequence[Sample], max_pixels: int = MAX_PIXELS) -> Decisions:
+    """What a fixed head decides on labelled pictures that can be used.
+
+    Raises:
+        UserError: no weights, those of another head, or no picture that can be used.
+    """
+    state, description = read_weights(weights)
+    if description.head != "fixed":
+        raise UserError(f"{weights} has a {description.head} head, which decides nothing by position")
+    network, charset = build(state, description), Charset(description.charset)
+    pictures = Pictures(samples, charset, description.frame, max_pixels)
+    if not len(pictures):
+        raise UserError(f"none of {len(samples)} pictures to read can be used")
+    right = said = there = exact = 0
+    for group in groups_of_one_width(pictures, 128):
+        batch = collate([pictures[i] for i in group])
+        logits = network(batch.pictures)["fixed"]
+        own, truth = positions(logits, batch.targets, batch.lengths)
+        yes, is_there = own[..., 1:] > 0, truth[..., 1:] > 0
+        right += int((yes & is_there).sum())
+        said += int(yes.sum())
+        there += int(is_there.sum())
+        readings = readings_of(logits.log_softmax(-1).numpy(), charset)
+        exact += sum(r.text == pictures.samples[i].text for i, r in zip(group, readings, strict=True))
+    return Decisions(right, said, there, exact, len(pictures))
 
 
 def groups_of_one_width(pictures: Pictures, batch: int) -> list[list[int]]:
