@@ -17,6 +17,7 @@ import typer
 from recognizer.errors import UserError, one_line_errors
 
 if TYPE_CHECKING:
+    from recognizer.decode import Constraint
     from recognizer.reader import Reader
     from recognizer.readings import Reading, Scores
     from recognizer.samples import Manifest
@@ -504,6 +505,51 @@ def label(
         serve(desk, reader, constraint, port, browser)
         state = desk.state()
     print(f"{state['answered']} of {state['total']} pictures are answered")
+
+
+@typer_app.command()
+def serve(
+    model: Model = None,
+    host: Annotated[str, typer.Option(help="Address to listen at; else this machine alone hears.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 is any that is free.", min=0, max=65535)] = 8000,
+    token_file: Annotated[
+        Path | None, typer.Option(help="A file that holds the token which requests must bear.")
+    ] = None,
+    threads: Annotated[int, typer.Option(help="Batches read at once; 0 is one a processor.", min=0)] = 0,
+    batch: Annotated[int, typer.Option(help="Pictures read together, at most.", min=1)] = 32,
+    waiting: Annotated[int, typer.Option(help="Pictures that may wait; over it a request is put off.", min=1)] = 1024,
+    max_bytes: Annotated[int, typer.Option(help="Of a request.", min=1)] = 10 * 2**20,
+    max_pictures: Annotated[int, typer.Option(help="Of a request.", min=1)] = 64,
+    max_seconds: Annotated[float, typer.Option(help="To send a request and to wait for its answer.", min=0.01)] = 30,
+    max_pixels: MaxPixels = 4_000_000,
+    keep_uncertain: Annotated[
+        Path | None, typer.Option(help="Keep pictures that are read unsurely here, for recognizer label.")
+    ] = None,
+    below: Annotated[float, typer.Option(help="What is unsure.", min=0, max=1)] = 0.8,
+    charset: Annotated[str | None, typer.Option(help="Read only these characters ('digits', '0123ABC').")] = None,
+    length: Annotated[str | None, typer.Option(help="Read only texts of this length: 5, or 4-6.")] = None,
+    pattern: Annotated[str | None, typer.Option(help="Read only texts of this form: LLLDDD, or U{2}\\-D{4}.")] = None,
+) -> None:
+    """Read pictures over HTTP: POST /v1/read, and a page to try it. A new model file is taken up at once."""
+    from recognizer.deploy.serve import Keep, Limits, Service
+    from recognizer.deploy.serve import serve as answer
+    from recognizer.reader import constraint_of
+
+    def constrain(reader: Reader) -> Constraint | None:
+        return constraint_of(reader.charset, charset, length, pattern)
+
+    token = None
+    if token_file is not None:
+        try:
+            token = token_file.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{token_file}: {error}") from None
+        if not token or not token.isascii():
+            raise UserError(f"{token_file} holds no token: one line of ASCII is needed")
+    limits = Limits(max_bytes, max_pixels, max_pictures, max_seconds, waiting, batch=batch)
+    keep = None if keep_uncertain is None else Keep(keep_uncertain, below)
+    each = threads or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    answer(Service(model, limits, keep, constrain, each), host, port, token)
 
 
 @typer_app.command("merge-labels")
