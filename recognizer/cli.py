@@ -42,6 +42,15 @@ class Size(StrEnum):
     base = "base"
 
 
+class Form(StrEnum):
+    """How an exported reader is stored and computed."""
+
+    half = "half"
+    full = "full"
+    int8 = "int8"
+    int8_dynamic = "int8-dynamic"
+
+
 class Head(StrEnum):
     """What reads a network's features, as the command line takes it."""
 
@@ -228,12 +237,44 @@ def _scores_line(scores: Scores) -> str:
 def export(
     model: Annotated[Path, typer.Argument(help="A run's folder or a weights file.")],
     out: Annotated[Path | None, typer.Option(help="The file to write; else reader.onnx beside the weights.")] = None,
+    form: Annotated[
+        Form, typer.Option("--format", help="half: weights in half precision; int8: computed in 8 bits, wants --data.")
+    ] = Form.half,
+    data: Annotated[
+        list[Path] | None, typer.Option(help="Pictures such as will be read, with labels: to calibrate and to compare.")
+    ] = None,
+    limit: Annotated[int, typer.Option(help="Use only the first so many samples.", min=1)] = 1000,
+    label_pattern: Pattern = None,
 ) -> None:
-    """Write the ONNX file that `recognizer predict` reads, and compare it with torch."""
-    from recognizer.deploy.export import export as write_onnx
+    """Write the ONNX file that `recognizer predict` reads; with --data, and say what each format costs and reads."""
+    import tempfile
 
-    path, difference = write_onnx(model, out)
-    print(f"{path}: {path.stat().st_size:,} bytes; largest difference from torch {difference:.1e} in log probability")
+    from recognizer.deploy.export import export as write_onnx
+    from recognizer.deploy.export import measure, verdict
+    from recognizer.samples import merge, read_manifest
+
+    samples = merge([read_manifest(path, label_pattern) for path in data or ()]).first(limit).samples if data else ()
+    path, difference = write_onnx(model, out, form.value, samples)
+    told = f"{path}: {path.stat().st_size:,} bytes"
+    if not form.value.startswith("int8"):
+        told += f"; largest difference from torch {difference:.1e} in log probability"
+    print(told)
+    if not samples:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        files = {
+            other.value: write_onnx(model, Path(folder) / f"{other.value}.onnx", other.value, samples)[0]
+            for other in (Form.full, Form.half, Form.int8, Form.int8_dynamic)
+        }
+        rows = measure(files, samples)
+    print("\nformat            bytes    right  read otherwise  ms alone  ms of 32")
+    for row in rows:
+        right = "" if row.right is None else f"{row.right:.3f}"
+        print(
+            f"{row.form:<13} {row.size:>9,} {right:>8} {row.differ:>7} of {row.n:<5} {row.alone:>8.2f} "
+            f"{row.together:>9.2f}  {verdict(row, rows[0])}".rstrip()
+        )
+    print("one thread, a picture; right is whatever its case; compared with full")
 
 
 @typer_app.command()
@@ -505,6 +546,37 @@ def label(
         serve(desk, reader, constraint, port, browser)
         state = desk.state()
     print(f"{state['answered']} of {state['total']} pictures are answered")
+
+
+@typer_app.command()
+def bench(
+    paths: Annotated[list[Path] | None, typer.Argument(help="Pictures or folders; else some are drawn.")] = None,
+    model: Model = None,
+    seconds: Annotated[float, typer.Option(help="Of each measurement.", min=0.1)] = 3.0,
+    limit: Annotated[int, typer.Option(help="Read only the first so many.", min=1)] = 1000,
+) -> None:
+    """Say how fast a reader reads here, file to text: alone and together, with one thread and with all."""
+    from recognizer.deploy.bench import TOGETHER, drawn
+    from recognizer.deploy.bench import bench as measure
+    from recognizer.samples import list_pictures
+
+    files = [file for path in paths or () for file in (list_pictures(path) if path.is_dir() else [path])][:limit]
+    if paths and not files:
+        raise UserError(f"{' '.join(map(str, paths))}: no picture is there")
+    try:
+        data = [file.read_bytes() for file in files] or drawn()
+    except OSError as error:
+        raise UserError(f"{error.filename}: {error.strerror}") from None
+    found = measure(model, data, seconds)
+    print(f"{'threads':<9}{'alone ms: median':>17}{'90 %':>8}{'99 %':>8}{'CPU':>8}{'a second':>10}"
+          f"{f'{TOGETHER} at once: a second':>24}{'CPU ms':>8}")  # fmt: skip
+    for own in found:
+        low, high, highest = own.alone
+        print(f"{own.threads:<9}{low:>17.2f}{high:>8.2f}{highest:>8.2f}{own.alone_cpu:>8.2f}{own.a_second:>10.0f}"
+              f"{own.together:>24.0f}{own.together_cpu:>8.2f}")  # fmt: skip
+    fastest = max(found, key=lambda own: own.together)
+    print(f"file to text, {len(data)} pictures; fastest together with --threads {fastest.threads}; "
+          f"predict and serve take one a reading unless told")  # fmt: skip
 
 
 @typer_app.command()

@@ -4,24 +4,35 @@ from __future__ import annotations
 
 import json
 import logging
+import tempfile
+import time
 import warnings
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime
 import torch
+from numpy.typing import NDArray
 from onnx import numpy_helper
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
 from torch import Tensor, nn
 
 from recognizer.errors import UserError
-from recognizer.images import WIDTH_STEP
-from recognizer.training.checkpoint import Description, build, find_weights, read_weights
+from recognizer.images import WIDTH_STEP, Grey, PictureError, normalise, open_picture
+from recognizer.reader import Reader
+from recognizer.samples import Sample
+from recognizer.training.checkpoint import Description, build, find_weights, read_weights, written
 from recognizer.training.model import HeadName, Network
 
 TOLERANCE = 1e-4
+FORMS = ("half", "full", "int8", "int8-dynamic")
+QUANTIZED = ["Conv", "MatMul", "Gemm"]
+CALIBRATED_ON = 256  # pictures, at most
+TURNS = 40  # of a measurement
 
 
 class Reading(nn.Module):
@@ -36,19 +47,45 @@ class Reading(nn.Module):
         return logits.log_softmax(-1)
 
 
-def export(weights: Path, out: Path | None = None) -> tuple[Path, float]:
+def export(
+    weights: Path, out: Path | None = None, form: str = "half", data: Sequence[Sample] = ()
+) -> tuple[Path, float]:
     """Write the ONNX file of a weights file or a run, `reader.onnx` beside it unless told otherwise.
 
-    Batch and width are free. Matrices are stored in half precision, as they are in the weights file, and reading is in
-    single precision all the same. Gives the file and the largest difference from torch, in log probability, at several
-    batches and widths.
+    Batch and width are free. `form`, one of `FORMS`, is how matrices are stored, and with the last two what is computed
+    in; `int8` is calibrated on pictures of `data`. Gives the file and the largest difference from torch in log
+    probability, at several batches and widths.
 
     Raises:
-        UserError: no weights, or a file that differs from torch by more than `TOLERANCE`.
+        UserError: no weights, nothing to calibrate on, or a file that is not quantized and differs from torch by more
+            than `TOLERANCE`.
     """
     state, description = read_weights(weights)
     out = out or find_weights(weights).with_name("reader.onnx")
     module = Reading(build(state, description), description.head).eval()
+    model = graph_of(module, description)
+    about = {
+        "charset": description.charset, "frame": asdict(description.frame), "size": description.size,
+        "head": description.head, "scores": dict(description.scores), "form": form,
+    }  # fmt: skip
+    tmp = out.with_name(out.name + ".tmp")
+    with written(out):
+        if form.startswith("int8"):
+            model = quantized(model, description, data if form == "int8" else None)
+        elif form == "half":
+            store_halves(model, state)
+        onnx.helper.set_model_props(model, {"lookalike": json.dumps(about, ensure_ascii=False)})
+        tmp.write_bytes(model.SerializeToString())
+        difference = largest_difference(module, tmp, description)
+        if not form.startswith("int8") and not difference <= TOLERANCE:
+            tmp.unlink()
+            raise UserError(f"the exported reader differs from torch by {difference:.1e}, more than {TOLERANCE:.0e}")
+        tmp.replace(out)
+    return out, difference
+
+
+def graph_of(module: nn.Module, description: Description) -> onnx.ModelProto:
+    """The network as an ONNX model in single precision, of any batch and width."""
     example = torch.zeros(2, 1, description.frame.height, 8 * WIDTH_STEP)
     batch, columns = torch.export.Dim("batch", min=1), torch.export.Dim("columns", min=1)
     with warnings.catch_warnings():
@@ -59,24 +96,117 @@ def export(weights: Path, out: Path | None = None) -> tuple[Path, float]:
             dynamic_shapes=({0: batch, 3: 4 * columns},), dynamo=True, verbose=False,
         )  # fmt: skip
     assert program is not None
-    model = program.model_proto
+    model: onnx.ModelProto = program.model_proto
     for part in (*model.graph.node, *model.graph.value_info, *model.graph.input, *model.graph.output, model.graph):
         part.ClearField("metadata_props")  # the exporter's notes hold file names of the machine that it ran on
         part.ClearField("doc_string")
-    store_halves(model, state)
-    about = {
-        "charset": description.charset, "frame": asdict(description.frame), "size": description.size,
-        "head": description.head, "scores": dict(description.scores),
-    }  # fmt: skip
-    onnx.helper.set_model_props(model, {"lookalike": json.dumps(about, ensure_ascii=False)})
-    tmp = out.with_name(out.name + ".tmp")
-    tmp.write_bytes(model.SerializeToString())
-    difference = largest_difference(module, tmp, description)
-    if not difference <= TOLERANCE:
-        tmp.unlink()
-        raise UserError(f"the exported reader differs from torch by {difference:.1e}, more than {TOLERANCE:.0e}")
-    tmp.replace(out)
-    return out, difference
+    return model
+
+
+class Calibration(CalibrationDataReader):  # type: ignore[misc]
+    """Pictures one by one, as the quantizer asks for them."""
+
+    def __init__(self, greys: Sequence[Grey]) -> None:
+        self._greys = iter(greys)
+
+    def get_next(self) -> dict[str, NDArray[np.float32]] | None:
+        grey = next(self._greys, None)
+        return None if grey is None else {"pictures": normalise(grey[None])[:, None]}
+
+
+def quantized(model: onnx.ModelProto, description: Description, data: Sequence[Sample] | None) -> onnx.ModelProto:
+    """A model whose convolutions and matrices are of 8 bits: with `data` computed in 8 bits as well, in ranges that its
+    pictures reach, else only as far as ranges are found while it reads.
+
+    Raises:
+        UserError: no picture to calibrate on.
+    """
+    greys: list[Grey] = []
+    for sample in data or ():
+        with suppress(PictureError):
+            greys.append(description.frame.fit(open_picture(sample.read_bytes(), None)))
+        if len(greys) == CALIBRATED_ON:
+            break
+    if data is not None and not greys:
+        raise UserError("int8 is calibrated on pictures such as will be read: --data DIR")
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.getLogger().addFilter(_quiet)
+        before, after = Path(folder) / "before.onnx", Path(folder) / "after.onnx"
+        before.write_bytes(model.SerializeToString())
+        try:
+            if data is None:
+                quantize_dynamic(before, after, op_types_to_quantize=QUANTIZED)
+            else:
+                quantize_static(
+                    before, after, Calibration(greys), quant_format=QuantFormat.QDQ, per_channel=True,
+                    activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, op_types_to_quantize=QUANTIZED,
+                )  # fmt: skip
+        finally:
+            logging.getLogger().removeFilter(_quiet)
+        return onnx.load(after)
+
+
+def _quiet(record: logging.LogRecord) -> bool:
+    """Whether a log record is not the quantizer's advice on steps that change nothing here."""
+    return "pre-processing" not in record.getMessage()
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a file costs and reads: bytes, the share read right whatever its case of `n` pictures, how many of them it
+    reads otherwise than the first one measured, and milliseconds a picture on one thread, alone and 32 at once."""
+
+    form: str
+    size: int
+    right: float | None
+    differ: int
+    n: int
+    alone: float
+    together: float
+
+
+def measure(files: Mapping[str, Path], data: Sequence[Sample]) -> list[Measured]:
+    """What each file costs and reads, by the name of its form, in turns, so that other work on the machine falls on all
+    alike."""
+    readers = {form: Reader(path) for form, path in files.items()}
+    opened: list[tuple[Grey, str]] = []
+    first = next(iter(readers.values()))
+    for sample in data:
+        with suppress(PictureError):
+            opened.append((first.open(sample.read_bytes()), sample.text))
+    texts = {form: [r.text for r in reader.read([g for g, _ in opened])] for form, reader in readers.items()}
+    looked_at = [g for g, _ in opened] or [np.full((first.frame.height, 128), 255, np.uint8)]
+    alone: dict[str, list[float]] = {form: [] for form in readers}
+    together: dict[str, list[float]] = {form: [] for form in readers}
+    for turn in range(TURNS):
+        grey = looked_at[turn % len(looked_at)]
+        for form, reader in readers.items():
+            for times, n in ((alone, 1), (together, 32)):
+                began = time.perf_counter()
+                reader.log_probabilities([grey] * n)
+                times[form].append(1e3 * (time.perf_counter() - began) / n)
+    usual = next(iter(texts.values()))
+    return [
+        Measured(
+            form, path.stat().st_size,
+            sum(a.casefold() == t.casefold() for a, (_, t) in zip(texts[form], opened, strict=True)) / len(opened)
+            if opened else None,
+            sum(a != b for a, b in zip(texts[form], usual, strict=True)), len(opened),
+            float(np.median(alone[form])), float(np.median(together[form])),
+        )
+        for form, path in files.items()
+    ]  # fmt: skip
+
+
+def verdict(own: Measured, usual: Measured) -> str:
+    """What is worse of a form than of the usual one, in words."""
+    said = []
+    if own.alone > 1.1 * usual.alone or own.together > 1.1 * usual.together:
+        said.append("slower")
+    if own.right is not None and usual.right is not None and own.right < usual.right - 0.005:
+        said.append(f"reads {100 * (usual.right - own.right):.1f} points worse")
+    return ", ".join(said)
 
 
 def store_halves(model: onnx.ModelProto, state: Mapping[str, Tensor]) -> None:
