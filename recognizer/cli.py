@@ -579,6 +579,83 @@ def bench(
           f"predict and serve take one a reading unless told")  # fmt: skip
 
 
+# ---------------------------------------------------------------------------------------------------------- compress
+
+compress_app = typer.Typer(no_args_is_help=True, add_completion=False, help="Make a reader smaller, or faster.")
+typer_app.add_typer(compress_app, name="compress")
+Labelled = Annotated[list[Path], typer.Option("--data", help="Labelled pictures to train on; repeatable.")]
+Compressed = Annotated[Path, typer.Option("--out", help="A folder; given again, the run goes on.")]
+Seen = Annotated[int | None, typer.Option("--pictures", help="Pictures to see in all; else by the number of labels.")]
+
+
+@compress_app.command()
+def distill(
+    teacher: Annotated[list[str], typer.Option(help="Weights or a run, or 'default'; several teach their mean.")],
+    data: Labelled,
+    out: Compressed,
+    unlabelled: Annotated[
+        list[Path] | None, typer.Option(help="Pictures without labels, to be taught as the teacher reads them.")
+    ] = None,
+    student: Annotated[Size, typer.Option(help="What learns.")] = Size.tiny,
+    pictures: Seen = None,
+    limit: Annotated[int | None, typer.Option(help="Use only the first so many labels.", min=1)] = None,
+    validation: Annotated[Path | None, typer.Option(help="Labelled pictures to validate on; else a tenth.")] = None,
+    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    label_pattern: Pattern = None,
+    sets: Sets = None,
+) -> None:
+    """Teach a smaller reader what a larger one reads, frame by frame."""
+    from recognizer.deploy.compress import distill as teach
+    from recognizer.settings import load
+    from recognizer.training.train import TrainSettings
+
+    given = {
+        "teacher": teacher, "data": _texts(data), "size": student.value, "pictures": pictures, "limit": limit,
+        "validation": _text(validation), "seed": seed, "label_pattern": label_pattern,
+    }  # fmt: skip
+    scores = teach(load(TrainSettings, None, given, sets or ()), unlabelled or (), out)
+    print(f"validation: {_scores_line(scores)}")
+    print(f"read with: recognizer predict --model {out} PICTURE")
+
+
+@compress_app.command()
+def prune(
+    model: Annotated[Path, typer.Option(help="A run's folder or a weights file.")],
+    data: Labelled,
+    out: Compressed,
+    keep: Annotated[float, typer.Option(help="Share of the inner channels that is left.", min=0.05, max=1)] = 0.5,
+    pictures: Seen = None,
+    limit: Annotated[int | None, typer.Option(help="Use only the first so many labels.", min=1)] = None,
+    validation: Annotated[Path | None, typer.Option(help="Labelled pictures to validate on; else a tenth.")] = None,
+    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    label_pattern: Pattern = None,
+    sets: Sets = None,
+) -> None:
+    """Take the channels out that carry least, and train what is left, taught by the whole reader."""
+    from recognizer.deploy.compress import prune as take_out
+    from recognizer.settings import load
+    from recognizer.training.train import TrainSettings
+
+    given = {
+        "data": _texts(data), "pictures": pictures, "limit": limit, "validation": _text(validation), "seed": seed,
+        "label_pattern": label_pattern,
+    }  # fmt: skip
+    scores = take_out(load(TrainSettings, None, given, sets or ()), model, keep, out)
+    print(f"validation: {_scores_line(scores)}")
+    print(f"read with: recognizer predict --model {out} PICTURE")
+
+
+@compress_app.command()
+def quantize(
+    model: Annotated[Path, typer.Option(help="A run's folder or a weights file.")],
+    data: Annotated[list[Path], typer.Option(help="Pictures such as will be read, with labels; repeatable.")],
+    out: Annotated[Path, typer.Option(help="The ONNX file to write.")],
+    label_pattern: Pattern = None,
+) -> None:
+    """Compute in 8 bits, in the ranges that your pictures reach: export --format int8."""
+    export(model, out, Form.int8, data, 1000, label_pattern)
+
+
 @typer_app.command()
 def serve(
     model: Model = None,

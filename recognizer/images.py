@@ -192,11 +192,14 @@ def grey_of(picture: NDArray[np.uint8]) -> Grey:
     Luminance hides yellow on white and lavender on white. Of each pixel the channel that differs most from the paper
     (each channel's median) counts `COLOUR`, its luminance the rest. Where the channels are equal, nothing changes.
     """
-    paper = [np.searchsorted(np.bincount(channel.ravel(), minlength=256).cumsum(), channel.size / 2)
-             for channel in np.moveaxis(picture, -1, 0)]  # fmt: skip
-    most = np.abs(picture.astype(np.int16) - np.array(paper, np.int16)).argmax(-1, keepdims=True)
-    telling = np.take_along_axis(picture, most, -1)[..., 0]
-    mixed = COLOUR * telling + (1 - COLOUR) * (picture @ np.array(LUMA, np.float32))
+    channels = [np.ascontiguousarray(channel) for channel in np.moveaxis(picture, -1, 0)]
+    telling, most = channels[0], np.zeros(picture.shape[:2], np.int16)
+    for channel in channels:
+        paper = np.searchsorted(np.bincount(channel.ravel(), minlength=256).cumsum(), channel.size / 2)
+        apart = np.abs(channel - np.int16(paper))
+        telling, most = np.where(apart > most, channel, telling), np.maximum(apart, most)
+    luminance = sum(weight * channel for weight, channel in zip(np.array(LUMA, np.float32), channels, strict=True))
+    mixed = np.float32(COLOUR) * telling + np.float32(1 - COLOUR) * luminance
     return np.asarray(mixed + 0.5, np.uint8)
 
 

@@ -23,7 +23,7 @@ from torch import Tensor
 from recognizer.charset import Charset
 from recognizer.errors import UserError
 from recognizer.images import Frame
-from recognizer.training.model import PLACE, SIZES, HeadName, Network
+from recognizer.training.model import PLACE, SIZES, HeadName, Network, Widths
 
 FORMAT = 1
 SHIPPED = Path(__file__).parent.parent / "weights"
@@ -127,6 +127,15 @@ def positions_of(state: Mapping[str, Tensor]) -> int:
     return len(place) // PLACE if place is not None else 0
 
 
+def widths_of(state: Mapping[str, Tensor]) -> Widths:
+    """The inner channels of a network's blocks and of its convolution head, as its tensors have them."""
+    blocks: list[int] = []
+    while (made := state.get(f"trunk.blocks.{len(blocks)}.conv1.weight")) is not None:
+        blocks.append(len(made))
+    head = state.get("heads.conv.body.0.weight")
+    return Widths(tuple(blocks), 0 if head is None else len(head))
+
+
 def build(state: Mapping[str, Tensor], description: Description) -> Network:
     """The network of a weights file, ready to read.
 
@@ -136,7 +145,10 @@ def build(state: Mapping[str, Tensor], description: Description) -> Network:
     positions = positions_of(state)
     if description.head == "fixed" and not 1 <= positions <= MOST_POSITIONS:
         raise UserError(f"the weights do not fit their description: a fixed head of {positions} positions")
-    network = Network(description.size, (description.head,), Charset(description.charset).classes, positions)
+    classes, widths = Charset(description.charset).classes, widths_of(state)
+    if len(widths.blocks) not in (0, len(SIZES[description.size].channels) - 1):
+        raise UserError(f"the weights do not fit their description: a trunk of {len(widths.blocks)} blocks")
+    network = Network(description.size, (description.head,), classes, positions, widths)
     try:
         missing = network.load_state_dict(dict(state), strict=False)
     except RuntimeError as error:

@@ -38,6 +38,16 @@ SIZES = {
 }
 
 
+class Widths(NamedTuple):
+    """Inner channels of each block and of the head, where some were taken out; 0 is what the size says."""
+
+    blocks: tuple[int, ...] = ()
+    head: int = 0
+
+
+WHOLE = Widths()
+
+
 class SqueezeExcite(nn.Module):
     """Weigh channels by what the whole picture holds; (N, C, H, W) to the same."""
 
@@ -54,11 +64,12 @@ class SqueezeExcite(nn.Module):
 class Block(nn.Module):
     """Two 3x3 convolutions with a shortcut; (N, C, H, W) to (N, D, H / stride, W / stride)."""
 
-    def __init__(self, channels_in: int, channels: int, stride: tuple[int, int]) -> None:
+    def __init__(self, channels_in: int, channels: int, stride: tuple[int, int], inner: int = 0) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(channels_in, channels, 3, stride, 1, bias=False)
-        self.norm1 = nn.BatchNorm2d(channels)
-        self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
+        inner = inner or channels
+        self.conv1 = nn.Conv2d(channels_in, inner, 3, stride, 1, bias=False)
+        self.norm1 = nn.BatchNorm2d(inner)
+        self.conv2 = nn.Conv2d(inner, channels, 3, 1, 1, bias=False)
         self.norm2 = nn.BatchNorm2d(channels)
         self.gate = SqueezeExcite(channels)
         self.shortcut: nn.Module = nn.Identity()
@@ -78,7 +89,7 @@ class Block(nn.Module):
 class Trunk(nn.Module):
     """Pictures (N, 1, H, W), W a multiple of 4, to features (N, F, T) with T = W / 4."""
 
-    def __init__(self, size: Size) -> None:
+    def __init__(self, size: Size, inner: tuple[int, ...] = ()) -> None:
         super().__init__()
         first, *rest = size.channels
         self.stem = nn.Sequential(
@@ -89,7 +100,7 @@ class Trunk(nn.Module):
         for i, channels in enumerate(rest):
             stride = (2, 2) if i == 0 else (2, 1) if rows > 3 else (1, 1)
             rows //= stride[0]
-            blocks.append(Block(before, channels, stride))
+            blocks.append(Block(before, channels, stride, inner[i] if inner else 0))
             before = channels
         self.blocks = nn.Sequential(*blocks)
         self.features = before * rows
@@ -154,13 +165,15 @@ class FixedHead(nn.Module):
 class Network(nn.Module):
     """A trunk and one or two heads. `forward` gives each head's logits (N, T, classes) by its name."""
 
-    def __init__(self, size: str, heads: tuple[HeadName, ...], classes: int, positions: int = 0) -> None:
+    def __init__(
+        self, size: str, heads: tuple[HeadName, ...], classes: int, positions: int = 0, widths: Widths = WHOLE
+    ) -> None:
         super().__init__()
         form = SIZES[size]
-        self.trunk = Trunk(form)
+        self.trunk = Trunk(form, widths.blocks)
         features = self.trunk.features
         make: dict[HeadName, Callable[[], nn.Module]] = {
-            "conv": lambda: ConvHead(features, form.conv_head, classes),
+            "conv": lambda: ConvHead(features, widths.head or form.conv_head, classes),
             "lstm": lambda: LstmHead(features, form.lstm_head, classes),
             "fixed": lambda: FixedHead(features, form.fixed_head, classes, positions),
         }

@@ -52,7 +52,8 @@ def train_with_unlabelled(settings: TrainSettings, out: Path, resume: bool = Fal
         pseudo = out / f"pseudo-{number}"
         if process.is_main_process and not pseudo.exists():
             export(out / f"round-{number - 1}")
-            kept = take_surest(out / f"round-{number - 1}", files, settings, pseudo)
+            reader = Reader(out / f"round-{number - 1}", max_pixels=settings.max_pixels)
+            kept = take_surest(reader, files, settings.unlabelled_confidence, pseudo)
             say(process, f"round {number}: {kept} of {len(files)} unlabelled pictures are read surely enough")
         process.wait_for_everyone()
         if not any(pseudo.iterdir()):
@@ -70,9 +71,9 @@ def train_with_unlabelled(settings: TrainSettings, out: Path, resume: bool = Fal
     return scores[best]
 
 
-def take_surest(run: Path, files: Sequence[Path], settings: TrainSettings, out: Path) -> int:
-    """Write the pictures that a run reads with enough confidence as a labelled folder; gives their number."""
-    reader = Reader(run, max_pixels=settings.max_pixels)
+def take_surest(reader: Reader, files: Sequence[Path], least: float, out: Path) -> int:
+    """Write the pictures in which something is read with a confidence of at least so much as a labelled folder; gives
+    their number."""
     kept = 0
     with FolderWriter(out) as writer, Bar(PartialState(), "reading unlabelled", len(files)) as bar:
         for k in range(0, len(files), GROUP):
@@ -85,7 +86,7 @@ def take_surest(run: Path, files: Sequence[Path], settings: TrainSettings, out: 
                     continue
                 opened.append(file)
             for file, reading in zip(opened, reader.read(greys), strict=True):
-                if reading.text and reading.confidence >= settings.unlabelled_confidence:
+                if reading.text and reading.confidence >= least:
                     about = {"source": str(file), "confidence": round(reading.confidence, 4)}
                     writer.add(f"{kept:06d}{file.suffix.lower()}", file.read_bytes(), reading.text, about)
                     kept += 1

@@ -37,7 +37,8 @@ from recognizer.training.calibrate import fit_temperature
 from recognizer.training.collapse import find_collapse
 from recognizer.training.evaluate import no_device, read_pictures, shown_case
 from recognizer.training.losses import LOSSES, OF_POSITIONS, Options, guidance, guide, rarity
-from recognizer.training.model import SIZES, HeadName, Network
+from recognizer.training.model import SIZES, WHOLE, HeadName, Network
+from recognizer.training.teach import Teachers, distillation, frame_of_teachers
 
 
 class FrameSettings(Settings):
@@ -77,6 +78,8 @@ class TrainSettings(Settings):
     adaptive_gamma: bool = False  # in its place 5 where p is under .2, and 3 elsewhere
     # what leads the convolution head off CTC's plateau, from nothing
     bootstrap: Literal["guide+lstm", "guide", "lstm", "none"] = "guide+lstm"
+    teacher: tuple[str, ...] = ()  # weights to learn from, frame by frame (training/teach.py)
+    teach: float = Field(0.7, gt=0, le=1)  # the teachers' share of the loss
     pictures: int | None = Field(None, ge=1)  # seen in all; else by the number of labels
     batch: int = Field(32, ge=2, le=65536)
     learning_rate: float | None = Field(None, gt=0)  # the cycle's peak; else by where it starts
@@ -110,6 +113,8 @@ class TrainSettings(Settings):
         """
         fixed = self.head == "fixed"
         name = self.loss or ("bce" if fixed else "ctc")
+        if fixed and self.teacher:
+            raise UserError("--head fixed has no frames to be taught: leave --teacher out")
         if (name in OF_POSITIONS) != fixed:
             fit = "of positions: give --head fixed with it" if not fixed else "CTC's: a fixed head takes bce losses"
             raise UserError(f"--loss {name} is {fit}")
@@ -222,7 +227,8 @@ def train(settings: TrainSettings, out: Path, resume: bool = False) -> Scores:
     heads: tuple[HeadName, ...] = (settings.head,)
     if bootstrapping and "lstm" in settings.bootstrap:
         heads = ("conv", "lstm")
-    network = Network(size, heads, data.charset.classes, data.longest)
+    widths = WHOLE if start is None else checkpoint.widths_of(checkpoint.read_weights(start)[0])
+    network = Network(size, heads, data.charset.classes, data.longest, widths)
     network.to(memory_format=torch.channels_last)  # convolutions this small are a fifth faster so, on a CPU too
     if start is not None:
         case = shown_case(start, data.train)
@@ -250,6 +256,10 @@ def train(settings: TrainSettings, out: Path, resume: bool = False) -> Scores:
     weights = rarity(known, data.charset.classes) if known else None
     told = Options(settings.pos_weight, settings.alpha, settings.gamma, settings.adaptive_gamma, weights)
     loss_of = LOSSES[settings.loss_name()]
+    teachers = None
+    if settings.teacher:
+        case = shown_case(Path(settings.teacher[0]), data.train)
+        teachers = Teachers(settings.teacher, data.charset, case, accelerator.device)
     saved, began, first = time.monotonic(), time.monotonic(), progress.step
 
     with interruptible() as interrupted, Bar(accelerator, "training", total, progress.step, settings.batch) as bar:
@@ -270,6 +280,11 @@ def train(settings: TrainSettings, out: Path, resume: bool = False) -> Scores:
                 progress.guidance = guidance(progress.level, data.charset.classes)
                 lead = guide(logits["conv"], batch.targets, batch.lengths, pictures).mean()
                 losses["conv"] = torch.lerp(losses["conv"], lead, progress.guidance)
+            if teachers is not None:
+                with accelerator.autocast():
+                    taught = teachers(pictures)
+                lesson = distillation(logits[settings.head], taught, batch.lengths).mean()
+                losses[settings.head] = torch.lerp(losses[settings.head], lesson, settings.teach)
             loss = torch.stack(list(losses.values())).sum()
             accelerator.backward(loss)
             accelerator.clip_grad_norm_(network.parameters(), settings.clip)
@@ -442,6 +457,10 @@ def read_data(settings: TrainSettings, accelerator: Accelerator) -> Data:
     seen = max(checkpoint.read_weights(start)[1].frame.min_width, 9 * form.height // 2) if start is not None else 0
     least = settings.frame.min_width or max(frame.min_width, seen)
     frame = replace(frame, min_width=min(least, frame.max_width))
+    if settings.teacher:
+        frame = frame_of_teachers(settings.teacher)
+        if frame.height != form.height:
+            raise UserError(f"a {size!r} reader sees pictures {form.height} pixels high, its teacher {frame.height}")
 
     with Bar(accelerator, "opening", len(own) + len(made) + len(old) + len(held)) as bar:
 

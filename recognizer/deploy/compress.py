@@ -1,0 +1,130 @@
+"""Make a reader smaller: teach a small one (distill), take channels out (prune), or compute in 8 bits (quantize).
+
+Each writes a run's folder: `weights.safetensors`, `reader.onnx` and `scores.json` beside the training that they come
+from. Killed at any moment, the same command goes on.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from torch import Tensor
+
+from recognizer.deploy.export import export
+from recognizer.errors import UserError
+from recognizer.progress import Alone, say
+from recognizer.reader import Reader
+from recognizer.readings import Scores
+from recognizer.samples import list_pictures
+from recognizer.training.checkpoint import build, find_weights, read_weights, save_weights, widths_of
+from recognizer.training.pseudo import take_surest
+from recognizer.training.train import TrainSettings, train
+
+FEWEST = 8  # channels that are left anywhere
+
+
+def distill(settings: TrainSettings, unlabelled: Sequence[Path], out: Path) -> Scores:
+    """Train a pupil as `settings` say, which name its teachers, into `out`. Pictures without labels are taught under
+    what the first teacher reads in them.
+
+    Raises:
+        UserError: nothing to teach, or as `train`.
+        Stopped: Ctrl-C; the same command goes on.
+    """
+    if not settings.teacher:
+        raise UserError("say who teaches: --teacher WEIGHTS")
+    _open(out)
+    if unlabelled:
+        read = out / "read"
+        if not read.exists():
+            _label(Path(settings.teacher[0]), unlabelled, read, settings.max_pixels)
+        settings = settings.model_copy(update={"with_synthetic": (*settings.with_synthetic, str(read))})
+    return _trained(settings, out)
+
+
+def prune(settings: TrainSettings, model: Path, keep: float, out: Path) -> Scores:
+    """Take the channels of a reader that carry least out, `keep` of each kind are left, and train what is left as
+    `settings` say, taught by the whole reader where these name no other teacher.
+
+    Raises:
+        UserError: weights of a recurrent head, or as `train`.
+        Stopped: Ctrl-C; the same command goes on.
+    """
+    _open(out)
+    start = out / "pruned.safetensors"
+    if not start.exists():
+        state, description = read_weights(model)
+        if description.head != "conv":
+            raise UserError(f"{model} has a {description.head} head; channels are taken out of convolution heads alone")
+        left = without(state, keep)
+        before, after = (sum(t.numel() for t in s.values()) for s in (state, left))
+        build(left, description)
+        say(Alone(), f"{before:,} numbers before, {after:,} after: {after / before:.0%}")
+        save_weights(start, left, replace(description, scores={}))
+    teacher = settings.teacher or (str(find_weights(model)),)
+    return _trained(settings.model_copy(update={"start": str(start), "teacher": teacher}), out)
+
+
+def without(state: Mapping[str, Tensor], keep: float) -> dict[str, Tensor]:
+    """The tensors of a convolution reader without the inner channels that carry least, of each block and of the head.
+
+    What a channel carries: the norm of the filter that makes it, times its scale in the norm behind it, times the norm
+    of the filters that take it up (Li et al. 2017, "Pruning Filters for Efficient ConvNets", arXiv 1608.08710, with
+    what comes before and after).
+    """
+    left = dict(state)
+
+    def take(maker: str, norm: str, takers: Sequence[str]) -> None:
+        made = left[f"{maker}.weight"]
+        carried = made.flatten(1).norm(dim=1)
+        scale = left[f"{norm}.weight"].abs() / (left[f"{norm}.running_var"] + 1e-5).sqrt()
+        for taker in takers:
+            weight = left[f"{taker}.weight"]
+            carried = carried * weight.transpose(0, 1).flatten(1).norm(dim=1)
+        n = len(made)
+        kept = (carried * scale).topk(max(round(keep * n), min(FEWEST, n))).indices.sort().values
+        left[f"{maker}.weight"] = made[kept]
+        for part in ("weight", "bias", "running_mean", "running_var"):
+            left[f"{norm}.{part}"] = left[f"{norm}.{part}"][kept]
+        for taker in takers:
+            left[f"{taker}.weight"] = left[f"{taker}.weight"][:, kept]
+
+    for k in range(len(widths_of(state).blocks)):
+        take(f"trunk.blocks.{k}.conv1", f"trunk.blocks.{k}.norm1", [f"trunk.blocks.{k}.conv2"])
+    take("heads.conv.body.0", "heads.conv.body.1", ["heads.conv.body.3"])
+    take("heads.conv.body.3", "heads.conv.body.4", ["heads.conv.classify"])
+    return left
+
+
+def _open(out: Path) -> None:
+    known = {"training", "read", "pruned.safetensors", "weights.safetensors", "reader.onnx", "scores.json"}
+    if out.exists() and (not out.is_dir() or {p.name.removesuffix(".tmp") for p in out.iterdir()} - known):
+        raise UserError(f"{out} exists and holds something else: name a new folder")
+    out.mkdir(parents=True, exist_ok=True)
+
+
+def _trained(settings: TrainSettings, out: Path) -> Scores:
+    run = out / "training"
+    scores = train(settings, run, resume=(run / "settings.toml").is_file())
+    export(run)
+    for name in ("weights.safetensors", "scores.json", "reader.onnx"):
+        shutil.copy(run / name, out / f"{name}.tmp")
+        (out / f"{name}.tmp").replace(out / name)
+    return scores
+
+
+def _label(teacher: Path, folders: Sequence[Path], out: Path, max_pixels: int) -> None:
+    """Write the pictures of some folders under what a teacher reads in them."""
+    files = [file for folder in folders for file in list_pictures(folder)]
+    if not files:
+        raise UserError(f"--unlabelled {' '.join(map(str, folders))}: no picture is there")
+    onnx, _ = export(teacher, out.with_name("reader.onnx"))
+    tmp = out.with_name("read.tmp")
+    shutil.rmtree(tmp, ignore_errors=True)
+    kept = take_surest(Reader(onnx, max_pixels=max_pixels), files, 0.0, tmp)
+    if not kept:
+        raise UserError(f"--unlabelled: {teacher} reads nothing in {len(files)} pictures")
+    tmp.replace(out)

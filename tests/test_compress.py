@@ -1,0 +1,176 @@
+"""Readers made smaller: what is taught, what is taken out, and what is left."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import Trained, draw_folder, random_labels, recognizer, refusal
+from torch.nn import functional as F
+
+from recognizer.charset import Charset
+from recognizer.deploy.compress import without
+from recognizer.errors import UserError
+from recognizer.images import Frame
+from recognizer.reader import Reader
+from recognizer.samples import read_manifest
+from recognizer.training.checkpoint import TINY, Description, build, read_weights, save_weights, widths_of
+from recognizer.training.model import Network
+from recognizer.training.teach import Teachers, distillation, frame_of_teachers
+
+CPU = torch.device("cpu")
+
+
+def test_distillation_is_the_divergence_of_all_frames_a_character() -> None:
+    rng = torch.Generator().manual_seed(0)
+    logits, taught = (torch.randn(3, 7, 5, generator=rng) for _ in range(2))
+    lengths = torch.tensor([1, 2, 4])
+    found = distillation(logits, taught.log_softmax(-1), lengths)
+    for i in range(3):
+        expected = F.kl_div(logits[i].log_softmax(-1), taught[i].softmax(-1), reduction="sum") / lengths[i]
+        assert float(found[i]) == pytest.approx(float(expected), rel=1e-5)
+    assert distillation(taught, taught.log_softmax(-1), lengths).abs().max() < 1e-5
+    assert distillation(logits.bfloat16(), taught.log_softmax(-1), lengths).dtype == torch.float32
+
+
+def test_several_teachers_teach_their_mean_in_the_classes_of_the_pupil(tmp_path: Path) -> None:
+    charset, paths = Charset("10ab"), []
+    for seed, known in enumerate(("01ABX", "Xab01")):
+        torch.manual_seed(seed)
+        network = Network("tiny", ("conv",), len(known) + 1)
+        paths.append(str(tmp_path / f"{seed}.safetensors"))
+        save_weights(Path(paths[-1]), network.state_dict(), Description("tiny", "conv", known, Frame(32, 64, 512)))
+    taught = Teachers(paths, charset, {"a": "A", "b": "B"}, CPU)(pictures := torch.randn(2, 1, 32, 64))
+    parts = []
+    for path, rows in zip(paths, ([0, 2, 1, 3, 4], [0, 5, 4, 2, 3]), strict=True):
+        state, description = read_weights(Path(path))
+        with torch.inference_mode():
+            parts.append(build(state, description)(pictures)["conv"][..., rows].softmax(-1))
+    torch.testing.assert_close(taught.exp(), (parts[0] + parts[1]) / 2, atol=1e-5, rtol=1e-4)
+    with pytest.raises(UserError, match="does not know 'z'"):
+        Teachers(paths, Charset("01z"), {}, CPU)
+    assert frame_of_teachers(paths) == Frame(32, 64, 512)
+    with pytest.raises(UserError, match="do not see pictures alike"):
+        frame_of_teachers([paths[0], str(TINY)])
+
+
+def test_taking_nothing_out_changes_nothing_and_half_leaves_half() -> None:
+    state, description = read_weights(TINY)
+    pictures = torch.randn(2, 1, 32, 96)
+    with torch.inference_mode():
+        before = build(state, description)(pictures)["conv"]
+        torch.testing.assert_close(build(without(state, 1.0), description)(pictures)["conv"], before)
+        half = without(state, 0.5)
+        assert widths_of(half) == ((24, 48, 48), 80) and widths_of(state) == ((48, 96, 96), 160)
+        assert build(half, description)(pictures)["conv"].shape == before.shape
+    assert sum(t.numel() for t in half.values()) < 0.55 * sum(t.numel() for t in state.values())
+
+
+def test_what_carries_nothing_is_taken_out_first() -> None:
+    state, description = read_weights(TINY)
+    dead = [1, 5, 30, 40]
+    state["trunk.blocks.0.conv2.weight"][:, dead] = 0
+    state["heads.conv.body.1.weight"][[0, 7]] = 0
+    state["heads.conv.body.1.bias"][[0, 7]] = 0
+    pictures = torch.randn(2, 1, 32, 96)
+    left = without(state, 44 / 48)
+    assert widths_of(left).blocks[0] == 44
+    for name in ("trunk.blocks.0.conv1.weight", "trunk.blocks.0.norm1.bias"):
+        kept = [i for i in range(48) if i not in dead]
+        assert torch.equal(left[name], state[name][kept])
+    with torch.inference_mode():
+        only = {**state, **{k: v for k, v in left.items() if k.startswith("trunk.blocks.0.")}}
+        expected = build(state, description)(pictures)["conv"]
+        torch.testing.assert_close(build(only, description)(pictures)["conv"], expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("compress")
+    draw_folder(folder / "train", random_labels(60, 11), 11)
+    draw_folder(folder / "validation", random_labels(24, 12), 12)
+    draw_folder(folder / "more", random_labels(40, 13), 13)
+    (folder / "more" / "metadata.jsonl").unlink()
+    return folder
+
+
+SHORT = (
+    "--pictures",
+    320,
+    "--set",
+    "batch=16",
+    "--set",
+    "validations=2",
+    "--set",
+    "threads=1",
+    "--set",
+    "tracker=none",
+)
+
+
+def figures(run: Path) -> dict[str, Any]:
+    scores: dict[str, Any] = json.loads((run / "scores.json").read_text())
+    return scores
+
+
+def test_a_pupil_learns_from_pictures_without_labels_too_and_the_run_goes_on(
+    trained: Trained, folder: Path, tmp_path: Path
+) -> None:
+    words = (
+        "compress", "distill", "--teacher", trained.run, "--data", folder / "train", "--validation",
+        folder / "validation", "--unlabelled", folder / "more", "--out", tmp_path / "out", "--set", "start=nothing",
+        *SHORT,
+    )  # fmt: skip
+    ended = recognizer(*words)
+    assert ended.status == 0, ended.err
+    out = tmp_path / "out"
+    assert {p.name for p in out.iterdir()} == {"training", "read", "weights.safetensors", "reader.onnx", "scores.json"}
+    read = read_manifest(out / "read").samples
+    assert len(read) == 40 and figures(out)["exact"] > 0.5
+    reader = Reader(out)
+    assert reader.frame == read_weights(trained.run)[1].frame
+    before = (out / "weights.safetensors").read_bytes()
+    again = recognizer(*words)
+    assert again.status == 0 and (out / "weights.safetensors").read_bytes() == before
+    rows = [json.loads(line) for line in (out / "training" / "metrics.jsonl").read_text().splitlines()]
+    assert len(rows) == 2 and np.isfinite([row["loss"] for row in rows]).all()
+
+
+def test_a_pruned_reader_is_smaller_and_still_reads(trained: Trained, folder: Path, tmp_path: Path) -> None:
+    ended = recognizer(
+        "compress", "prune", "--model", trained.run, "--data", folder / "train", "--validation", folder / "validation",
+        "--keep", 0.5, "--out", tmp_path / "out", *SHORT,
+    )  # fmt: skip
+    assert ended.status == 0, ended.err
+    state, _ = read_weights(tmp_path / "out")
+    assert widths_of(state) == ((24, 48, 48), 80)
+    assert figures(tmp_path / "out")["exact"] > 0.6
+    whole, own = trained.run / "weights.safetensors", tmp_path / "out" / "weights.safetensors"
+    assert own.stat().st_size < 0.6 * whole.stat().st_size
+    assert (tmp_path / "out" / "reader.onnx").stat().st_size < 0.7 * (trained.run / "reader.onnx").stat().st_size
+
+
+def test_mistakes_are_one_line(trained: Trained, folder: Path, tmp_path: Path) -> None:
+    data, out = folder / "train", tmp_path / "out"
+    base = ("compress", "distill", "--data", data, "--out", out, *SHORT)
+    assert "nowhere: no such weights file" in refusal(recognizer(*base, "--teacher", "nowhere"))
+    tall = tmp_path / "tall.safetensors"
+    save_weights(
+        tall, Network("base", ("conv",), 5).state_dict(), Description("base", "conv", "0123", Frame(48, 96, 512))
+    )
+    said = refusal(recognizer(*base, "--teacher", tall))
+    assert "a 'tiny' reader sees pictures 32 pixels high, its teacher 48" in said
+    lstm = tmp_path / "lstm.safetensors"
+    save_weights(
+        lstm, Network("tiny", ("lstm",), 5).state_dict(), Description("tiny", "lstm", "0123", Frame(32, 64, 512))
+    )
+    said = refusal(recognizer("compress", "prune", "--model", lstm, "--data", data, "--out", tmp_path / "p", *SHORT))
+    assert "has a lstm head" in said
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "letter.txt").write_text("mine")
+    said = refusal(recognizer("compress", "prune", "--model", trained.run, "--data", data, "--out", tmp_path / "full"))
+    assert "holds something else" in said
