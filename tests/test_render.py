@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from augment.glyphs import REACH, SHIPPED, TILE, _field, _small_capitals, font_files, load_glyphs
@@ -17,7 +18,7 @@ from augment.style import BANK, Dice, keys_of, throw_style
 from augment.weather import blurred, coarse, jpeg
 from recognizer.charset import Charset
 from recognizer.errors import UserError
-from recognizer.images import Frame, normalise
+from recognizer.images import Frame, normalise, text_parts
 from recognizer.training.batches import normalised
 
 TEXTS = ["a", "0Oo1lI", "Wm9qgjy", "XHEAK", "123456789012"]
@@ -274,6 +275,24 @@ def test_a_share_of_a_stream_is_drawn_by_the_captcha_package() -> None:
     own = [torch.equal(a, b) for a, b in zip(mixed.pictures, rendered.pictures, strict=True)]
     theirs = [torch.equal(a, b) for a, b in zip(mixed.pictures, packaged.pictures, strict=True)]
     assert all(a != b for a, b in zip(own, theirs, strict=True)) and 5 < sum(theirs) < 19
+
+
+def test_a_share_of_a_stream_is_cut_to_the_part_with_the_text() -> None:
+    """As a reader's frame cuts the pictures that it will read: of those, as good as nothing is left to cut off."""
+    shown = {
+        share: stream(trimmed=share, easy=0.0, climb=1.0).batch(0, 1000, range(32), CPU) for share in (0.0, 0.5, 1.0)
+    }
+    assert torch.equal(shown[0.0].targets, shown[1.0].targets)
+
+    def left(share: float) -> NDArray[np.float64]:
+        own = shown[share].pictures
+        low, high = own.amin((1, 2, 3), keepdim=True), own.amax((1, 2, 3), keepdim=True)
+        parts = text_parts((255 * (own - low) / (high - low)).byte()[:, 0].numpy())
+        return (parts[:, 2] - parts[:, 0]) * (parts[:, 3] - parts[:, 1])
+
+    assert left(0.0).mean() < 0.75 < 0.9 < np.median(left(1.0)), (left(0.0).mean(), np.median(left(1.0)))
+    mixed = [torch.equal(a, b) for a, b in zip(shown[0.5].pictures, shown[1.0].pictures, strict=True)]
+    assert 6 < sum(mixed) < 26
 
 
 def test_a_stream_of_a_charset_of_ones_own() -> None:
