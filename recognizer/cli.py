@@ -585,6 +585,8 @@ compress_app = typer.Typer(no_args_is_help=True, add_completion=False, help="Mak
 typer_app.add_typer(compress_app, name="compress")
 Labelled = Annotated[list[Path], typer.Option("--data", help="Labelled pictures to train on; repeatable.")]
 Compressed = Annotated[Path, typer.Option("--out", help="A folder; given again, the run goes on.")]
+First = Annotated[int | None, typer.Option(help="Use only the first so many labels.", min=1)]
+Held = Annotated[Path | None, typer.Option(help="Labelled pictures to validate on; else a tenth.")]
 Seen = Annotated[int | None, typer.Option("--pictures", help="Pictures to see in all; else by the number of labels.")]
 
 
@@ -598,8 +600,8 @@ def distill(
     ] = None,
     student: Annotated[Size, typer.Option(help="What learns.")] = Size.tiny,
     pictures: Seen = None,
-    limit: Annotated[int | None, typer.Option(help="Use only the first so many labels.", min=1)] = None,
-    validation: Annotated[Path | None, typer.Option(help="Labelled pictures to validate on; else a tenth.")] = None,
+    limit: First = None,
+    validation: Held = None,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
     label_pattern: Pattern = None,
     sets: Sets = None,
@@ -625,8 +627,8 @@ def prune(
     out: Compressed,
     keep: Annotated[float, typer.Option(help="Share of the inner channels that is left.", min=0.05, max=1)] = 0.5,
     pictures: Seen = None,
-    limit: Annotated[int | None, typer.Option(help="Use only the first so many labels.", min=1)] = None,
-    validation: Annotated[Path | None, typer.Option(help="Labelled pictures to validate on; else a tenth.")] = None,
+    limit: First = None,
+    validation: Held = None,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
     label_pattern: Pattern = None,
     sets: Sets = None,
