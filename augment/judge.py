@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from augment.canvas import Canvas
 from recognizer.charset import Charset
-from recognizer.images import COLOUR, LUMA, STRIDE, text_parts
+from recognizer.images import COLOUR, LUMA, STRIDE, Frame, text_parts
 from recognizer.training.batches import normalised
 from recognizer.training.checkpoint import build, read_weights
 
@@ -44,7 +45,7 @@ class Judge(nn.Module):
         h, w = grey.shape[2:]
         width = -(-self.frame.width_of(w, h) // STRIDE) * STRIDE
         if self.frame.trim:
-            grey = text_of(grey, self.frame.height, width)
+            grey = text_of(grey, self.frame)
         elif (h, w) != (self.frame.height, width):
             grey = F.interpolate(grey, (self.frame.height, width), mode="bilinear", align_corners=False)
         self.network.eval()
@@ -63,16 +64,19 @@ class Judge(nn.Module):
         return loss / canvas.lengths, -(held.exp() * held).sum(-1).mean(1)
 
 
-def text_of(greys: Tensor, height: int, width: int) -> Tensor:
-    """Of grey pictures (N, 1, H, W) of 0 to 255 the parts in which their texts stand, at one size, with gradients."""
+def text_of(greys: Tensor, frame: Frame) -> Tensor:
+    """Of grey pictures (N, 1, H, W) of 0 to 255 the parts in which their texts stand, as a reader with that frame sees
+    them, with gradients; all at the width of the middle one."""
     seen = greys.detach()[:, 0].clamp(0, 255).round().byte().cpu().numpy()
-    left, top, right, bottom = torch.from_numpy(text_parts(seen)).to(greys).unbind(1)
+    parts = text_parts(seen)
+    h, w = greys.shape[2:]
+    wide, tall = np.median((parts[:, 2:] - parts[:, :2]) * (w, h), 0).tolist()
+    width = -(-frame.width_of(wide, tall) // STRIDE) * STRIDE
+    left, top, right, bottom = torch.from_numpy(parts).to(greys).unbind(1)
     none = torch.zeros_like(left)
-    turn = [
-        torch.stack([right - left, none, left + right - 1], 1),
-        torch.stack([none, bottom - top, top + bottom - 1], 1),
-    ]
-    grid = F.affine_grid(torch.stack(turn, 1), [len(greys), 1, height, width], align_corners=False)
+    across = torch.stack([right - left, none, left + right - 1], 1)
+    down = torch.stack([none, bottom - top, top + bottom - 1], 1)
+    grid = F.affine_grid(torch.stack([across, down], 1), [len(greys), 1, frame.height, width], align_corners=False)
     return F.grid_sample(greys, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 

@@ -49,7 +49,7 @@ class StreamSettings(Settings):
     easy: float = Field(0.25, ge=0, le=1)  # the difficulty at the start
     climb: float = Field(0.15, ge=0, le=1)  # share of the run in which it rises to 1
     package: float = Field(0.12, ge=0, le=1)  # share of the pictures that the `captcha` package draws
-    trimmed: float = Field(0.85, ge=0, le=1)  # share of which only the part is shown in which the text stands
+    trimmed: float = Field(0.85, ge=0, le=1)  # share of which only the text's part is shown, for a frame that trims
 
 
 class Stream:
@@ -71,6 +71,7 @@ class Stream:
             raise UserError(f"no font draws any of {charset.characters!r}")
         self._sets = sets_of(charset, drawn)
         self._charset, self._height, self._seed = charset, frame.height, seed
+        self._trimmed = self.settings.trimmed if frame.trim else 0.0
         self._drawn: tuple[tuple[int, int, range], list[Batch]] | None = None
 
     def batch(self, step: int, steps: int, places: range, device: torch.device) -> Batch:
@@ -106,7 +107,7 @@ class Stream:
         scale = height / 32 * self._height / 32
         drawn_size = (round(width * share * scale), round(32 * scale))
         drawn = self._render.draw(texts, seeds, drawn_size, 1, device, difficulty, layout=False).pictures
-        trimmed = dice.chance(self.settings.trimmed)
+        trimmed = dice.chance(self._trimmed)
         pictures = _resized(drawn, size)
         packaged = self._package(dice, texts, seeds, width * share / 32)
         if packaged:

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from pipelines.arms import NONE, Arms, difference_rows, difference_table
 from pipelines.ledger import Ledger, locked
-from pipelines.run import Judges, RunSettings, check_methods, open_run, prepare
+from pipelines.run import DataSettings, Judges, RunSettings, check_methods, open_run, prepare
 from recognizer.charset import Charset
 from recognizer.errors import UserError
 from recognizer.images import MAX_PIXELS, Frame
@@ -73,7 +73,7 @@ def compare(settings: CompareSettings, out: Path) -> Ledger:
     return ledger
 
 
-def test_samples(settings: CompareSettings, ledger: Ledger) -> tuple[Sample, ...]:
+def test_samples(settings: DataSettings, ledger: Ledger) -> tuple[Sample, ...]:
     """The test pictures that every reader will read: the same ones whenever the run goes on.
 
     Raises:

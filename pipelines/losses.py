@@ -4,6 +4,7 @@ some labels and on a long-tailed part of them, beside what the field's older not
 from __future__ import annotations
 
 import math
+import shutil
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
+from pipelines.compare import test_samples
 from pipelines.ledger import Ledger, locked
 from pipelines.run import DataSettings, jobs_of, open_run
 from recognizer.charset import Charset
@@ -79,12 +81,13 @@ def compare_losses(settings: LossSettings, out: Path) -> Ledger:
         ledger = Ledger(out / "ledger.jsonl")
         _prepare(settings, out, ledger)
         torch.set_num_threads(jobs_of(settings))
+        test_samples(settings, ledger)  # what cannot be read is told before hours are spent
         trainings = {
             (part, arm, seed): _training(settings, out, ledger, part, arm, seed)
             for part in (WHOLE, TAILED) for arm in settings.arms() for seed in range(settings.seeds)
         }  # fmt: skip
         train_side_by_side(list(trainings.values()), jobs_of(settings), "losses")
-        test = read_manifest(settings.test, settings.label_pattern).samples
+        test = test_samples(settings, ledger)
         for (part, arm, seed), training in trainings.items():
             if (step := f"read {part} {arm} {seed}") not in ledger:
                 found = decisions(training.out, test)
@@ -108,6 +111,7 @@ def _prepare(settings: LossSettings, out: Path, ledger: Ledger) -> None:
             f"{len(usable)} pictures leave {len(tailed)} for a long-tailed part, {FEWEST} are needed: give more, "
             f"or --set tail={max(1.0, settings.tail / 2):g}"
         )
+    shutil.rmtree(out / "data", ignore_errors=True)
     write_folder(usable.samples, out / "data" / WHOLE)
     write_folder(tailed, out / "data" / TAILED)
     ledger.record("prepare", charset=charset.characters, counts={WHOLE: len(usable), TAILED: len(tailed)})

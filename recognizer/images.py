@@ -21,8 +21,12 @@ WIDTH_STEP = 16
 MAX_PIXELS = 16_000_000
 LUMA = (0.299, 0.587, 0.114)  # what Pillow weighs red, green and blue with
 COLOUR = 0.7  # share of the most telling channel in a picture's grey; the rest is luminance
-LEFT_OUT = 0.02  # share of the ink beyond each side of a text's part of a picture: dots, ends of strokes
+DARKEST = 128  # grey levels from the paper beyond which ink is ink
+# share of the ink beyond each side of a text's part of a picture: dots, ends of strokes; and no more than a part of a
+# letter, of which a picture w heights of its text wide holds about 1.7 w
+LEFT_OUT, PART_OF_A_LETTER = 0.02, 0.18
 BESIDE, ABOVE = 0.4, 0.15  # margins of that part, in heights of the ink
+LONGEST = 8192  # pixels of a side, beyond which a picture is reduced first
 SHORTEST = 2.0  # widths of that part to its height, at least, where the picture has them
 Grey = NDArray[np.uint8]
 Part = tuple[float, float, float, float]  # left, top, right, bottom, pixels
@@ -139,6 +143,7 @@ class Frame:
     def fit(self, picture: Image.Image) -> Grey:
         """The part that it shows of a picture in "L" or "RGB", grey (`grey_of`), at the reader's height, its right side
         padded with the median of its border, uint8 (H, W)."""
+        picture = _bounded(picture)
         left, top, right, bottom = part = self.part(picture)
         width = self.width_of(right - left, bottom - top)
         small = _resized(picture, (width, self.height), part)
@@ -148,6 +153,13 @@ class Frame:
             border = np.concatenate([small[0], small[-1], small[:, 0], small[:, -1]])
             padded[:, width:] = np.median(border)
         return padded
+
+
+def _bounded(picture: Image.Image) -> Image.Image:
+    """A picture whose sides are at most some thousand pixels: some versions of Pillow first draw one of a single column
+    and millions of rows out to its width."""
+    by = (max(picture.width // LONGEST, 1), max(picture.height // LONGEST, 1))
+    return picture if by == (1, 1) else picture.reduce(by)
 
 
 def _resized(picture: Image.Image, size: tuple[int, int], part: Part) -> Grey:
@@ -160,25 +172,27 @@ def text_parts(greys: NDArray[np.uint8]) -> NDArray[np.float64]:
     """In which part of each grey picture (N, H, W) its text stands: left, top, right, bottom (N, 4), as shares of its
     width and height.
 
-    Ink is what lies further from the paper (the median) than the root mean square; where it reaches to all sides, as
-    noise, frames and textures do, nothing is cut off.
+    Ink is what lies further from the paper (the median) than the root mean square of all, of which no pixel counts more
+    than `DARKEST`: a black stroke must not hide pale letters. Where ink reaches to all sides, as noise, frames and
+    textures do, nothing is cut off.
     """
     n, h, w = greys.shape
     paper = np.partition(greys.reshape(n, -1), h * w // 2)[:, h * w // 2, None, None]
-    squares = (greys.astype(np.float32) - paper) ** 2
+    squares = np.minimum(np.abs(greys.astype(np.float32) - paper), DARKEST) ** 2
     ink = squares > squares.mean((1, 2), keepdims=True)
     total = ink.sum((1, 2))[:, None]
 
-    def ends(side: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def ends(side: int, left_out: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Where ink begins and ends along an axis, pixels (N,)."""
         before = ink.sum(side).cumsum(1)  # columns, or rows
-        first = (before <= LEFT_OUT * total).sum(1)
-        last = (before < (1 - LEFT_OUT) * total).sum(1) + 1
+        first = (before <= left_out[:, None] * total).sum(1)
+        last = (before < (1 - left_out[:, None]) * total).sum(1) + 1
         blank = total[:, 0] == 0
         return np.where(blank, 0.0, first), np.where(blank, before.shape[1], last).astype(float)
 
-    (left, right), (top, bottom) = ends(1), ends(2)
+    top, bottom = ends(2, np.full(n, LEFT_OUT))
     tall = bottom - top
+    left, right = ends(1, np.minimum(LEFT_OUT, PART_OF_A_LETTER * tall / w))
     top, bottom = np.maximum(top - ABOVE * tall, 0), np.minimum(bottom + ABOVE * tall, h)
     left, right = np.maximum(left - BESIDE * tall, 0), np.minimum(right + BESIDE * tall, w)
     wide = np.maximum(right - left, np.minimum(SHORTEST * (bottom - top), w))

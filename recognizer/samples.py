@@ -528,11 +528,11 @@ def write_folder(samples: Iterable[Sample], out: Path) -> None:
             data = sample.read_bytes()
             name = PurePosixPath(sample.name)
             if sample.size is not None or sample.key is not None:  # a shard's or LMDB's key has no ending
-                name = PurePosixPath(f"{name}.{_ending(sample.name, data)}")
+                name = PurePosixPath(f"{name}.{ending_of(sample.name, data)}")
             writer.add(str(name), data, sample.text, sample.meta)
 
 
-def _ending(name: str, data: bytes) -> str:
+def ending_of(name: str, data: bytes) -> str:
     """The ending, without its dot, under which a shard's reader knows a picture: its file's own, else its format's."""
     if (own := PurePosixPath(name).suffix.lower()) in PICTURE_SUFFIXES:
         return own[1:]
@@ -562,7 +562,7 @@ def write_shards(samples: Iterable[Sample], out: Path, per_shard: int = 10_000) 
                 data = sample.read_bytes()
                 # a reader takes one line end off a .txt: a label's own must not be the one
                 text = sample.text + "\n" * sample.text.endswith("\n")
-                row: dict[str, Any] = {"__key__": f"{i:09d}", _ending(sample.name, data): data, "txt": text}
+                row: dict[str, Any] = {"__key__": f"{i:09d}", ending_of(sample.name, data): data, "txt": text}
                 if sample.meta:
                     row["json"] = dict(sample.meta)
                 writer.write(row)

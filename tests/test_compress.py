@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,11 @@ from recognizer.charset import Charset
 from recognizer.deploy.compress import without
 from recognizer.errors import UserError
 from recognizer.images import Frame
-from recognizer.reader import Reader
-from recognizer.samples import read_manifest
+from recognizer.reader import Reader, readings_of
+from recognizer.samples import read_manifest, write_folder
+from recognizer.training.batches import Pictures, collate
 from recognizer.training.checkpoint import TINY, Description, build, read_weights, save_weights, widths_of
+from recognizer.training.evaluate import shown_case
 from recognizer.training.model import Network
 from recognizer.training.teach import Teachers, distillation, frame_of_teachers
 
@@ -44,7 +47,7 @@ def test_several_teachers_teach_their_mean_in_the_classes_of_the_pupil(tmp_path:
         network = Network("tiny", ("conv",), len(known) + 1)
         paths.append(str(tmp_path / f"{seed}.safetensors"))
         save_weights(Path(paths[-1]), network.state_dict(), Description("tiny", "conv", known, Frame(32, 64, 512)))
-    taught = Teachers(paths, charset, {"a": "A", "b": "B"}, CPU)(pictures := torch.randn(2, 1, 32, 64))
+    taught = Teachers(paths, charset, [{"a": "A", "b": "B"}, {}], CPU)(pictures := torch.randn(2, 1, 32, 64))
     parts = []
     for path, rows in zip(paths, ([0, 2, 1, 3, 4], [0, 5, 4, 2, 3]), strict=True):
         state, description = read_weights(Path(path))
@@ -52,7 +55,7 @@ def test_several_teachers_teach_their_mean_in_the_classes_of_the_pupil(tmp_path:
             parts.append(build(state, description)(pictures)["conv"][..., rows].softmax(-1))
     torch.testing.assert_close(taught.exp(), (parts[0] + parts[1]) / 2, atol=1e-5, rtol=1e-4)
     with pytest.raises(UserError, match="does not know 'z'"):
-        Teachers(paths, Charset("01z"), {}, CPU)
+        Teachers(paths, Charset("01z"), [{}, {}], CPU)
     assert frame_of_teachers(paths) == Frame(32, 64, 512)
     with pytest.raises(UserError, match="do not see pictures alike"):
         frame_of_teachers([paths[0], str(TINY)])
@@ -128,16 +131,45 @@ def test_a_pupil_learns_from_pictures_without_labels_too_and_the_run_goes_on(
     ended = recognizer(*words)
     assert ended.status == 0, ended.err
     out = tmp_path / "out"
-    assert {p.name for p in out.iterdir()} == {"training", "read", "weights.safetensors", "reader.onnx", "scores.json"}
+    assert {p.name for p in out.iterdir()} == {
+        "asked.json",
+        "training",
+        "read",
+        "weights.safetensors",
+        "reader.onnx",
+        "scores.json",
+    }
     read = read_manifest(out / "read").samples
-    assert len(read) == 40 and figures(out)["exact"] > 0.5
+    assert len(read) == 40 and figures(out)["exact"] >= 0.4
     reader = Reader(out)
     assert reader.frame == read_weights(trained.run)[1].frame
     before = (out / "weights.safetensors").read_bytes()
     again = recognizer(*words)
     assert again.status == 0 and (out / "weights.safetensors").read_bytes() == before
+    assert "was begun with other settings" in refusal(recognizer(*words, "--set", "teach=0.5"))
     rows = [json.loads(line) for line in (out / "training" / "metrics.jsonl").read_text().splitlines()]
     assert len(rows) == 2 and np.isfinite([row["loss"] for row in rows]).all()
+
+
+def test_labels_in_another_case_than_the_pictures_are_taught_in_theirs(tmp_path: Path) -> None:
+    """Pictures show capitals, labels are lower-case, and the teacher knows both."""
+    texts = ["BDGH", "HGDB", "GBHD", "DHBG", "HHBD", "GGDB"] * 5
+    folder = draw_folder(tmp_path / "capitals", texts, 3)
+    lower = write_folder([replace(s, text=s.text.lower()) for s in read_manifest(folder)], tmp_path / "lower")
+    pictures = Pictures(read_manifest(tmp_path / "lower").samples, Charset("bdgh"), Frame(32, 128, 512), 10**6)
+    assert lower is None
+    case = shown_case(TINY, pictures)
+    assert case == {"b": "B", "d": "D", "g": "G", "h": "H"}
+    taught = Teachers([str(TINY)], pictures.charset, [case], CPU)(collate([pictures[i] for i in range(8)]).pictures)
+    read = [r.text for r in readings_of(taught.numpy(), pictures.charset)]
+    assert read == [s.text for s in pictures.samples[:8]]
+    ended = recognizer(
+        "compress", "distill", "--teacher", "tiny", "--data", tmp_path / "lower", "--unlabelled", folder, "--out",
+        tmp_path / "out", "--pictures", 64, *SHORT[2:],
+    )  # fmt: skip
+    assert ended.status == 0, ended.err
+    assert "cannot be used" not in ended.err
+    assert [s.text for s in read_manifest(tmp_path / "out" / "read")] == [t.lower() for t in texts]
 
 
 def test_a_pruned_reader_is_smaller_and_still_reads(trained: Trained, folder: Path, tmp_path: Path) -> None:
@@ -162,6 +194,7 @@ def test_mistakes_are_one_line(trained: Trained, folder: Path, tmp_path: Path) -
     save_weights(
         tall, Network("base", ("conv",), 5).state_dict(), Description("base", "conv", "0123", Frame(48, 96, 512))
     )
+    assert not out.exists()
     said = refusal(recognizer(*base, "--teacher", tall))
     assert "a 'tiny' reader sees pictures 32 pixels high, its teacher 48" in said
     lstm = tmp_path / "lstm.safetensors"

@@ -151,6 +151,12 @@ def test_letters_are_read_in_the_case_of_the_labels_where_these_have_one(tmp_pat
     assert all(t == t.lower() for t in found.texts)
 
 
+def test_a_wrong_case_is_wrong_where_labels_have_both(tmp_path: Path) -> None:
+    folder = draw_folder(tmp_path / "data", ["ABBA", "BAAB"] * 6, 1)
+    mixed = [replace(s, text=s.text[:2] + s.text[2:].lower()) for s in read_manifest(folder)]
+    assert failures_of(Reader(), mixed).scores.exact < 0.2
+
+
 def test_a_confusion_matrix_adds_up(samples: list[Sample]) -> None:
     texts = [s.text.replace("2", "3") if i % 2 else s.text[:-1] for i, s in enumerate(samples)]
     f = of(samples, texts)

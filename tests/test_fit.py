@@ -107,7 +107,7 @@ def test_a_judge_sees_the_part_of_a_picture_that_a_reader_sees() -> None:
         for x in range(20 + 5 * seed, 80, 6):
             picture.paste(30, (x, 6 + seed, x + 3, 20 + seed))
         pictures.append(picture)
-    seen = text_of(torch.from_numpy(np.stack(pictures))[:, None].float(), 32, 112)[:, 0].numpy()
+    seen = text_of(torch.from_numpy(np.stack(pictures))[:, None].float(), frame)[:, 0].numpy()
     for own, picture in zip(seen, pictures, strict=True):
         ink = frame.fit(picture) < 128
         assert (own[:, :112] < 128)[ink].mean() > 0.9 and abs((own < 128).mean() - ink.mean()) < 0.05

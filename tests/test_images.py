@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from recognizer.images import MAX_PIXELS, WIDTH_STEP, Frame, PictureError, grey_of, normalise, open_picture, text_parts
 
@@ -370,3 +370,26 @@ def test_parts_of_several_pictures_are_those_of_each() -> None:
     together = text_parts(greys)
     for own, grey in zip(together, greys, strict=True):
         np.testing.assert_array_equal(text_parts(grey[None])[0], own)
+
+
+def test_a_black_block_does_not_hide_grey_letters() -> None:
+    """A logo or a banner beside a text must not be taken for all the ink there is."""
+    picture = Image.new("L", (260, 60), 255)
+    ImageDraw.Draw(picture).text((125, 8), "W7KXB", fill=125, font=ImageFont.load_default(38))
+    for wide in (60, 110):
+        picture.paste(0, (0, 5, wide, 55))
+        left, _, right, _ = Frame(trim=True).part(picture)
+        assert left < 5 and right > 235, (left, right)
+
+
+def test_a_long_text_keeps_its_ends() -> None:
+    picture = page(1200, 60, 60, 15, 1140, 45)
+    left, _, right, _ = Frame(trim=True).part(picture)
+    assert left <= 60 and right >= 1138
+
+
+def test_a_picture_of_one_column_costs_little() -> None:
+    tall = Image.new("RGB", (1, 500_000), "white")
+    tall.paste("black", (0, 250_000, 1, 250_100))
+    assert Frame(trim=True).fit(tall).shape == Frame().fit(tall).shape == (32, 64)
+    assert Frame(trim=True).fit(tall.rotate(90, expand=True)).shape[0] == 32

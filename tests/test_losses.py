@@ -195,6 +195,17 @@ def test_a_gamma_that_adapts_is_5_for_what_is_unlikely_and_3_for_the_rest() -> N
     torch.testing.assert_close(found, torch.tensor([0.9**5, 0.81**5, 0.79**3, 0.1**3]))
 
 
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 0.9])
+def test_a_small_gamma_has_a_gradient_where_all_is_read(gamma: float) -> None:
+    logits, targets, lengths = torch.full((1, 9, 5), -30.0), torch.tensor([[1, 2]]), torch.tensor([2])
+    logits[0, :, 0] = 30.0
+    logits[0, [0, 2], 0], logits[0, 0, 1], logits[0, 2, 2] = -30.0, 30.0, 30.0
+    for loss in (focal_ctc, focal_bce):
+        own = logits.clone().requires_grad_()
+        loss(own, targets, lengths, Options(gamma=gamma)).sum().backward()
+        assert own.grad is not None and bool(own.grad.isfinite().all())
+
+
 def test_losses_of_positions_are_told_apart() -> None:
     assert set(LOSSES) >= OF_POSITIONS == {name for name in LOSSES if "bce" in name}
 

@@ -49,7 +49,15 @@ from recognizer.training.collapse import find_collapse
 from recognizer.training.evaluate import evaluate, read_pictures, shown_case
 from recognizer.training.model import SIZES, FixedHead, HeadName, Network
 from recognizer.training.pseudo import train_with_unlabelled
-from recognizer.training.train import Average, TrainSettings, as_good, schedule_of, train, weight_groups
+from recognizer.training.train import (
+    Average,
+    TrainSettings,
+    as_good,
+    resumed_settings,
+    schedule_of,
+    train,
+    weight_groups,
+)
 
 SMALL = {"start": "nothing", "threads": 1, "tracker": "none", "batch": 16}
 CLOCK = {"seconds", "pictures_per_second"}
@@ -436,6 +444,21 @@ def test_a_loss_of_the_other_kind_of_head_is_refused(drawn: Path, tmp_path: Path
     with pytest.raises(UserError, match=f"--loss {loss} is"):
         train(settings(drawn / "train", drawn / "eight", head=head, loss=loss), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_label_longer_than_a_fixed_head_may_be_is_refused_before_training(drawn: Path, tmp_path: Path) -> None:
+    long = draw_folder(tmp_path / "long", ["01", "0123" * 17, "12", "23"], 0)
+    with pytest.raises(UserError, match="a label holds 68 characters, a fixed head has 64 places"):
+        train(settings(long, drawn / "eight", head="fixed"), tmp_path / "run")
+
+
+def test_a_run_from_before_there_was_trim_goes_on_without(drawn: Path, tmp_path: Path) -> None:
+    text = to_toml(settings(drawn / "train", drawn / "eight"))
+    assert "trim = true" in text
+    for name, kept in (("now", text), ("before", text.replace("trim = true\n", ""))):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "settings.toml").write_text(kept)
+    assert resumed_settings(tmp_path / "now").frame.trim and not resumed_settings(tmp_path / "before").frame.trim
 
 
 def test_equal_neighbours_stay_two_and_empty_places_are_left_out() -> None:

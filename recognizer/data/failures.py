@@ -158,7 +158,9 @@ def failures_of(reader: Reader, samples: Sequence[Sample]) -> Failures:
                 spreads.append(float(np.exp(log_probs).std(0).sum(-1).mean()))
     ordered = [readings[i] for i in range(len(samples))]
     written = {c for s in samples for c in s.text}
-    other = {c: c.swapcase() for c in reader.charset.characters if c not in written and c.swapcase() in written}
+    one_case = not any(c.islower() for c in written) or not any(c.isupper() for c in written)
+    unwritten = [c for c in reader.charset.characters if c not in written and c.swapcase() in written]
+    other = {c: c.swapcase() for c in unwritten if one_case}
     return Failures(
         samples, ordered, ["".join(other.get(c, c) for c in r.text) for r in ordered], blanks / max(frames, 1),
         float(np.mean(spreads)) if spreads else None, len(written) + 1,

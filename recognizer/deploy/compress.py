@@ -6,21 +6,30 @@ from. Killed at any moment, the same command goes on.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
+from recognizer.charset import Charset
+from recognizer.decode import Constraint
 from recognizer.deploy.export import export
-from recognizer.errors import UserError
+from recognizer.errors import Stopped, UserError
 from recognizer.progress import Alone, say
 from recognizer.reader import Reader
 from recognizer.readings import Scores
-from recognizer.samples import list_pictures
-from recognizer.training.checkpoint import build, find_weights, read_weights, save_weights, widths_of
+from recognizer.samples import list_pictures, merge, read_manifest
+from recognizer.training.batches import Pictures
+from recognizer.training.checkpoint import build, find_weights, read_weights, save_weights, widths_of, written
+from recognizer.training.evaluate import shown_case
 from recognizer.training.pseudo import take_surest
+from recognizer.training.teach import frame_of_teachers
 from recognizer.training.train import TrainSettings, train
 
 FEWEST = 8  # channels that are left anywhere
@@ -36,11 +45,12 @@ def distill(settings: TrainSettings, unlabelled: Sequence[Path], out: Path) -> S
     """
     if not settings.teacher:
         raise UserError("say who teaches: --teacher WEIGHTS")
-    _open(out)
+    frame_of_teachers(settings.teacher)
+    _open(out, {"unlabelled": list(map(str, unlabelled))}, settings)
     if unlabelled:
         read = out / "read"
         if not read.exists():
-            _label(Path(settings.teacher[0]), unlabelled, read, settings.max_pixels)
+            _label(settings, unlabelled, read)
         settings = settings.model_copy(update={"with_synthetic": (*settings.with_synthetic, str(read))})
     return _trained(settings, out)
 
@@ -53,7 +63,8 @@ def prune(settings: TrainSettings, model: Path, keep: float, out: Path) -> Score
         UserError: weights of a recurrent head, or as `train`.
         Stopped: Ctrl-C; the same command goes on.
     """
-    _open(out)
+    mark = hashlib.sha256(find_weights(model).read_bytes()).hexdigest()
+    _open(out, {"model": mark, "keep": keep}, settings)
     start = out / "pruned.safetensors"
     if not start.exists():
         state, description = read_weights(model)
@@ -99,16 +110,27 @@ def without(state: Mapping[str, Tensor], keep: float) -> dict[str, Tensor]:
     return left
 
 
-def _open(out: Path) -> None:
-    known = {"training", "read", "pruned.safetensors", "weights.safetensors", "reader.onnx", "scores.json"}
-    if out.exists() and (not out.is_dir() or {p.name.removesuffix(".tmp") for p in out.iterdir()} - known):
+def _open(out: Path, asked: Mapping[str, Any], settings: TrainSettings) -> None:
+    """Make the folder, or see that what lies in it was asked for in the same words."""
+    kept, told = out / "asked.json", json.dumps({**asked, **settings.model_dump(mode="json")}, indent=1) + "\n"
+    if kept.is_file():
+        if kept.read_text(encoding="utf-8") != told:
+            raise UserError(f"{out} was begun with other settings (see {kept}): name a new folder")
+        return
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} exists and holds something else: name a new folder")
     out.mkdir(parents=True, exist_ok=True)
+    with written(kept):
+        kept.with_name("asked.json.tmp").write_text(told, encoding="utf-8")
+        kept.with_name("asked.json.tmp").replace(kept)
 
 
 def _trained(settings: TrainSettings, out: Path) -> Scores:
     run = out / "training"
-    scores = train(settings, run, resume=(run / "settings.toml").is_file())
+    try:
+        scores = train(settings, run, resume=(run / "settings.toml").is_file())
+    except Stopped as stopped:
+        raise Stopped(f"{str(stopped).split(';')[0]}; give the same command again to go on") from None
     export(run)
     for name in ("weights.safetensors", "scores.json", "reader.onnx"):
         shutil.copy(run / name, out / f"{name}.tmp")
@@ -116,15 +138,27 @@ def _trained(settings: TrainSettings, out: Path) -> Scores:
     return scores
 
 
-def _label(teacher: Path, folders: Sequence[Path], out: Path, max_pixels: int) -> None:
-    """Write the pictures of some folders under what a teacher reads in them."""
+def _label(settings: TrainSettings, folders: Sequence[Path], out: Path) -> None:
+    """Write the pictures of some folders under what the first teacher reads in them, in the characters and the case of
+    the labels."""
     files = [file for folder in folders for file in list_pictures(folder)]
     if not files:
         raise UserError(f"--unlabelled {' '.join(map(str, folders))}: no picture is there")
-    onnx, _ = export(teacher, out.with_name("reader.onnx"))
+    teacher = Path(settings.teacher[0])
+    labelled = merge([read_manifest(p, settings.label_pattern) for p in settings.data])
+    if settings.limit:
+        labelled = labelled.first(settings.limit)
+    charset = Charset.named(settings.charset) if settings.charset else Charset.of(s.text for s in labelled)
+    opened = Pictures(labelled.samples[:512], charset, read_weights(teacher)[1].frame, settings.max_pixels)
+    case = shown_case(teacher, opened)
+    with tempfile.TemporaryDirectory() as folder:
+        onnx, _ = export(teacher, Path(folder) / "teacher.onnx")
+        reader = Reader(onnx, max_pixels=settings.max_pixels)
+    names = {case.get(c, c): c for c in charset.characters}
+    known = "".join(name for name in names if name in reader.charset)
     tmp = out.with_name("read.tmp")
     shutil.rmtree(tmp, ignore_errors=True)
-    kept = take_surest(Reader(onnx, max_pixels=max_pixels), files, 0.0, tmp)
+    kept = take_surest(reader, files, 0.0, tmp, Constraint.characters(known, reader.charset), names)
     if not kept:
         raise UserError(f"--unlabelled: {teacher} reads nothing in {len(files)} pictures")
     tmp.replace(out)

@@ -24,6 +24,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import h11
+import numpy as np
 import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.middleware.trustedhost import TrustedHostMiddleware
@@ -33,18 +35,22 @@ from pydantic import BaseModel
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from recognizer.decode import Constraint
 from recognizer.errors import UserError
 from recognizer.images import Grey, PictureError
 from recognizer.reader import Reader, find_model
 from recognizer.readings import Reading
+from recognizer.samples import ending_of
 
 PAGE = Path(__file__).parent / "page"
 FILES = {"try.css": "text/css", "try.js": "text/javascript"}
 POLICY = "default-src 'none'; img-src blob:; connect-src 'self'; style-src 'self'; script-src 'self'"
 LATENCIES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)  # seconds
 LOOK = 1.0  # seconds between two looks whether the model's file has changed
+HEADERS = 10.0  # seconds in which a request's headers must have come
+CONNECTIONS = 4000
 
 
 @dataclass(frozen=True)
@@ -107,6 +113,24 @@ class Refusal(Exception):
         self.status, self.kind, self.detail, self.after = status, kind, detail, after
 
 
+class Bounded(H11Protocol):
+    """HTTP of which no header is waited for longer than `HEADERS`: a request that has begun has limits of its own."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._late = self.loop.call_later(HEADERS, transport.close)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._late.cancel()
+        if self.conn.their_state is h11.IDLE:  # half a header
+            self._late = self.loop.call_later(HEADERS, self.transport.close)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._late.cancel()
+        super().connection_lost(exc)
+
+
 class Waiting(NamedTuple):
     """A picture that waits to be read, by the reader that opened it."""
 
@@ -144,8 +168,8 @@ class Service:
     threads: int = 1
 
     def __post_init__(self) -> None:
-        self.reader = Reader(self.model, max_pixels=self.limits.pixels)
-        self.constraint = self.constrain(self.reader)
+        self.reader, self.constraint = self._fresh()
+        self._reloading = asyncio.Lock()
         self.figures = Figures()
         self.queue: asyncio.Queue[Waiting] = asyncio.Queue()
         self.accepted = 0  # pictures, from when they are accepted to when they are read
@@ -186,18 +210,24 @@ class Service:
     async def reload(self) -> bool:
         """Read the model's file anew. Requests that are under way keep the reader that they began with; where the file
         is no reader's, so do all others."""
-        loop = asyncio.get_running_loop()
-        self._file = self._stamp()
-        try:
-            reader = await loop.run_in_executor(None, lambda: Reader(self.model, max_pixels=self.limits.pixels))
-            constraint = self.constrain(reader)
-        except UserError as error:
-            print(f"the model was not read anew: {error}", file=sys.stderr, flush=True)
-            self.figures.reloads.labels("refused").inc()
-            return False
-        self.reader, self.constraint = reader, constraint
+        async with self._reloading:
+            self._file = self._stamp()
+            try:
+                reader, constraint = await asyncio.get_running_loop().run_in_executor(None, self._fresh)
+            except Exception as error:  # whatever a file may do that is no reader's
+                said = str(error).splitlines()[0] if str(error) else type(error).__name__
+                print(f"the model was not read anew: {said}", file=sys.stderr, flush=True)
+                self.figures.reloads.labels("refused").inc()
+                return False
+            self.reader, self.constraint = reader, constraint
         self.figures.reloads.labels("taken").inc()
         return True
+
+    def _fresh(self) -> tuple[Reader, Constraint | None]:
+        """The reader of the model's file, and what it may read; one that cannot read is found out here."""
+        reader = Reader(self.model, max_pixels=self.limits.pixels)
+        reader.read([np.full((reader.frame.height, 16 * k), 255, np.uint8) for k in (4, 8)])
+        return reader, self.constrain(reader)
 
     def _stamp(self) -> tuple[int, int, int] | None:
         try:
@@ -220,6 +250,8 @@ class Service:
         Raises:
             Refusal: too many wait already.
         """
+        if len(pictures) > self.limits.waiting:
+            raise Refusal(413, "too many", f"no more than {self.limits.waiting} pictures may wait")
         if self.accepted + len(pictures) > self.limits.waiting:
             raise Refusal(503, "busy", f"{self.accepted} pictures wait to be read", after=1)
         self.accepted += len(pictures)
@@ -289,7 +321,7 @@ class Service:
         if name in self._kept or len(self._kept) >= keep.most:
             return
         self._kept.add(name)
-        path = keep.folder / f"{name}{suffix_of(data)}"
+        path = keep.folder / f"{name}.{ending_of(name, data)}"
         tmp = path.with_name(f".{path.name}.tmp")
         try:
             tmp.write_bytes(data)
@@ -301,17 +333,12 @@ class Service:
             print(f"{path} could not be kept: {error.strerror}", file=sys.stderr, flush=True)
 
 
-def suffix_of(data: bytes) -> str:
-    """The usual end of the name of a picture's file, by its first bytes."""
-    begins = {b"\x89PNG": ".png", b"\xff\xd8": ".jpg", b"GIF8": ".gif", b"BM": ".bmp", b"RIFF": ".webp"}
-    return next((suffix for start, suffix in begins.items() if data.startswith(start)), ".img")
-
-
 # ----------------------------------------------------------------------------------------------------------- over HTTP
 
 
-def make_app(service: Service, token: str | None = None, local: bool = True) -> FastAPI:
-    """The application. With a `token`, reading and figures need it; `local` refuses the names of other hosts."""
+def make_app(service: Service, token: str | None = None, host: str = "127.0.0.1") -> FastAPI:
+    """The application. With a `token`, reading and figures need it; where `host` is this machine's alone, requests that
+    name another are refused."""
     limits, figures = service.limits, service.figures
 
     @asynccontextmanager
@@ -322,8 +349,8 @@ def make_app(service: Service, token: str | None = None, local: bool = True) -> 
     app: FastAPI = FastAPIOffline(
         title="lookalike", description="Reads short, distorted text in pictures.", version="1", lifespan=lifespan
     )
-    if local:  # a page elsewhere that has its own name lead to 127.0.0.1 is refused
-        app.add_middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost", "[::1]"])
+    if is_local(host):  # a page elsewhere that has its own name lead to 127.0.0.1 is refused
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost", "[::1]", host])
 
     @app.exception_handler(Refusal)
     async def refused(request: Request, refusal: Refusal) -> Response:
@@ -410,7 +437,7 @@ async def _answer(service: Service, request: Request) -> tuple[int, dict[str, An
             size += len(chunk)
             if size > limits.body:
                 raise Refusal(413, "too large", f"the request holds more than {limits.body:,} bytes")
-            if service.held + len(chunk) > limits.held:
+            if service.held + len(chunk) > max(limits.held, limits.body):
                 raise Refusal(503, "busy", f"requests of {service.held:,} bytes are being answered", after=1)
             hold(len(chunk))
             yield chunk
@@ -521,18 +548,19 @@ def serve(service: Service, host: str = "127.0.0.1", port: int = 8000, token: st
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((host, port))
         listening.listen(1024)
-    except OSError as error:
-        raise UserError(f"{host}, port {port}: {error.strerror or error}") from None
+    except (OSError, UnicodeError) as error:
+        said = getattr(error, "strerror", None) or error
+        raise UserError(f"{host}, port {port}: {said}") from None
     with listening:
         at = f"[{host}]" if ":" in host else host
         if not is_local(host) and token is None:
             print("anyone who reaches this machine may have pictures read: see --token-file", file=sys.stderr)
         print(f"reading at http://{at}:{listening.getsockname()[1]}/; stop with Ctrl-C", flush=True)
         logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # a broken form is its sender's matter
-        app = make_app(service, token, is_local(host))
+        app = make_app(service, token, host)
         config = uvicorn.Config(
             app, log_level="warning", access_log=False, timeout_keep_alive=15, h11_max_incomplete_event_size=65536,
-            server_header=False,
+            server_header=False, http=Bounded, limit_concurrency=CONNECTIONS,
         )  # fmt: skip
         # uvicorn takes signals while it runs, ends in order, and sends itself once more what it took
         signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -109,7 +109,7 @@ def decisions(weights: Path, samples: Sequence[Sample], max_pixels: int = MAX_PI
         yes, is_there = own[..., 1:] > 0, truth[..., 1:] > 0
         right += int((yes & is_there).sum())
         said += int(yes.sum())
-        there += int(is_there.sum())
+        there += int(batch.lengths.sum())  # also of texts longer than the head
         readings = readings_of(logits.log_softmax(-1).numpy(), charset)
         exact += sum(r.text == pictures.samples[i].text for i, r in zip(group, readings, strict=True))
     return Decisions(right, said, there, exact, len(pictures))

@@ -30,9 +30,10 @@ class Options:
         Mukhoti et al. 2020, "Calibrating Deep Neural Networks using Focal Loss", arXiv 2002.09437, section 5, for the
         gamma that adapts (their FLSD-53).
         """
+        left = (1 - p).clamp_min(1e-6)  # at 0 a root has no slope
         if self.adaptive_gamma:
-            return torch.where(p.detach() < 0.2, (1 - p) ** 5, (1 - p) ** 3)
-        return (1 - p) ** (usual if self.gamma is None else self.gamma)
+            return torch.where(p.detach() < 0.2, left**5, left**3)
+        return left ** (usual if self.gamma is None else self.gamma)
 
 
 PLAIN = Options()

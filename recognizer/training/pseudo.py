@@ -9,11 +9,13 @@ on real labels.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from accelerate import PartialState
 
+from recognizer.decode import Constraint
 from recognizer.deploy.export import export
 from recognizer.errors import UserError
 from recognizer.images import Grey, PictureError
@@ -71,9 +73,12 @@ def train_with_unlabelled(settings: TrainSettings, out: Path, resume: bool = Fal
     return scores[best]
 
 
-def take_surest(reader: Reader, files: Sequence[Path], least: float, out: Path) -> int:
+def take_surest(
+    reader: Reader, files: Sequence[Path], least: float, out: Path, constraint: Constraint | None = None,
+    known_as: Mapping[str, str] = MappingProxyType({}),
+) -> int:  # fmt: skip
     """Write the pictures in which something is read with a confidence of at least so much as a labelled folder; gives
-    their number."""
+    their number. `known_as` says what to call a character that is read."""
     kept = 0
     with FolderWriter(out) as writer, Bar(PartialState(), "reading unlabelled", len(files)) as bar:
         for k in range(0, len(files), GROUP):
@@ -85,10 +90,11 @@ def take_surest(reader: Reader, files: Sequence[Path], least: float, out: Path) 
                 except PictureError:  # is nobody's training picture
                     continue
                 opened.append(file)
-            for file, reading in zip(opened, reader.read(greys), strict=True):
+            for file, reading in zip(opened, reader.read(greys, constraint), strict=True):
                 if reading.text and reading.confidence >= least:
+                    text = "".join(known_as.get(c, c) for c in reading.text)
                     about = {"source": str(file), "confidence": round(reading.confidence, 4)}
-                    writer.add(f"{kept:06d}{file.suffix.lower()}", file.read_bytes(), reading.text, about)
+                    writer.add(f"{kept:06d}{file.suffix.lower()}", file.read_bytes(), text, about)
                     kept += 1
             for _ in files[k : k + GROUP]:
                 bar.advance()

@@ -31,20 +31,21 @@ def frame_of_teachers(teachers: Sequence[str]) -> Frame:
 
 
 class Teachers:
-    """Readers that teach, each of which must know every character of `charset`.
+    """Readers that teach, each of which must know every character of `charset`, by its own name or by what it is
+    `known_as` to that teacher: labels often have another case than pictures.
 
     Raises:
         UserError: no weights, ones of a fixed-length head, or a character that a teacher does not know.
     """
 
     def __init__(
-        self, teachers: Sequence[str], charset: Charset, known_as: Mapping[str, str], device: torch.device
+        self, teachers: Sequence[str], charset: Charset, known_as: Sequence[Mapping[str, str]], device: torch.device
     ) -> None:
         self._networks: list[tuple[nn.Module, str, Tensor]] = []
-        for teacher in teachers:
+        for teacher, known in zip(teachers, known_as, strict=True):
             state, description = read_weights(Path(teacher))
             own = Charset(description.charset)
-            names = [known_as.get(c, c) if c not in own else c for c in charset.characters]
+            names = [known.get(c, c) for c in charset.characters]
             if description.head == "fixed":
                 raise UserError(f"{teacher} has a fixed head, which has no frames to teach")
             if unknown := "".join(n for n in names if n not in own):

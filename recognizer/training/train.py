@@ -252,14 +252,16 @@ def train(settings: TrainSettings, out: Path, resume: bool = False) -> Scores:
     metrics = Metrics(accelerator, out, settings.tracker, "recognizer", config, progress.step)
 
     batches = make_batches(settings, data, accelerator, progress.step, total)
-    known = [data.charset.encode(s.text) for s in data.train.samples[: data.real]]
+    known = [data.charset.encode(s.text) for s in data.train.samples]
+    if not known and settings.loss == "balanced-ctc":
+        raise UserError("--loss balanced-ctc weighs by how often labels hold a character, and a stream has none")
     weights = rarity(known, data.charset.classes) if known else None
     told = Options(settings.pos_weight, settings.alpha, settings.gamma, settings.adaptive_gamma, weights)
     loss_of = LOSSES[settings.loss_name()]
     teachers = None
     if settings.teacher:
-        case = shown_case(Path(settings.teacher[0]), data.train)
-        teachers = Teachers(settings.teacher, data.charset, case, accelerator.device)
+        cases = [shown_case(Path(teacher), data.train) for teacher in settings.teacher]
+        teachers = Teachers(settings.teacher, data.charset, cases, accelerator.device)
     saved, began, first = time.monotonic(), time.monotonic(), progress.step
 
     with interruptible() as interrupted, Bar(accelerator, "training", total, progress.step, settings.batch) as bar:
@@ -450,6 +452,8 @@ def read_data(settings: TrainSettings, accelerator: Accelerator) -> Data:
     start, size = checkpoint.find_start(settings.start, settings.size)
     if settings.head == "fixed" and start is not None:
         longest = max(longest, checkpoint.positions_of(checkpoint.read_weights(start)[0]))
+    if settings.head == "fixed" and longest > (most := checkpoint.MOST_POSITIONS):
+        raise UserError(f"a label holds {longest} characters, a fixed head has {most} places at most")
     form = SIZES[size]
     frame = Frame.for_texts(longest, form.height, settings.frame.max_width, settings.frame.trim)
     # from weights, pictures are at least as wide as those read them, and wide enough for narrow letters: 144 against 96
@@ -458,7 +462,7 @@ def read_data(settings: TrainSettings, accelerator: Accelerator) -> Data:
     least = settings.frame.min_width or max(frame.min_width, seen)
     frame = replace(frame, min_width=min(least, frame.max_width))
     if settings.teacher:
-        frame = frame_of_teachers(settings.teacher)
+        frame = frame_of_teachers(settings.teacher)  # or the lesson would be of other frames
         if frame.height != form.height:
             raise UserError(f"a {size!r} reader sees pictures {form.height} pixels high, its teacher {frame.height}")
 
@@ -570,7 +574,10 @@ def resumed_settings(out: Path) -> TrainSettings:
     """
     if not (out / "settings.toml").is_file():
         raise UserError(f"{out} is no run that can be resumed: it has no settings.toml")
-    return load(TrainSettings, out / "settings.toml", {})
+    settings = load(TrainSettings, out / "settings.toml", {})
+    if "trim" not in settings.frame.model_fields_set:  # a run from before there was such a thing
+        settings = settings.model_copy(update={"frame": settings.frame.model_copy(update={"trim": False})})
+    return settings
 
 
 def schedule_of(
