@@ -10,8 +10,8 @@ EXTRA_OF = {
     "torch": "train", "torchvision": "train", "accelerate": "train", "diffusers": "train", "captcha": "train",
     "safetensors": "train", "scipy": "train", "sklearn": "train", "onnx": "train", "onnxscript": "train",
     "webdataset": "train", "lmdb": "train", "matplotlib": "train", "jinja2": "train", "tensorboard": "train",
-    "fastapi": "serve", "fastapi_offline": "serve", "prometheus_client": "serve", "python_multipart": "serve",
-    "starlette": "serve", "uvicorn": "serve", "transformers": "sd",
+    "fastapi": "serve", "fastapi_offline": "serve", "h11": "serve", "prometheus_client": "serve",
+    "python_multipart": "serve", "starlette": "serve", "uvicorn": "serve", "transformers": "sd",
 }  # fmt: skip
 
 

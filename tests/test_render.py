@@ -241,6 +241,10 @@ def stream(seed: int = 0, characters: str = "letters+digits", **settings: object
     return Stream(Charset.named(characters), Frame(32, 96, 512), seed, settings)
 
 
+def cut(**settings: object) -> Stream:
+    return Stream(Charset.named("digits"), Frame(32, 96, 512, trim=True), 0, settings)
+
+
 def test_a_stream_follows_from_seed_step_and_place_alone() -> None:
     whole = stream()
     first = [whole.batch(k, 100, range(8), CPU) for k in range(2 * BLOCK)]
@@ -279,9 +283,7 @@ def test_a_share_of_a_stream_is_drawn_by_the_captcha_package() -> None:
 
 def test_a_share_of_a_stream_is_cut_to_the_part_with_the_text() -> None:
     """As a reader's frame cuts the pictures that it will read: of those, as good as nothing is left to cut off."""
-    shown = {
-        share: stream(trimmed=share, easy=0.0, climb=1.0).batch(0, 1000, range(32), CPU) for share in (0.0, 0.5, 1.0)
-    }
+    shown = {share: cut(trimmed=share, easy=0.0, climb=1.0).batch(0, 1000, range(32), CPU) for share in (0.0, 0.5, 1.0)}
     assert torch.equal(shown[0.0].targets, shown[1.0].targets)
 
     def left(share: float) -> NDArray[np.float64]:

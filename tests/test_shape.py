@@ -239,7 +239,10 @@ def test_what_is_missing_is_named_with_its_extra() -> None:
     from recognizer.errors import EXTRA_OF
 
     extras = PROJECT["optional-dependencies"]
-    modules = {"python-multipart": "python_multipart", "scikit-learn": "sklearn"}
+    modules = {
+        "fastapi-offline": "fastapi_offline", "prometheus-client": "prometheus_client",
+        "python-multipart": "python_multipart", "scikit-learn": "sklearn",
+    }  # fmt: skip
     packages = {
         modules.get(name, name): extra
         for extra in ("train", "serve", "sd")

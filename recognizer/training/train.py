@@ -364,18 +364,25 @@ def train(settings: TrainSettings, out: Path, resume: bool = False) -> Scores:
             if progress.done:
                 break
 
-    best, description = checkpoint.read_weights(out)
-    bare.load_state_dict({**bare.state_dict(), **{k: v.to(accelerator.device) for k, v in best.items()}})
+    def loaded() -> tuple[dict[str, Tensor], checkpoint.Description]:
+        """The weights file, as it is, in the network."""
+        accelerator.wait_for_everyone()
+        best, description = checkpoint.read_weights(out)
+        bare.load_state_dict({**bare.state_dict(), **{k: v.to(accelerator.device) for k, v in best.items()}})
+        bare.eval()
+        return best, description
+
+    best, description = loaded()
     if "temperature" not in description.scores:
-        temperature = fit_temperature(bare.eval(), settings.head, data.validation)
+        temperature = fit_temperature(bare, settings.head, data.validation)
         for name in ("weight", "bias"):  # so that whoever reads the weights has it
             best[f"heads.{settings.head}.classify.{name}"] /= temperature
-        bare.load_state_dict({**bare.state_dict(), **{k: v.to(accelerator.device) for k, v in best.items()}})
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
             said = {**description.scores, "temperature": temperature}
             checkpoint.save_weights(out / "weights.safetensors", best, replace(description, scores=said))
-    outcome = read_pictures(bare.eval(), settings.head, data.validation, accelerator)
+        loaded()  # halves, as they are stored
+    outcome = read_pictures(bare, settings.head, data.validation, accelerator)
     pairs = list(zip([s.text for s in data.validation.samples], [r.text for r in outcome.readings], strict=True))
     scores = Scores.of(pairs)
     if accelerator.is_main_process:
