@@ -7,6 +7,7 @@ or logged unless `keep` says where.
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import hashlib
 import hmac
 import ipaddress
@@ -169,7 +170,7 @@ class Service:
 
     def __post_init__(self) -> None:
         self.reader, self.constraint = self._fresh()
-        self._reloading = asyncio.Lock()
+        self._reloading, self._replaced = asyncio.Lock(), False
         self.figures = Figures()
         self.queue: asyncio.Queue[Waiting] = asyncio.Queue()
         self.accepted = 0  # pictures, from when they are accepted to when they are read
@@ -219,7 +220,7 @@ class Service:
                 print(f"the model was not read anew: {said}", file=sys.stderr, flush=True)
                 self.figures.reloads.labels("refused").inc()
                 return False
-            self.reader, self.constraint = reader, constraint
+            self.reader, self.constraint, self._replaced = reader, constraint, True
         self.figures.reloads.labels("taken").inc()
         return True
 
@@ -239,6 +240,9 @@ class Service:
     async def _look(self) -> None:
         while True:
             await asyncio.sleep(LOOK)
+            if self._replaced:  # by now nobody reads with the reader before
+                self._replaced = False
+                await asyncio.get_running_loop().run_in_executor(None, give_back)
             if (now := self._stamp()) is not None and now != self._file:
                 await self.reload()
 
@@ -331,6 +335,12 @@ class Service:
             tmp.unlink(missing_ok=True)
             self._kept.discard(name)
             print(f"{path} could not be kept: {error.strerror}", file=sys.stderr, flush=True)
+
+
+def give_back() -> None:
+    """Give what was freed back to the system, where the C library keeps it and can be told."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 # ----------------------------------------------------------------------------------------------------------- over HTTP
