@@ -108,13 +108,14 @@ class Stream:
         drawn_size = (round(width * share * scale), round(32 * scale))
         drawn = self._render.draw(texts, seeds, drawn_size, 1, device, difficulty, layout=False).pictures
         trimmed = dice.chance(self._trimmed)
-        pictures = _resized(drawn, size)
         packaged = self._package(dice, texts, seeds, width * share / 32)
-        if packaged:
-            rows = torch.tensor(list(packaged), device=device)
-            pictures[rows] = torch.cat([_resized(picture, size) for picture in packaged.values()]).to(device)
-        for row in np.flatnonzero(trimmed).tolist():
-            pictures[row] = _text_of(packaged[row].to(device) if row in packaged else drawn[row, None], size)[0]
+        cut = set(np.flatnonzero(trimmed).tolist())
+        pictures = torch.empty(len(texts), 1, size[1], size[0], device=device)
+        if whole := [row for row in range(len(texts)) if row not in cut and row not in packaged]:
+            pictures[whole] = _resized(drawn[whole], size)
+        for row in sorted(cut | packaged.keys()):
+            own = packaged[row].to(device) if row in packaged else drawn[row, None]
+            pictures[row] = (_text_of(own, size) if row in cut else _resized(own, size))[0]
         targets = torch.zeros(len(texts), max(lengths), dtype=torch.long)
         for row, text in zip(targets, texts, strict=True):
             row[: len(text)] = torch.tensor(self._charset.encode(text))

@@ -8,7 +8,7 @@ import shutil
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -40,7 +40,7 @@ class Noted(NamedTuple):
     precision: tuple[float, float]
 
 
-NOTES = {
+NOTES: dict[float | None, Noted] = {
     1.0: Noted((0.40, 0.50), (0.95, 1.0)),
     3.0: Noted((0.85, 0.90), (0.90, 0.95)),
     5.0: Noted((0.95, 1.0), (0.80, 0.85)),
@@ -55,9 +55,9 @@ class LossSettings(DataSettings):
     tail: float = Field(4.0, ge=1)  # how much rarer the rarest character of the long-tailed part is
     seeds: int = Field(3, ge=1, le=50)
 
-    def arms(self) -> dict[str, dict[str, object]]:
+    def arms(self) -> dict[str, dict[str, Any]]:
         """What each arm is called, and its settings."""
-        arms: dict[str, dict[str, object]] = {
+        arms: dict[str, dict[str, Any]] = {
             f"weighted-bce, {w:g}": {"loss": "weighted-bce", "pos_weight": w} for w in self.pos_weights
         }
         if self.focal:
@@ -81,13 +81,12 @@ def compare_losses(settings: LossSettings, out: Path) -> Ledger:
         ledger = Ledger(out / "ledger.jsonl")
         _prepare(settings, out, ledger)
         torch.set_num_threads(jobs_of(settings))
-        test_samples(settings, ledger)  # what cannot be read is told before hours are spent
+        test = test_samples(settings, ledger)  # what cannot be read is told before hours are spent
         trainings = {
             (part, arm, seed): _training(settings, out, ledger, part, arm, seed)
             for part in (WHOLE, TAILED) for arm in settings.arms() for seed in range(settings.seeds)
         }  # fmt: skip
         train_side_by_side(list(trainings.values()), jobs_of(settings), "losses")
-        test = test_samples(settings, ledger)
         for (part, arm, seed), training in trainings.items():
             if (step := f"read {part} {arm} {seed}") not in ledger:
                 found = decisions(training.out, test)
@@ -154,7 +153,7 @@ def table(settings: LossSettings, ledger: Ledger) -> str:
             rows = [ledger[f"read {part} {arm} {seed}"] for seed in range(settings.seeds)]
             right, said, there = (sum(row[k] for row in rows) for k in ("right", "said", "there"))
             recall, precision = right / max(there, 1), right / max(said, 1)
-            noted = NOTES.get(float(str(told.get("pos_weight", "nan"))))
+            noted = NOTES.get(told.get("pos_weight"))
             exact, n = [row["exact"] / row["n"] for row in rows], rows[0]["n"]
             low, high = wilson(round(sum(exact) / len(exact) * n), n)
             lines.append(

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from recognizer.reader import Reader
     from recognizer.readings import Reading, Scores
     from recognizer.samples import Manifest
+    from recognizer.training.train import TrainSettings
 
 typer_app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -263,7 +264,9 @@ def export(
         return
     with tempfile.TemporaryDirectory() as folder:
         files = {
-            other.value: write_onnx(model, Path(folder) / f"{other.value}.onnx", other.value, samples)[0]
+            other.value: path
+            if other is form
+            else write_onnx(model, Path(folder) / f"{other.value}.onnx", other.value, samples)[0]
             for other in (Form.full, Form.half, Form.int8, Form.int8_dynamic)
         }
         rows = measure(files, samples)
@@ -590,6 +593,25 @@ Held = Annotated[Path | None, typer.Option(help="Labelled pictures to validate o
 Seen = Annotated[int | None, typer.Option("--pictures", help="Pictures to see in all; else by the number of labels.")]
 
 
+def _training(
+    data: list[Path], pictures: int | None, limit: int | None, validation: Path | None, seed: int,
+    label_pattern: str | None, sets: list[str] | None, **more: Any,
+) -> TrainSettings:  # fmt: skip
+    from recognizer.settings import load
+    from recognizer.training.train import TrainSettings
+
+    given = {
+        "data": _texts(data), "pictures": pictures, "limit": limit, "validation": _text(validation), "seed": seed,
+        "label_pattern": label_pattern, **more,
+    }  # fmt: skip
+    return load(TrainSettings, None, given, sets or ())
+
+
+def _told(scores: Scores, out: Path) -> None:
+    print(f"validation: {_scores_line(scores)}")
+    print(f"read with: recognizer predict --model {out} PICTURE")
+
+
 @compress_app.command()
 def distill(
     teacher: Annotated[list[str], typer.Option(help="Weights or a run, or 'default'; several teach their mean.")],
@@ -608,16 +630,11 @@ def distill(
 ) -> None:
     """Teach a smaller reader what a larger one reads, frame by frame."""
     from recognizer.deploy.compress import distill as teach
-    from recognizer.settings import load
-    from recognizer.training.train import TrainSettings
 
-    given = {
-        "teacher": teacher, "data": _texts(data), "size": student.value, "pictures": pictures, "limit": limit,
-        "validation": _text(validation), "seed": seed, "label_pattern": label_pattern,
-    }  # fmt: skip
-    scores = teach(load(TrainSettings, None, given, sets or ()), unlabelled or (), out)
-    print(f"validation: {_scores_line(scores)}")
-    print(f"read with: recognizer predict --model {out} PICTURE")
+    settings = _training(
+        data, pictures, limit, validation, seed, label_pattern, sets, teacher=teacher, size=student.value
+    )
+    _told(teach(settings, unlabelled or (), out), out)
 
 
 @compress_app.command()
@@ -635,16 +652,9 @@ def prune(
 ) -> None:
     """Take the channels out that carry least, and train what is left, taught by the whole reader."""
     from recognizer.deploy.compress import prune as take_out
-    from recognizer.settings import load
-    from recognizer.training.train import TrainSettings
 
-    given = {
-        "data": _texts(data), "pictures": pictures, "limit": limit, "validation": _text(validation), "seed": seed,
-        "label_pattern": label_pattern,
-    }  # fmt: skip
-    scores = take_out(load(TrainSettings, None, given, sets or ()), model, keep, out)
-    print(f"validation: {_scores_line(scores)}")
-    print(f"read with: recognizer predict --model {out} PICTURE")
+    settings = _training(data, pictures, limit, validation, seed, label_pattern, sets)
+    _told(take_out(settings, model, keep, out), out)
 
 
 @compress_app.command()
@@ -744,6 +754,8 @@ def diagnose(
     from recognizer.reader import Reader
     from recognizer.samples import merge, problem_table, read_manifest
 
+    if report is not None and (report.is_dir() or not report.parent.is_dir()):
+        raise UserError(f"--report {report}: name a file in a folder that exists")
     manifest = merge([read_manifest(path, label_pattern) for path in data])
     if limit:
         manifest = manifest.first(limit)

@@ -160,7 +160,7 @@ def test_a_wrong_case_is_wrong_where_labels_have_both(tmp_path: Path) -> None:
 def test_a_confusion_matrix_adds_up(samples: list[Sample]) -> None:
     texts = [s.text.replace("2", "3") if i % 2 else s.text[:-1] for i, s in enumerate(samples)]
     f = of(samples, texts)
-    names, _, counts = f.matrix()
+    names, counts = f.matrix()
     for c in names[:-1]:
         assert sum(counts[c, b] for b in names) == f.characters[c].support, c
         assert sum(counts[a, c] for a in names) == sum(t.count(c) for t in texts), c
@@ -212,6 +212,8 @@ def test_the_command_tells_it_in_words(folder: Path, tmp_path: Path) -> None:
     assert lines[0] == "pictures    90, of 2 sizes: 80 x 32: 89, 96 x 32: 1" and lines[1] == "lengths     4: 89, 5: 1"
     assert "there is a signal to learn (p < .001)" in ended.out and "by the default reader: " in ended.out
     assert "problem     90 of 90 pictures to test on are nearly the same as one to train on" in lines
+    for nowhere in (tmp_path / "nowhere" / "page.html", tmp_path):
+        assert f"--report {nowhere}: name a file" in refusal(recognizer("diagnose", folder, "--report", nowhere))
     few = draw_folder(tmp_path / "few", ["01", "12"], 0)
     assert "whether there is a signal is not told" in recognizer("diagnose", few).out
     (few / "000.png").write_bytes(b"no picture")

@@ -33,7 +33,7 @@ def write_diagnosis(path: Path, d: Described, found: Signal, f: Failures, reader
     """Write the page, whole or not at all."""
     surest = {test.feature: test for test in reversed(tests) if test.p < LIKELY}  # one test of each feature
     named = {s.name: s for s in d.samples}
-    page = templates(Path(__file__).parent / "page").get_template("diagnosis.html").render(
+    page = templates().get_template("diagnosis.html").render(
         d=d, found=found, f=f, reader=reader, title=title_of(d, found, f),
         tests=sorted(surest.values(), key=lambda t: t.p)[:TESTS], findings=sorted(d.findings, key=lambda x: not x.bad),
         opening=[tile_of(s) for s in d.samples[:OPENING]], positions=positions_of(d), confused=confused_of(f),
@@ -69,7 +69,7 @@ def positions_of(d: Described) -> Heat:
 
 def confused_of(f: Failures) -> Heat:
     """Written characters in rows, what they were read as in columns; shaded by the share of the row."""
-    names, _, counts = f.matrix()
+    names, counts = f.matrix()
     rows = []
     for a in names:
         total = sum(counts[a, b] for b in names) or 1

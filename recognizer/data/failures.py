@@ -111,8 +111,9 @@ class Failures:
         parts = zip(np.array_split(sure, BINS), np.array_split(hits, BINS), strict=True)
         return [Bin(float(c.mean()), float(h.mean()), len(c)) for c, h in parts if len(c)]
 
-    def matrix(self) -> tuple[list[str], list[str], Counter[Confusion]]:
-        """Written characters, what they were read as, and how often: of those that were taken for others most often."""
+    def matrix(self) -> tuple[list[str], Counter[Confusion]]:
+        """The characters that were taken for others most often, and '' for none; and how often each, written, was read
+        as each."""
         found = confusions(self.pairs)
         by: Counter[str] = Counter()
         for (truth, read), n in found.items():
@@ -122,7 +123,7 @@ class Failures:
             score = self.characters[c]
             if times := round(score.recall * score.support):
                 found[c, c] = times
-        return [*chosen, ""], [*chosen, ""], found
+        return [*chosen, ""], found
 
     def surest_wrong(self, n: int) -> list[int]:
         """The misread pictures, the surest reading first: look at their labels as well."""

@@ -14,6 +14,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from recognizer.errors import UserError
 from recognizer.images import PictureError, open_picture
 from recognizer.readings import marked
 from recognizer.samples import Sample
@@ -35,11 +36,17 @@ def templates(*folders: Path) -> jinja2.Environment:
 
 
 def write_page(path: Path, page: str) -> None:
-    """Write a page, whole or not at all."""
+    """Write a page, whole or not at all.
+
+    Raises:
+        UserError: it cannot be written there.
+    """
     tmp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         tmp.write_text(page, encoding="utf-8")
         tmp.replace(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}") from None
     finally:
         tmp.unlink(missing_ok=True)
 
