@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from recognizer.errors import UserError, one_line_errors
+from recognizer.errors import MOST_THREADS, UserError, one_line_errors
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -59,7 +59,9 @@ def mine_errors(
     ] = None,
     limit: Annotated[int | None, typer.Option(help="Use only the first so many samples.", min=1)] = None,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
-    jobs: Annotated[int, typer.Option(help="Trainings beside each other; one processor each.", min=1)] = 2,
+    jobs: Annotated[
+        int, typer.Option(help="Trainings beside each other; one processor each.", min=1, max=MOST_THREADS)
+    ] = 2,
     label_pattern: Pattern = None,
 ) -> None:
     """Find misread samples; write them, their confusions, a contact sheet and the requests that practice answers.
@@ -99,6 +101,7 @@ def mine_errors(
         print(f"{len(mined.suspects)} labels are likely wrong, and were set aside: {out / 'suspects'}")
         for h in mined.suspects[:10]:
             print(f"  {h.sample.name}: {h.sample.text} is read {h.reading.text}, {-h.margin:.0f} nats likelier")
+        print(f"look at them with: recognizer label {data[0]} --review {out / 'suspects.jsonl'}")
     print(f"make pictures with: augment synthesize --method classical --requests {out / 'requests.jsonl'}", end=" ")
     print(f"--data {data[0]} --out DIR")
 

@@ -69,9 +69,10 @@ def exact_text(sample: Sample) -> bool:
 
 
 def learned(sample: Sample) -> bool:
-    """Whether a made sample comes of a method that learned from real pictures."""
+    """Whether a made sample comes of a method that learned from real pictures, or may do: one's own is not asked, as
+    no module is imported because a file names it."""
     name = sample.meta.get("method")
-    return isinstance(name, str) and name in METHODS and hasattr(load_class(name), "fit")
+    return not (isinstance(name, str) and name in METHODS) or hasattr(load_class(name), "fit")
 
 
 def widened(band: Band, source_hardness: float | None) -> Band:

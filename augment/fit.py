@@ -24,7 +24,7 @@ from augment.canvas import STEP, Canvas, canvas_width, columns, from_canvas, pad
 from augment.layout import Aligner, Spacing
 from augment.method import FEWEST, Known
 from recognizer.charset import Charset
-from recognizer.errors import Stopped, UserError
+from recognizer.errors import MOST_THREADS, Stopped, UserError
 from recognizer.images import MAX_PIXELS, Frame, PictureError, open_picture
 from recognizer.progress import Bar, say
 from recognizer.reader import Reader
@@ -60,7 +60,7 @@ class FitSettings(Settings):
     grids: int = Field(20, ge=1)  # how often in a run made pictures are shown
     precision: Literal["auto", "no", "bf16"] = "auto"
     seed: int = Field(0, ge=0, lt=4000)
-    threads: int = Field(0, ge=0)  # of torch on a CPU; 0 leaves it as it is
+    threads: int = Field(0, ge=0, le=MOST_THREADS)  # of torch on a CPU; 0 leaves it as it is
     tracker: str = "tensorboard"  # any that Accelerate knows, or none
     checkpoint_seconds: float = Field(60, gt=0)
 

@@ -106,8 +106,8 @@ def plan(mined: Mined, samples: Sequence[Sample], count: int, seed: int) -> tupl
 
     Sources are drawn by hardness, so that what is misread comes most often and no picture fills the plan, and by how
     rare their look is; none is a suspect. New texts have the lengths of the labels and characters drawn by how often
-    they are misread and how rarely they are seen; half of them are the text of a hard sample with one character swapped
-    for what it was taken for, or a misread one kept.
+    they are misread and how rarely they are seen; half of those drawn from a hard sample with a confused character
+    are its text with that character swapped for what it was taken for.
 
     Raises:
         UserError: no samples.
@@ -188,8 +188,9 @@ def read_out_of_folds(
 
 
 def write_mined(mined: Mined, requests: Sequence[Request], out: Path) -> None:
-    """Write `hard/` and, where there are any, `suspects/` (samples, and what was read in them), `confusions.json`,
-    `requests.jsonl` and `sheet.png` into `out`."""
+    """Write `hard/` and, where there are any, `suspects/` (samples, and what was read in them) and
+    `suspects.jsonl` (for `recognizer label --review`), `confusions.json`, `requests.jsonl` and `sheet.png` into
+    `out`."""
     out.mkdir(parents=True, exist_ok=True)
     for name, found in (("hard", mined.hard), *[("suspects", mined.suspects)] * bool(mined.suspects)):
         with FolderWriter(out / name) as writer:
@@ -199,6 +200,15 @@ def write_mined(mined: Mined, requests: Sequence[Request], out: Path) -> None:
                     "hardness": h.hardness, "margin": h.margin, "look": h.look, "name": h.sample.name,
                 }  # fmt: skip
                 writer.add(h.sample.name, h.sample.read_bytes(), h.sample.text, about)
+    if mined.suspects:
+        doubts = [
+            {"file_name": h.sample.name, "text": h.sample.text, "suggested": h.reading.text,
+             "confidence": round(h.reading.confidence, 4), "score": round(-h.margin, 3),
+             "reasons": [f"read surely, {-h.margin:.0f} nats likelier"]}
+            for h in mined.suspects
+        ]  # fmt: skip
+        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in doubts]
+        (out / "suspects.jsonl").write_text("".join(lines), encoding="utf-8", errors="surrogateescape")
     rows = [{"true": true, "read": read, "times": n} for (true, read), n in mined.confused.most_common()]
     (out / "confusions.json").write_text(json.dumps(rows, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     write_requests(requests, out / "requests.jsonl")

@@ -92,7 +92,8 @@ def random_texts(charset: Charset, lengths: Sequence[int], count: int, seed: int
 
 
 def requests_for_sources(manifest: Manifest, count: int, seed: int) -> list[Request]:
-    """Requests that vary the pictures of a manifest in turn, each under its own text.
+    """Requests that vary the pictures of a manifest, each under its own text: all of them in an order drawn by seed,
+    then all in another.
 
     Raises:
         UserError: the manifest is empty, or a picture of it cannot be opened.
@@ -101,8 +102,11 @@ def requests_for_sources(manifest: Manifest, count: int, seed: int) -> list[Requ
         raise UserError(f"{manifest.source} has no sample to vary")
     requests = []
     sizes: dict[str, tuple[int, int]] = {}
+    rng, order = np.random.default_rng([seed, 17]), np.zeros(0, np.int64)
     for k in range(count):
-        sample = manifest.samples[k % len(manifest)]
+        if k % len(manifest) == 0:
+            order = rng.permutation(len(manifest))
+        sample = manifest.samples[order[k % len(manifest)]]
         if sample.name not in sizes:
             try:
                 sizes[sample.name] = open_picture(sample.read_bytes(), "L").size

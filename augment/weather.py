@@ -50,8 +50,9 @@ def weather(pictures: Tensor, how: Mapping[str, Tensor], noise: Callable[[str, T
 
 def blurred(pictures: Tensor, deviation: Tensor) -> Tensor:
     """Gaussian blur of pictures (N, C, H, W), each with its own deviation (N,) in pixels."""
-    reach = max(1, math.ceil(2 * float(deviation.max())))
-    taps = [torch.exp(-0.5 * (k / deviation.clamp(min=0.1)) ** 2) for k in range(reach + 1)]
+    own = (2 * deviation).ceil().clamp(min=1)  # as far as each reaches, whatever the others of its batch do
+    reach = int(own.max())
+    taps = [torch.exp(-0.5 * (k / deviation.clamp(min=0.1)) ** 2) * (k <= own) for k in range(reach + 1)]
     total = taps[0] + 2 * sum(taps[1:])
     for axis in (2, 3):
         pad = (0, 0, reach, reach) if axis == 2 else (reach, reach, 0, 0)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import math
 import random
 import shutil
 import subprocess
@@ -41,11 +42,13 @@ RUBBISH = [
 
 
 class Tally:
-    """What came back."""
+    """What came back: `took` of readings alone, `others` of those whose requests are rubbish."""
 
     def __init__(self) -> None:
         self.took: list[float] = []
         self.statuses: Counter[int] = Counter()
+        self.others: Counter[int] = Counter()
+        self.peak = 0.0
         self.wrong = 0
         self.cut = 0
 
@@ -66,10 +69,10 @@ async def client(port: int, wanted: list[tuple[bytes, str]], until: float, tally
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             continue
         status = int(head.split()[1])
-        tally.statuses[status] += 1
+        (tally.others if bad else tally.statuses)[status] += 1
         if not bad:
-            tally.took.append(time.monotonic() - began)
             if status == 200:
+                tally.took.append(time.monotonic() - began)
                 tally.wrong += json.loads(body)["readings"][0]["text"] != text
             elif status == 503:
                 await asyncio.sleep(0.05)
@@ -78,10 +81,21 @@ async def client(port: int, wanted: list[tuple[bytes, str]], until: float, tally
     writer.close()
 
 
-async def load(port: int, wanted: list[tuple[bytes, str]], connections: int, seconds: float, garbage: float) -> Tally:
-    tally, until = Tally(), time.monotonic() + seconds
-    bad = round(garbage * connections)
+async def load(
+    port: int, process: subprocess.Popen[str], wanted: list[tuple[bytes, str]], connections: int,
+    given: argparse.Namespace,
+) -> Tally:  # fmt: skip
+    tally, until = Tally(), time.monotonic() + given.seconds
+    bad = round(given.garbage * connections)
+
+    async def watch() -> None:
+        while True:
+            tally.peak = max(tally.peak, memory(process))
+            await asyncio.sleep(0.5)
+
+    watching = asyncio.create_task(watch())
     await asyncio.gather(*(client(port, wanted, until, tally, i, i < bad) for i in range(connections)))
+    watching.cancel()
     return tally
 
 
@@ -107,17 +121,16 @@ async def measure(port: int, process: subprocess.Popen[str], model: Path, given:
         except PictureError:
             continue
     again = asyncio.create_task(put_anew(model, given.reload)) if given.reload else None
-    print("connections  requests/s  p50 ms  p95 ms  p99 ms   wrong  put off  cut off  others  MB before, after")
+    print("connections  requests/s  p50 ms  p95 ms  p99 ms   wrong  put off  cut off  rubbish  MB before, most, after")
     for connections in given.connections:
-        before = memory(process)
-        tally = await load(port, wanted, connections, given.seconds, given.garbage)
-        p50, p95, p99 = np.percentile(1e3 * np.array(tally.took), [50, 95, 99]).tolist()
-        good = len(tally.took) - tally.statuses[503]
-        others = {s: n for s, n in tally.statuses.items() if s not in (200, 503)}
+        before, began = memory(process), time.monotonic()
+        tally = await load(port, process, wanted, connections, given)
+        seconds = time.monotonic() - began  # what was asked last is answered after the time
+        p50, p95, p99 = np.percentile(1e3 * np.array(tally.took or [math.nan]), [50, 95, 99]).tolist()
         print(
-            f"{connections:>11}  {good / given.seconds:>10.0f}  {p50:>6.1f}  {p95:>6.1f}  {p99:>6.1f}  "
-            f"{tally.wrong:>6}  {tally.statuses[503]:>7}  {tally.cut:>7}  {others or 'none'}  "
-            f"{before:.0f}, {memory(process):.0f}",
+            f"{connections:>11}  {len(tally.took) / seconds:>10.0f}  {p50:>6.1f}  {p95:>6.1f}  {p99:>6.1f}  "
+            f"{tally.wrong:>6}  {tally.statuses[503]:>7}  {tally.cut:>7}  {dict(tally.others) or 'none'}  "
+            f"{before:.0f}, {tally.peak:.0f}, {memory(process):.0f}",
             flush=True,
         )
     if again is not None:

@@ -30,6 +30,7 @@ from recognizer.training.side_by_side import Training
 NONE = "none"  # the control: real pictures alone
 ATTEMPTS = 4  # to make as many pictures as are asked for, where many are refused
 MOST_LOOKED_AT = 2000  # pictures whose looks are compared
+ENOUGH = 0.9  # an arm with a smaller share of the pictures that are asked for is not compared
 HOPELESS = 0.1  # a method of whose pictures fewer are kept is asked for no more
 
 
@@ -105,6 +106,11 @@ class Arms:
             never_seen="".join(never), **likeness(run, made, judges.readers[0]), seconds=time.monotonic() - began,
         )  # fmt: skip
 
+    def compared(self, names: Sequence[str]) -> list[str]:
+        """The arms that readers train with: those with nearly as many pictures as were asked for."""
+        made = {name: self.run.ledger.get(f"made {name}", {"kept": 1, "wanted": 1}) for name in names}
+        return [name for name in names if made[name]["kept"] >= ENOUGH * made[name]["wanted"]]
+
     def read(self, names: Sequence[str], test: Sequence[Sample]) -> None:
         """Read the test pictures with every arm's readers, each once."""
         for name in names:
@@ -147,7 +153,7 @@ def likeness(run: Run, made: Sequence[Sample], reader: Path) -> dict[str, float]
 def plain_requests(
     run: Run, name: str, settings: dict[str, Any], count: int, seed: int, known: str | None
 ) -> list[Request]:
-    """Requests for one method: real pictures in turn under their own text, or random texts of the labels' characters,
+    """Requests for one method: real pictures by chance under their own text, or random texts of the labels' characters,
     each of the length and at the size of one real picture."""
     manifest = Manifest(run.train, source=str(run.out / "data" / "train"))
     varied = requests_for_sources(manifest, count, seed)

@@ -132,6 +132,7 @@ def forecast(
     out: Out = None,
     resume: Resume = None,
     target: Annotated[float | None, typer.Option(help="Share read right to reach; 0.95.")] = None,
+    at: Annotated[list[int] | None, typer.Option(help="Say what to expect of so many labels; repeatable.")] = None,
     seeds: Annotated[int | None, typer.Option(help="Trainings of each size; 3.")] = None,
     start: Start = None,
     limit: Limit = None,
@@ -147,8 +148,8 @@ def forecast(
 
     settings, out = _asked(
         ForecastSettings, "forecast", "train", resume, out, config, sets,
-        data=data, test=test, target=target, seeds=seeds, start=start, limit=limit, jobs=jobs, seed=seed,
-        label_pattern=label_pattern,
+        data=data, test=test, target=target, at=at or None, seeds=seeds, start=start, limit=limit, jobs=jobs,
+        seed=seed, label_pattern=label_pattern,
     )  # fmt: skip
     run_forecast(settings, out)
     print((out / "forecast.txt").read_text(encoding="utf-8"), end="")

@@ -22,8 +22,6 @@ from recognizer.samples import Sample, problem_table, read_manifest
 from recognizer.training.batches import Pictures
 from recognizer.training.side_by_side import train_side_by_side
 
-ENOUGH = 0.9  # a method with a smaller share of the pictures that are asked for is not compared
-
 
 class CompareSettings(RunSettings):
     """Everything that `practice compare` can be told."""
@@ -37,11 +35,12 @@ class CompareSettings(RunSettings):
 
 
 def compare(settings: CompareSettings, out: Path) -> Ledger:
-    """Compare into the run folder `out`, or go on where it was, with more methods where `settings` name them; gives the
+    """Compare into the run folder `out`, or go on where it was, with the methods that `settings` name now; gives the
     ledger of the finished run.
 
     Raises:
-        UserError: settings or data that do not fit; everything so far is kept.
+        UserError: settings or data that do not fit, or, when all others are compared, a method that made no pictures;
+            everything so far is kept.
         Stopped: Ctrl-C; give the same command again to go on.
     """
     if settings.test is None:
@@ -49,7 +48,7 @@ def compare(settings: CompareSettings, out: Path) -> Ledger:
     if NONE not in settings.methods or len(set(settings.methods)) < max(2, len(settings.methods)):
         raise UserError(f"methods: {NONE} and at least one other, each once")
     check_methods(settings, [name for name in settings.methods if name != NONE])
-    open_run(settings, out, growing="methods")
+    open_run(settings, out, "methods")
     with locked(out):
         ledger = Ledger(out / "ledger.jsonl")
         run = prepare(settings, out, ledger)
@@ -58,18 +57,25 @@ def compare(settings: CompareSettings, out: Path) -> Ledger:
         arms, texts = Arms(run, out, settings.seeds), ledger["test"]["texts"]
         say(Alone(), f"training without made pictures on {len(run.train)}, and {settings.folds} readers out of fold")
         train_side_by_side([*arms.trainings([NONE]), *run.fold_trainings()], run.jobs, NONE)
-        judges = None
+        judges, failed = None, dict[str, str]()
         for name in settings.methods:
             if name != NONE and f"made {name}" not in ledger:
                 judges = judges or Judges.of(run, [t.out for t in run.fold_trainings()])
                 wanted = max(1, round(settings.made * len(run.train)))
-                arms.make(name, {name: wanted}, judges, arms.training(NONE, 0).out)
-        names = compared(settings, ledger)
+                try:
+                    arms.make(name, {name: wanted}, judges, arms.training(NONE, 0).out)
+                except UserError as error:  # one method must not cost the others their hours
+                    failed[name] = str(error)
+                    say(Alone(), f"{name} is left out: {error}")
+        names = arms.compared([name for name in settings.methods if name not in failed])
         train_side_by_side(arms.trainings(names), run.jobs, "with made pictures")
         arms.read(names, test)
         (out / "table.md").write_text(
-            table(settings, ledger, arms.rights(names, texts, settings.fold_case)), encoding="utf-8"
+            table(settings, ledger, arms.rights(names, texts, settings.fold_case), failed), encoding="utf-8"
         )
+    if failed:
+        first = next(iter(failed))
+        raise UserError(f"{first} could not be compared: {failed[first]}; all others are in {out / 'table.md'}")
     return ledger
 
 
@@ -95,16 +101,10 @@ def test_samples(settings: DataSettings, ledger: Ledger) -> tuple[Sample, ...]:
     return kept
 
 
-def compared(settings: CompareSettings, ledger: Ledger) -> list[str]:
-    """The methods that readers train with: those with nearly as many pictures as were asked for."""
-    return [
-        name for name in settings.methods
-        if name == NONE or ledger[f"made {name}"]["kept"] >= ENOUGH * ledger[f"made {name}"]["wanted"]
-    ]  # fmt: skip
-
-
-def table(settings: CompareSettings, ledger: Ledger, right: Mapping[str, NDArray[np.bool_]]) -> str:
-    """The comparison, as a table of Markdown."""
+def table(
+    settings: CompareSettings, ledger: Ledger, right: Mapping[str, NDArray[np.bool_]], failed: Mapping[str, str]
+) -> str:
+    """The comparison, as a table of Markdown. `failed` says why methods made no pictures."""
     against = [NONE] + ["classical"] * ("classical" in right)
     n = right[NONE].shape[1]
     aside = ledger["test"]["set_aside"]
@@ -119,20 +119,21 @@ def table(settings: CompareSettings, ledger: Ledger, right: Mapping[str, NDArray
     ]  # fmt: skip
     for name in settings.methods:
         if name not in right:
-            few = "not compared: too few of its pictures were kept"
+            few = f"not compared: {failed.get(name, 'too few of its pictures were kept')}"
             lines.append(f"| {name} | {few} |" + " |" * (1 + 2 * len(against)))
     lines += [
         "",
-        "| method | made | kept | a reader out of fold reads its label | too hard | near copies | Frechet | covered "
-        "| a second | characters never seen |",
-        "|---" * 10 + "|",
+        "| method | made | kept | used | a reader out of fold reads its label | too hard | near copies | Frechet "
+        "| covered | a second | characters never seen |",
+        "|---" * 11 + "|",
     ]
     for name in settings.methods:
-        if name != NONE:
+        if name != NONE and name not in failed:
             m = ledger[f"made {name}"]
             lines.append(
-                f"| {name} | {m['asked']} | {m['passed']} | {m['read_right']:.3f} | {m['refused'].get('too hard', 0)} "
-                f"| {m['refused'].get('near copy', 0)} | {m['frechet']:.3g} (real {m['frechet_real']:.3g}) "
-                f"| {m['coverage']:.2f} | {m['a_second']:.0f} | {m['never_seen'] or 'none'} |"
+                f"| {name} | {m['asked']} | {m['passed']} | {m['kept']} | {m['read_right']:.3f} "
+                f"| {m['refused'].get('too hard', 0)} | {m['refused'].get('near copy', 0)} "
+                f"| {m['frechet']:.3g} (real {m['frechet_real']:.3g}) | {m['coverage']:.2f} "
+                f"| {m['a_second']:.0f} | {m['never_seen'] or 'none'} |"
             )
     return "\n".join(lines) + "\n"

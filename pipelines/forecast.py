@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from pipelines.ledger import Ledger, locked
-from pipelines.run import DataSettings, jobs_of, open_run, read
+from pipelines.run import DataSettings, jobs_of, open_run, read, tell_leaks
 from recognizer.charset import Charset
 from recognizer.errors import UserError
 from recognizer.images import MAX_PIXELS, Frame
 from recognizer.progress import Alone, say
 from recognizer.readings import wilson
-from recognizer.samples import Manifest, content_hash, merge, problem_table, read_manifest, split, write_folder
+from recognizer.samples import Manifest, content_hash, merge, problem_table, read_manifest, split_apart, write_folder
 from recognizer.settings import make
 from recognizer.training.batches import Pictures
 from recognizer.training.side_by_side import Training, train_side_by_side
@@ -33,6 +33,7 @@ Floats = NDArray[np.float64]
 FEWEST = 20  # labels of the smallest part
 MOST_HELD = 2000  # pictures that are held out to read, at most, where no test set is given
 REPLICATES = 1000
+FURTHEST = 30  # times the labels there are, beyond which no number is told
 # the laws that are tried: their slopes, floors, and errors in the middle of the sizes as shares of what was seen there
 SLOPES = np.linspace(0.0, 2.5, 41)
 FLOORS = np.concatenate([[0.0], np.geomspace(0.001, 0.3, 20)])
@@ -46,6 +47,7 @@ class ForecastSettings(DataSettings):
     sizes: tuple[int, ...] = ()  # of the parts; else all, a half, a quarter and an eighth
     seeds: int = Field(3, ge=1, le=50)  # parts drawn of each size
     target: float = Field(0.95, gt=0, lt=1)  # share read right that is asked for
+    at: tuple[int, ...] = ()  # numbers of labels to say what to expect of, besides twice those there are
     effort: float = Field(0.5, gt=0, le=1)  # share of the pictures that `recognizer train` would show
     fold_case: bool = False  # count a reading as right whatever its case
 
@@ -147,9 +149,11 @@ def forecast(settings: ForecastSettings, out: Path) -> Ledger:
         UserError: settings or data that do not fit; everything so far is kept.
         Stopped: Ctrl-C; give the same command again to go on.
     """
+    if settings.at and min(settings.at) < 1:
+        raise UserError(f"at: {min(settings.at)} is no number of labels")
     if settings.sizes and (min(settings.sizes) < FEWEST or len(set(settings.sizes)) < 2):
         raise UserError(f"sizes: at least two, each once, of {FEWEST} labels or more")
-    open_run(settings, out)
+    open_run(settings, out, "at", "target")
     with locked(out):
         ledger = Ledger(out / "ledger.jsonl")
         prepare(settings, out, ledger)
@@ -196,9 +200,10 @@ def prepare(settings: ForecastSettings, out: Path, ledger: Ledger) -> None:
     say(Alone(), problem_table(problems, len(whole) + len(test) + len(whole.problems) + len(test.problems)))
     if settings.test:
         pool, held = usable.samples, usable_test.samples
+        tell_leaks(held, pool, "read")
     else:
         share = min(settings.held_out, MOST_HELD / max(len(usable), 1))
-        pool, held = split(usable.samples, (1 - share, share), settings.seed)
+        pool, held = split_apart(usable.samples, (1 - share, share), settings.seed)
     sizes = sorted(settings.sizes or {len(pool) // d for d in (8, 4, 2, 1) if len(pool) // d >= FEWEST})
     if len(sizes) < 2 or not held:
         raise UserError(
@@ -251,28 +256,41 @@ def in_words(settings: ForecastSettings, ledger: Ledger, law: Law) -> str:
         lines.append(f"  {n:>7,} labels: {own.mean():.3f} ({low:.3f} to {high:.3f}) right; by training {each}")
     most = facts["sizes"][-1]
     now = right[-1].mean()
-    expected, low, high = law.accuracy(2 * most, settings.seed)
-    lines.append(
-        f"With twice the labels, {2 * most:,}, expect {low:.3f} to {high:.3f} read right, most likely {expected:.3f} "
-        f"(now {now:.3f})."
-    )
-    likely, fewest, largest = law.needed(settings.target)
+    for n in dict.fromkeys((2 * most, *settings.at)):
+        expected, low, high = law.accuracy(n, settings.seed)
+        what = f"twice the labels, {n:,}," if n == 2 * most else f"{n:,} labels"
+        lines.append(
+            f"With {what} expect {low:.3f} to {high:.3f} read right, most likely {expected:.3f} (now {now:.3f})."
+        )
+    # more than was tried, as that did not reach it; and no number that far beyond it is known
+    needed = [max(n, most) for n in law.needed(settings.target)]
+    likely, fewest, largest = (n if n <= FURTHEST * most else math.inf for n in needed)
     if now >= settings.target:
-        lines.append(f"{most:,} labels reach {settings.target:.0%} already.")
+        lines.append(f"{most:,} labels reach {100 * settings.target:g} % already.")
+    elif math.isinf(needed[1]):
+        lines.append(
+            f"No number of labels like these reaches {100 * settings.target:g} %, as far as these trainings tell."
+        )
     elif math.isinf(fewest):
-        lines.append(f"No number of labels like these reaches {settings.target:.0%}, as far as these trainings tell.")
+        lines.append(f"To reach {100 * settings.target:g} % you need more than {_rounded(FURTHEST * most)} labels.")
     else:
         about = f"about {_rounded(likely)}" if math.isfinite(likely) else "more than can be told"
         bound = (
             f"{_rounded(fewest)} to {_rounded(largest)}" if math.isfinite(largest) else f"{_rounded(fewest)} or more"
         )
         beyond = " (beyond ten times what was tried, a guess)" if likely > 10 * most else ""
-        lines.append(f"To reach {settings.target:.0%} you need {about} labels ({bound}){beyond}.")
+        lines.append(f"To reach {100 * settings.target:g} % you need {about} labels ({bound}){beyond}.")
     level, slope, floor = law.best
     lines.append(
         f"Law: error = {level:.3g} (labels / {law.middle:.0f})^-{slope:.2f} + {floor:.3g}. Intervals are 95 %, of "
         f"{REPLICATES} resamplings of pictures and trainings."
+        + (" One training of each size says nothing of what chance does in training." if settings.seeds == 1 else "")
     )
+    if settings.pictures is None and settings.effort < 1:
+        lines.append(
+            f"These trainings were short, {settings.effort:.0%} of the pictures that recognizer train shows: "
+            "its readers read as well or better."
+        )
     return "\n".join(lines) + "\n"
 
 
@@ -301,7 +319,7 @@ def plot(settings: ForecastSettings, ledger: Ledger, law: Law, path: Path) -> No
     axes.plot(np.repeat(sizes, wrong.shape[1]), np.maximum(wrong.ravel(), 0.5 / held), "o", color="#d55e00",
               label="trainings")  # fmt: skip
     axes.axhline(
-        1 - settings.target, color="#555555", linestyle="--", linewidth=1, label=f"{settings.target:.0%} right"
+        1 - settings.target, color="#555555", linestyle="--", linewidth=1, label=f"{100 * settings.target:g} % right"
     )
     axes.axvline(sizes[-1], color="#999999", linestyle=":", linewidth=1)
     axes.set(xscale="log", yscale="log", xlabel="labels", ylabel="pictures read wrong")

@@ -32,12 +32,14 @@ class Earned(NamedTuple):
         return float(np.clip(self.nats / self.error, -SURELY, SURELY)) if self.error > 0 else 0.0
 
 
-def earned(alone: Sequence[Reading], practised: Sequence[Reading]) -> Earned:
-    """From readings of the same validation pictures, by a reader tried without made pictures and by one with them."""
-    before, after = (np.array([min(_nll(r), MOST) for r in own]) for own in (alone, practised))
-    gain = before - after
-    error = float(gain.std(ddof=1) / len(gain) ** 0.5) if len(gain) > 1 else 0.0
-    return Earned(float(gain.mean()), error)
+def earned(alone: Sequence[Sequence[Reading]], practised: Sequence[Reading]) -> Earned:
+    """From readings of the same validation pictures, by readers tried without made pictures, each of another seed, and
+    by one with them. The error is of the pictures and of the seed: a trial of another seed reads otherwise as well."""
+    before = np.array([[min(_nll(r), MOST) for r in own] for own in alone])
+    gain = before.mean(0) - np.array([min(_nll(r), MOST) for r in practised])
+    pictures = gain.var(ddof=1) / len(gain) if len(gain) > 1 else 0.0
+    seeds = before.mean(1).var(ddof=1) * (1 + 1 / len(before)) if len(before) > 1 else 0.0
+    return Earned(float(gain.mean()), float((pictures + seeds) ** 0.5))
 
 
 def weighed(weights: Mapping[str, float], found: Mapping[str, Earned]) -> dict[str, float]:

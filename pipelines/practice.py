@@ -46,6 +46,7 @@ from pipelines.run import (
     read,
     read_some,
     scores_of,
+    write_trusted,
 )
 from recognizer.deploy.export import export
 from recognizer.errors import UserError
@@ -56,6 +57,9 @@ from recognizer.training.checkpoint import find_start
 from recognizer.training.side_by_side import Training, train_side_by_side
 
 PRACTISED = "practised"  # the arm with the pictures that practice made
+AGAIN = 1_000_000  # added to a seed
+ALONE = ("alone", "alone again")  # trials without made pictures, of two seeds
+NOTHING_MADE: dict[str, Any] = {"asked": 0, "kept": 0, "refused": {}, "read_right": 0.0, "seconds": 0.0}
 NOTHING_KEPT = Earned(-1.0, 1e-9)  # what a method earned of whose pictures none was kept
 
 
@@ -85,7 +89,7 @@ def practice(settings: PracticeSettings, out: Path) -> Ledger:
     if settings.controls and settings.test is None:
         raise UserError("controls are read on test pictures: give --test DIR as well")
     check_methods(settings, settings.methods)
-    open_run(settings, out, growing="controls")
+    open_run(settings, out, "controls")
     with locked(out):
         ledger = Ledger(out / "ledger.jsonl")
         run = prepare(settings, out, ledger)
@@ -101,7 +105,7 @@ def practice(settings: PracticeSettings, out: Path) -> Ledger:
                 break
             best = out / f"round-{number}" / "pupil"
         settle(run, settings, best, kept)
-        choose(run, control)
+        choose(run, settings, control)
         read_test(run)
         train_controls(run, settings)
         read_controls(run, settings)
@@ -158,15 +162,18 @@ def practise_round(
 
 def round_training(
     run: Run, settings: PracticeSettings, number: int, out: Path, data: Path, start: Path, made: Sequence[str] = (),
-    share: float = 1.0, schedule: str = "constant",
+    share: float = 1.0, schedule: str = "constant", again: bool = False,
 ) -> Training:  # fmt: skip
-    """A training of a round, or a share of one, at a share of the learning rate that the first readers had."""
+    """A training of a round, or a share of one, at a share of the learning rate that the first readers had; `again`
+    with another seed."""
     base = run.training(out, data, settings.seed + number).settings
     return run.training(
-        out, data, settings.seed + number, start=str(start), with_synthetic=list(made), schedule=schedule,
+        out, data, settings.seed + number + AGAIN * again, start=str(start), with_synthetic=list(made),
+        schedule=schedule,
         pictures=max(1, round(base.pictures_for(len(run.train)) * settings.round_share * share)),
         learning_rate=base.rate(find_start(settings.start, base.size)[0] is None) * settings.round_rate,
         average=settings.average, synthetic_share=settings.made_share,
+        patience=1_000_000,  # none stops early: pupil and control take equal compute
     )  # fmt: skip
 
 
@@ -189,6 +196,8 @@ def mine_and_make(
     nearly = len(mined.hard) - misread
     if f"{step} even" not in run.ledger:
         write_mined(mined, [], folder / "mined")
+        if number == 1:
+            write_trusted(run, {h.sample.name for h in mined.suspects})
         suspects = f", {len(mined.suspects)} labels likely wrong and set aside" if mined.suspects else ""
         say(Alone(), f"round {number}: {misread} of {len(samples)} misread out of fold, {nearly} nearly{suspects}")
 
@@ -204,6 +213,7 @@ def mine_and_make(
     kept = [s for part in PARTS for path in sorted((folder / part / "kept").glob("*")) for s in read_manifest(path)]
     if not kept:
         raise UserError(f"round {number}: no made picture was kept; look at {folder}")
+    shutil.rmtree(folder / "kept", ignore_errors=True)  # of a run that was killed before it could say so
     write_folder(kept, folder / "kept")
     run.ledger.record(
         f"{step} mine", read=len(samples), misread=misread, near=nearly, suspects=len(mined.suspects),
@@ -228,13 +238,18 @@ def make_part(
     refused: list[str] = []
     first = 0
     for name, count in counts.items():
-        own, known = fitted(run, name, run.out / "baseline")
         vary, draw = (requests[first : first + count] for requests in plans)
         first += count
+        try:
+            own, known = fitted(run, name, run.out / "baseline")
+        except UserError as error:  # one method must not cost a run the others
+            say(Alone(), f"  {error}: practice goes on without it")
+            methods[name] = NOTHING_MADE
+            continue
         asked = answered_by(name, own, vary, draw, sources_of(manifest))
         asked = [r for r in asked if known is None or set(r.text) <= set(known)]
         if not asked:
-            methods[name] = {"asked": 0, "kept": 0, "refused": {}, "read_right": 0.0, "seconds": 0.0}
+            methods[name] = NOTHING_MADE
             if count:
                 say(Alone(), f"  {name}: knows the characters of no text that is asked for")
             continue
@@ -250,19 +265,20 @@ def make_part(
 
 
 def try_methods(run: Run, settings: PracticeSettings, number: int, folder: Path, best: Path) -> dict[str, float]:
-    """The methods' weights, after a short training with the first pictures of each beside one without any."""
+    """The methods' weights, after a short training with the first pictures of each beside two without any."""
     step, names = f"round {number} trial", run.settings.methods
     if step not in run.ledger:
         tried = {name: path for name in names if (path := folder / "even" / "kept" / name).exists()}
         trainings = [
             round_training(
                 run, settings, number, folder / "trials" / name, run.out / "data" / "train", best, made,
-                share=settings.trial_share,
+                share=settings.trial_share, again=name == "alone again",
             )
-            for name, made in [("alone", []), *((name, [str(path)]) for name, path in tried.items())]
+            for name, made in [*((name, []) for name in ALONE), *((name, [str(path)]) for name, path in tried.items())]
         ]  # fmt: skip
         train_side_by_side(trainings, run.jobs, f"trials, round {number}")
-        alone, *others = (read(training.out, run.validation) for training in trainings)
+        every = [read(training.out, run.validation) for training in trainings]
+        alone, others = every[: len(ALONE)], every[len(ALONE) :]
         found = {name: earned(alone, own) for name, own in zip(tried, others, strict=True)}
         before = run.ledger[f"round {number - 1} mine"]["weights"] if number > 1 else dict.fromkeys(names, 1.0)
         weights = weighed(before, {name: found.get(name, NOTHING_KEPT) for name in names})
@@ -333,22 +349,31 @@ def settle(run: Run, settings: PracticeSettings, best: Path, kept: Sequence[Path
     say(Alone(), f"settled: {told}, on validation")
 
 
-def choose(run: Run, control: Path) -> None:
-    """Keep the best of all readers on validation as the run's weights: also a control, where practice did not pay."""
+def choose(run: Run, settings: PracticeSettings, control: Path) -> None:
+    """Keep the best of all readers on validation as the run's weights: also a control, where practice did not pay. Of
+    pupils those may be that beat their control, and the ledger names that control; of other readers the last."""
     if "chosen" in run.ledger:
         return
     began = time.monotonic()
-    settled = [path for role in ("pupil", "control") for path in run.out.glob(f"round-*/{role}-settled")]
-    candidates = [run.out / "baseline", *settled, control, *sorted(run.out.glob("round-*/pupil"))]
-    scores = {path: scores_of(run.validation, read(path, run.validation)) for path in dict.fromkeys(candidates)}
-    winner = max(scores, key=lambda path: rank(scores[path]))
+    settled = {role: next(run.out.glob(f"round-*/{role}-settled"), None) for role in ("pupil", "control")}
+    last = settled["control"] or control
+    control_of = {run.out / "baseline": last, last: last}
+    for n in range(1, settings.rounds + 1):
+        if run.ledger.get(f"round {n}", {"goes_on": False})["goes_on"]:
+            control_of[run.out / f"round-{n}" / "pupil"] = run.out / f"round-{n}" / "control"
+    readers = dict.fromkeys([*control_of, *control_of.values(), *filter(None, settled.values())])
+    scores = {path: scores_of(run.validation, read(path, run.validation)) for path in readers}
+    if settled["pupil"] and rank(scores[settled["pupil"]]) > rank(scores[last]):
+        control_of[settled["pupil"]] = last
+    winner = max(control_of, key=lambda path: rank(scores[path]))
+    control = control_of[winner]
     shutil.copy(winner / "weights.safetensors", run.out / "weights.safetensors.tmp")
     (run.out / "weights.safetensors.tmp").replace(run.out / "weights.safetensors")
     export(run.out)
-    control = next((path for path in settled if path.name == "control-settled"), control)
     run.ledger.record(
         "chosen", reader=str(winner.relative_to(run.out)), practised=winner.name in ("pupil", "pupil-settled"),
         control=str(control.relative_to(run.out)), validation=scores[winner].to_dict(),
+        control_validation=scores[control].to_dict(),
         seconds=time.monotonic() - began,
     )  # fmt: skip
 
@@ -395,7 +420,8 @@ def train_controls(run: Run, settings: PracticeSettings) -> None:
         if name in wanted and f"made {name}" not in run.ledger:
             judges = judges or Judges.of(run, [t.out for t in run.fold_trainings()])
             arms.make(name, wanted[name], judges, run.out / "baseline")
-    train_side_by_side(arms.trainings([NONE, PRACTISED, *settings.controls]), run.jobs, "controls")
+    names = arms.compared([NONE, PRACTISED, *settings.controls])
+    train_side_by_side(arms.trainings(names), run.jobs, "controls")
     run.ledger.record(
         "controls trained", names=settings.controls, practised=len(practised), seconds=time.monotonic() - began
     )
@@ -405,21 +431,30 @@ def read_controls(run: Run, settings: PracticeSettings) -> None:
     """Read the test pictures with the controls, those that all readers of the run could use."""
     if set(settings.controls) <= set(run.ledger.get("controls", {"names": ()})["names"]):
         return
-    began, names = time.monotonic(), [NONE, *settings.controls, PRACTISED]
+    began, arms = time.monotonic(), Arms(run, run.out / "controls", settings.seeds)
+    names = arms.compared([NONE, *settings.controls, PRACTISED])
     assert settings.test is not None
     texts = {row["file_name"]: row["text"] for row in run.ledger["test"]["readings"]}
     test = [s for s in read_manifest(settings.test, settings.label_pattern) if texts.get(s.name) == s.text]
     if len(test) < len(texts):
         raise UserError(f"{settings.test} has changed since it was read: its controls cannot be")
-    arms = Arms(run, run.out / "controls", settings.seeds)
     arms.read(names, test)
     right = arms.rights(names, texts, settings.fold_case)
     against = [name for name in (NONE, "classical", "random") if name in names]
     rows = difference_rows(right, against)
-    (run.out / "controls.md").write_text("\n".join(difference_table(rows, against)) + "\n", encoding="utf-8")
+    pictures = {name: len(read_manifest(arms.folder(name) / "kept")) for name in (*settings.controls, PRACTISED)}
+    lines = difference_table(rows, against)
+    lines += [
+        f"| {name} | not compared: {pictures[name]} pictures were kept, {pictures[PRACTISED]} are needed |"
+        + " |" * (1 + 2 * len(against))
+        for name in settings.controls
+        if name not in names
+    ]
+    (run.out / "controls.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     run.ledger.record(
-        "controls", names=settings.controls, rows=rows, against=against, n=len(test), seconds=time.monotonic() - began
-    )
+        "controls", names=settings.controls, rows=rows, against=against, n=len(test), pictures=pictures,
+        seconds=time.monotonic() - began,
+    )  # fmt: skip
 
 
 def rank(scores: Scores) -> tuple[float, float]:

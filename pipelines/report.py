@@ -105,7 +105,7 @@ class PracticeRun:
             found["control"] = self.steps[f"round {self.rounds[-1]}"]["control"]
             found["after"] = self.steps[f"round {self.rounds[-1]}"]["pupil"]
         if "chosen" in self.steps:
-            found["after"] = self.steps["chosen"]["validation"]
+            found["after"], found["control"] = (self.steps["chosen"][k] for k in ("validation", "control_validation"))
         return "validation", found
 
 
@@ -306,7 +306,7 @@ def verdict(run: PracticeRun) -> Verdict:
     else:
         said = [
             f"{of} the reader reads {_count(after)} without a fault after practice, {_count(before)} before it, and a "
-            f"control {_control_of(chosen)} {_count(control)}."
+            f"control that saw as many pictures in training, none of them made, {_count(control)}."
         ]
         if test is None:
             title = "Practice paid on validation, and no test set confirms it"
@@ -330,14 +330,6 @@ def verdict(run: PracticeRun) -> Verdict:
 
 def _count(scores: Scores) -> str:
     return f"{round(scores['exact'] * scores['n']):,} ({percent(scores['exact'])})"
-
-
-def _control_of(chosen: Entry) -> str:
-    """How long the control trained, against a practised reader: both are named `round-N/...`."""
-    reader, control = (int(re.findall(r"\d+", chosen[key])[0]) for key in ("reader", "control"))
-    if control > reader:
-        return f"that went on for longer, to round {control}, on the real pictures alone"
-    return "that saw as many pictures in training, none of them made,"
 
 
 def _labels(run: PracticeRun) -> dict[str, str]:
@@ -558,7 +550,10 @@ def curve(run: PracticeRun) -> Curve | None:
     for n in run.rounds:
         done = run.steps[f"round {n}"]
         columns.append((str(n), {"control": done["control"], "pupil": done["pupil"]}))
-    border = None
+    settled, border = run.steps.get("settled"), None
+    if settled is not None:
+        columns.append(("settled", {"control": settled["control"], "pupil": settled["pupil"]}))
+    trained = len(columns)
     if test := run.steps.get("test"):
         border = 100 * len(columns) / (len(columns) + 1)
         columns.append(("test", {"before": test["before"], "control": test["control"], "after": test["after"]}))
@@ -575,8 +570,8 @@ def curve(run: PracticeRun) -> Curve | None:
     marks: dict[tuple[str, int], Mark] = {}
     for i, (name, column) in enumerate(columns):
         for j, (role, own) in enumerate(column.items()):
-            where = "test" if name == "test" else "validation"
-            title = f"{role}, {where} {name if name.isdigit() else ''}".strip()
+            where = "test" if name == "test" else f"validation, {'round ' * name.isdigit()}{name}"
+            title = f"{role}, {where}"
             marks[role, i] = Mark(
                 role, round((i + 0.5) * width + apart * (j - (len(column) - 1) / 2), 3), height(own["exact"]),
                 height(own["exact_interval"][0]), height(own["exact_interval"][1]),
@@ -584,13 +579,14 @@ def curve(run: PracticeRun) -> Curve | None:
             )  # fmt: skip
     lines = [
         (marks["before" if i == 1 else role, i - 1], marks[role, i])
-        for i in range(1, len(run.rounds) + 1)
+        for i in range(1, trained)
         for role in ("control", "pupil")
     ]
     step = 0.1 if high - low > 0.35 else 0.05
     ticks = [low + k * step for k in range(round((high - low) / step) + 1)]
     every_nth = -(-len(columns) // 12)
-    names = [((i + 0.5) * width, name) for i, (name, _) in enumerate(columns) if i % every_nth == 0 or name == "test"]
+    told = {"settled", "test"}
+    names = [((i + 0.5) * width, name) for i, (name, _) in enumerate(columns) if i % every_nth == 0 or name in told]
     return Curve(
         tuple((height(tick), f"{100 * tick:.0f} %") for tick in ticks), tuple(names), tuple(marks.values()),
         tuple(lines), border,

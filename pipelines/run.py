@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,11 +28,20 @@ from augment.synthesize import synthesize
 from pipelines.ledger import Ledger
 from recognizer.charset import Charset
 from recognizer.deploy.export import export
-from recognizer.errors import UserError
+from recognizer.errors import MOST_THREADS, UserError
 from recognizer.images import MAX_PIXELS, Frame
 from recognizer.progress import Alone, Bar, say
 from recognizer.readings import Reading, Scores
-from recognizer.samples import Manifest, Sample, merge, problem_table, read_manifest, split, write_folder
+from recognizer.samples import (
+    Manifest,
+    Sample,
+    merge,
+    problem_table,
+    read_manifest,
+    shared_pictures,
+    split_apart,
+    write_folder,
+)
 from recognizer.settings import Settings, load, make, to_toml
 from recognizer.training.batches import Pictures
 from recognizer.training.evaluate import evaluate
@@ -50,7 +59,7 @@ class DataSettings(Settings):
     limit: int | None = Field(None, ge=8)  # use the first so many samples of data
     start: str = "default"
     pictures: int | None = Field(None, ge=1)  # seen by a training
-    jobs: int = Field(0, ge=0)  # trainings beside each other; 0 is one a processor, on a GPU one
+    jobs: int = Field(0, ge=0, le=MOST_THREADS)  # trainings beside each other; 0 is one a processor, on a GPU one
     seed: int = Field(0, ge=0)
     reader: dict[str, Any] = Field({})  # further settings of `recognizer train`
 
@@ -68,6 +77,12 @@ class RunSettings(DataSettings):
 
 
 S = TypeVar("S", bound=DataSettings)
+# settings of `recognizer train` that a run gives its readers itself, and how it is told
+OWN = {
+    "data": "--data", "validation": "--validation", "limit": "--limit", "label_pattern": "--label-pattern",
+    "start": "--from", "seed": "--seed", "with_synthetic": "--methods", "synthetic_share": "--set made_share=...",
+    "pictures": "--pictures",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -127,19 +142,25 @@ def check_methods(settings: RunSettings, names: Sequence[str]) -> None:
             create(name, values)
 
 
-def open_run(settings: S, out: Path, growing: str | None = None) -> None:
-    """Make the run folder, or see that the one to go on with was made with the same settings; of the list `growing`
-    some may be new."""
+def open_run(settings: S, out: Path, *free: str) -> None:
+    """Make the run folder, or see that the one to go on with was made with the same settings, but for those that are
+    `free`.
+
+    Raises:
+        UserError: other settings, a folder that is taken, or settings of `reader` that it cannot have.
+    """
     kept, before = out / "settings.toml", None
     if kept.is_file():
         before = load(type(settings), kept, {})
-        grown = growing is not None and set(getattr(before, growing)) <= set(getattr(settings, growing))
-        same = before.model_copy(update={growing: getattr(settings, growing)}) if growing and grown else before
-        if same != settings:
+        if before.model_copy(update={name: getattr(settings, name) for name in free}) != settings:
             raise UserError(f"{out} was begun with other settings (see {kept}): name a new folder, or --resume {out}")
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} exists and is not empty: name a new folder")
     else:
+        for name in settings.reader.keys() & OWN:
+            raise UserError(f"reader.{name}: the run gives its readers that itself: {OWN[name]}")
+        if unlabelled := [name for name in settings.reader if name.startswith("unlabelled")]:
+            raise UserError(f"reader.{unlabelled[0]}: pictures without labels are for recognizer train --unlabelled")
         make(TrainSettings, {**settings.reader, "data": settings.data}, "reader settings")
         out.mkdir(parents=True, exist_ok=True)
     if before != settings:
@@ -181,12 +202,16 @@ def prepare(settings: RunSettings, out: Path, ledger: Ledger) -> Run:
             parts = [usable.samples, usable_held.samples]
         else:
             share = settings.validation_share
-            parts = split(usable.samples, (1 - share, share), settings.seed)
+            parts = split_apart(usable.samples, (1 - share, share), settings.seed)
         if len(parts[0]) < 2 * settings.folds or not parts[1]:
             raise UserError(
                 f"{len(parts[0])} samples to train and {len(parts[1])} to validate are too few for "
                 f"{settings.folds} folds"
             )
+        leaks = {
+            "test": tell_leaks(test.samples, [*parts[0], *parts[1]], "test on"),
+            "validation": tell_leaks(parts[1], parts[0], "validate on"),
+        }
         shutil.rmtree(data, ignore_errors=True)
         for name, part in zip(("train", "validation"), parts, strict=True):
             write_folder(part, data / name)
@@ -196,7 +221,7 @@ def prepare(settings: RunSettings, out: Path, ledger: Ledger) -> Run:
             write_folder([s for j, fold in enumerate(folds) if j != k for s in fold], data / f"fold-{k}")
         ledger.record(
             "prepare", train=len(parts[0]), validation=len(parts[1]), test=len(test), charset=charset.characters,
-            problems=len(problems), provenance=provenance(), seconds=time.monotonic() - began,
+            problems=len(problems), leaks=leaks, provenance=provenance(), seconds=time.monotonic() - began,
         )  # fmt: skip
     train = read_manifest(data / "train").samples
     return Run(
@@ -205,9 +230,31 @@ def prepare(settings: RunSettings, out: Path, ledger: Ledger) -> Run:
     )  # fmt: skip
 
 
+def tell_leaks(held: Sequence[Sample], train: Sequence[Sample], what: str) -> int:
+    """How many of the pictures to `what` are among those to train on; told where there are any.
+
+    Raises:
+        UserError: half of them are, or more: what is read in them tells nothing.
+    """
+    leaks = shared_pictures(held, train)
+    if leaks:
+        told = f"{len(leaks)} of {len(held)} pictures to {what} are among those to train on, as {leaks[0].name}"
+        if 2 * len(leaks) >= len(held):
+            raise UserError(f"{told}: give others")
+        say(Alone(), f"{told}: figures will flatter by as much")
+    return len(leaks)
+
+
+def write_trusted(run: Run, suspects: Collection[str]) -> None:
+    """Set the samples aside whose labels are likely wrong, by name: methods that learn do not learn them."""
+    shutil.rmtree(run.out / "data" / "trusted", ignore_errors=True)
+    if suspects:
+        write_folder([s for s in run.train if s.name not in suspects], run.out / "data" / "trusted")
+
+
 def fitted(run: Run, name: str, reader: Path) -> tuple[dict[str, Any], str | None]:
     """The settings of a method, and the characters that it knows, where it learns. Then it has learned the training
-    pictures first, with a reader's eyes."""
+    pictures first, those of `write_trusted`, with a reader's eyes."""
     own = run.settings.method.get(name, {})
     if not hasattr(load_class(name), "fit"):
         return own, None
@@ -222,7 +269,9 @@ def fitted(run: Run, name: str, reader: Path) -> tuple[dict[str, Any], str | Non
             command += ["--resume", str(folder)]
         else:
             shutil.rmtree(folder, ignore_errors=True)
-            command += ["--method", name, "--data", str(run.out / "data" / "train"), "--out", str(folder)]
+            trusted = run.out / "data" / "trusted"
+            data = trusted if trusted.exists() else run.out / "data" / "train"
+            command += ["--method", name, "--data", str(data), "--out", str(folder)]
             values = {"model": str(reader), **run.settings.fit.get(name, {})}
             command += [w for k, v in values.items() for w in ("--set", f"{k}={json.dumps(v)}")]
         done = subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=die_with_parent)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from recognizer.errors import UserError, one_line_errors
+from recognizer.errors import MOST_THREADS, UserError, one_line_errors
 
 if TYPE_CHECKING:
     from recognizer.decode import Constraint
@@ -112,7 +112,7 @@ def train(
     learning_rate: Annotated[float | None, typer.Option(help="The cycle's peak; 0.002, from weights 0.003.")] = None,
     precision: Annotated[str | None, typer.Option(help="auto, no, fp16 or bf16.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
-    threads: Annotated[int | None, typer.Option(help="Of torch on a CPU.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Of torch on a CPU.", min=0, max=MOST_THREADS)] = None,
     tracker: Annotated[str | None, typer.Option(help="tensorboard, any other that Accelerate knows, or none.")] = None,
     label_pattern: Pattern = None,
     config: Annotated[Path | None, typer.Option(help="Settings as TOML; options here go over it.")] = None,
@@ -122,7 +122,8 @@ def train(
     from accelerate import PartialState
 
     from recognizer.settings import load
-    from recognizer.training.train import TrainSettings, resumed_settings
+    from recognizer.training.losses import TOLD
+    from recognizer.training.train import TrainSettings, check_told, resumed_settings
 
     given = {
         "data": _texts(data), "validation": _text(validation), "with_synthetic": _texts(with_synthetic),
@@ -144,6 +145,11 @@ def train(
         if out is None:
             raise UserError("say where the run goes: --out RUN")
         settings = load(TrainSettings, config, given, sets or ())
+        for name in TOLD:  # also where it is told what it is told anyway
+            if given[name] is not None:
+                check_told(name, settings.loss_name())
+        if synthetic_share is not None and not settings.with_synthetic:
+            raise UserError("--synthetic-share is of the pictures of --with-synthetic DIR: give that as well")
     if settings.unlabelled:
         from recognizer.training.pseudo import train_with_unlabelled as run
     else:
@@ -168,11 +174,14 @@ def evaluate(
     data: Annotated[list[Path], typer.Option(help="Labelled pictures; repeatable.")],
     out: Annotated[Path | None, typer.Option(help="A file for every reading; else readings.jsonl.")] = None,
     limit: Annotated[int | None, typer.Option(help="Use only the first so many samples.", min=1)] = None,
-    threads: Annotated[int, typer.Option(help="Of torch on a CPU.")] = 1,
+    threads: Annotated[int, typer.Option(help="Of torch on a CPU.", min=1, max=MOST_THREADS)] = 1,
     label_pattern: Pattern = None,
     max_pixels: MaxPixels = 16_000_000,
 ) -> None:
     """Read labelled pictures and say how well: exact match, character error rate, confusions."""
+    path = out or Path("readings.jsonl")
+    if path.is_dir() or not path.absolute().parent.is_dir():  # before the work, not after it
+        raise UserError(f"--out {path}: {'that is a folder' if path.is_dir() else 'its folder is not there'}")
     import torch
     from accelerate import Accelerator
 
@@ -199,14 +208,13 @@ def evaluate(
         {"file_name": s.name, "text": s.text, "read": r.text, "confidence": r.confidence, "nll": r.nll}
         for s, r in zip(pictures.samples, outcome.readings, strict=True)
     ]
-    path = out or Path("readings.jsonl")
-    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    path.write_text(lines, encoding="utf-8", errors="surrogateescape")  # a file's name need not be UTF-8
     print_scores(Scores.of(pairs))
     right, sure = [truth == read for truth, read in pairs], [r.confidence for r in outcome.readings]
     print(
         f"confidence            calibration error {calibration_error(sure, right):.3f}, AUROC {auroc(sure, right):.3f}"
     )
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    path.write_text(lines, encoding="utf-8", errors="surrogateescape")  # a file's name need not be UTF-8
     print(f"every reading is in {path}")
 
 
@@ -287,7 +295,10 @@ def predict(
     ] = None,
     model: Model = None,
     files_from: Annotated[
-        Path | None, typer.Option(help="A file that lists pictures, one a line; - is standard input.", allow_dash=True)
+        Path | None,
+        typer.Option(
+            help="A file that lists pictures, one a line or ended by NUL; - is standard input.", allow_dash=True
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="A JSON list: file, text, confidence, characters.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="CSV with a header: file,text,confidence.")] = False,
@@ -297,7 +308,9 @@ def predict(
     lexicon: Annotated[Path | None, typer.Option(help="Read only the words of this file, one a line.")] = None,
     n_best: Annotated[int, typer.Option(min=1, max=100, help="The most probable so many texts.")] = 1,
     min_confidence: Annotated[float, typer.Option(min=0, max=1, help="Abstain below this.")] = 0.0,
-    threads: Annotated[int, typer.Option(min=1, help="Of ONNX Runtime; one is fastest for small pictures.")] = 1,
+    threads: Annotated[
+        int, typer.Option(help="Of ONNX Runtime; one is fastest for small pictures.", min=1, max=MOST_THREADS)
+    ] = 1,
     max_pixels: MaxPixels = 16_000_000,
 ) -> None:
     """Read pictures: text and confidence, one line each. Needs no torch."""
@@ -311,6 +324,7 @@ def predict(
         sys.stdout.reconfigure(errors="backslashreplace" if as_json else "surrogateescape")
     reader = Reader(model, threads, max_pixels)
     constraint = constraint_of(reader.charset, charset, length, pattern, words)
+    reader.may_read(constraint)
     named = _pictures(paths or [], files_from)
     problems: list[Problem] = []
     write = _json_rows if as_json else _csv_rows if as_csv else _plain_rows
@@ -346,7 +360,8 @@ def _pictures(paths: Sequence[str], files_from: Path | None) -> list[tuple[str, 
         if str(files_from) != "-" and not files_from.is_file():
             raise UserError(f"--files-from {files_from}: no such file")
         listed = sys.stdin.buffer.read() if str(files_from) == "-" else files_from.read_bytes()
-        named += [(line, Path(line)) for line in os.fsdecode(listed).splitlines() if line]
+        lines = listed.removeprefix(b"\xef\xbb\xbf").split(b"\0") if b"\0" in listed else listed.splitlines()
+        named += [(name, Path(name)) for name in map(os.fsdecode, lines) if name]
     for name in paths:
         if name == "-":
             named.append(("-", sys.stdin.buffer.read()))
@@ -388,7 +403,7 @@ def _row(reading: Reading, n_best: int, least: float) -> Row:
         "confidence": round(reading.confidence, 6),
         "characters": [{"character": c, "confidence": round(p, 6)} for c, p in reading.characters],
     }
-    if n_best > 1:
+    if n_best > 1 and sure:
         ranked = [(reading.text, reading.confidence), *reading.alternatives]
         row["n_best"] = [{"text": text, "confidence": round(p, 6)} for text, p in ranked]
     return row
@@ -483,13 +498,12 @@ def split(
     label_pattern: Pattern = None,
 ) -> None:
     """Split samples in two, alike in lengths and rare characters; the same ones every time."""
-    from recognizer.samples import merge, read_manifest
-    from recognizer.samples import split as split_samples
+    from recognizer.samples import merge, read_manifest, split_apart
 
     if out.exists() and any(out.iterdir()):
         raise UserError(f"{out} exists and is not empty: name a new folder")
     manifest = merge([read_manifest(path, label_pattern) for path in data])
-    parts = dict(zip(("train", "test"), split_samples(manifest.samples, (1 - test, test), seed), strict=True))
+    parts = dict(zip(("train", "test"), split_apart(manifest.samples, (1 - test, test), seed), strict=True))
     for name, part in parts.items():
         if not part:
             raise UserError(f"{manifest.source}: no sample is left for {out / name}")
@@ -578,8 +592,8 @@ def bench(
         print(f"{own.threads:<9}{low:>17.2f}{high:>8.2f}{highest:>8.2f}{own.alone_cpu:>8.2f}{own.a_second:>10.0f}"
               f"{own.together:>24.0f}{own.together_cpu:>8.2f}")  # fmt: skip
     fastest = max(found, key=lambda own: own.together)
-    print(f"file to text, {len(data)} pictures; fastest together with --threads {fastest.threads}; "
-          f"predict and serve take one a reading unless told")  # fmt: skip
+    print(f"file to text, {len(data)} pictures; fastest together with --threads {fastest.threads}; predict takes one "
+          f"unless told, serve one for each batch and as many batches at once as there are processors")  # fmt: skip
 
 
 # ---------------------------------------------------------------------------------------------------------- compress
@@ -676,7 +690,9 @@ def serve(
     token_file: Annotated[
         Path | None, typer.Option(help="A file that holds the token which requests must bear.")
     ] = None,
-    threads: Annotated[int, typer.Option(help="Batches read at once; 0 is one a processor.", min=0)] = 0,
+    threads: Annotated[
+        int, typer.Option(help="Batches read at once; 0 is one a processor.", min=0, max=MOST_THREADS)
+    ] = 0,
     batch: Annotated[int, typer.Option(help="Pictures read together, at most.", min=1)] = 32,
     waiting: Annotated[int, typer.Option(help="Pictures that may wait; over it a request is put off.", min=1)] = 1024,
     max_bytes: Annotated[int, typer.Option(help="Of a request.", min=1)] = 10 * 2**20,
@@ -697,7 +713,9 @@ def serve(
     from recognizer.reader import constraint_of
 
     def constrain(reader: Reader) -> Constraint | None:
-        return constraint_of(reader.charset, charset, length, pattern)
+        constraint = constraint_of(reader.charset, charset, length, pattern)
+        reader.may_read(constraint)
+        return constraint
 
     token = None
     if token_file is not None:
@@ -788,7 +806,9 @@ def audit_labels(
     ] = "default",
     folds: Annotated[int, typer.Option(help="Readers; each learns all parts but two.", min=3)] = 5,
     pictures: Annotated[int | None, typer.Option(help="Pictures that a reader sees; else by labels.", min=1)] = None,
-    jobs: Annotated[int, typer.Option(help="Trainings beside each other; one processor each.", min=1)] = 2,
+    jobs: Annotated[
+        int, typer.Option(help="Trainings beside each other; one processor each.", min=1, max=MOST_THREADS)
+    ] = 2,
     show: Annotated[int, typer.Option(help="Print the first so many.", min=0)] = 20,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
     label_pattern: Pattern = None,

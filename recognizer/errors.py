@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+MOST_THREADS = 256  # that may be asked for: ten thousand take all memory before the first picture is read
 EXTRA_OF = {
     "torch": "train", "torchvision": "train", "accelerate": "train", "diffusers": "train", "captcha": "train",
     "safetensors": "train", "scipy": "train", "sklearn": "train", "onnx": "train", "onnxscript": "train",

@@ -19,6 +19,10 @@ from PIL import Image, UnidentifiedImageError
 STRIDE = 4  # pixels to a frame of a reader's output, of every size
 WIDTH_STEP = 16
 MAX_PIXELS = 16_000_000
+# the formats that pictures are kept in. Not those whose decoders know no bound (ICO and ICNS decode what they hold
+# before anyone has seen its size), run for seconds in Python, or start a program (EPS)
+USUAL = ("PNG", "JPEG", "GIF", "BMP", "DIB", "PPM")  # Pillow knows these at once
+UNUSUAL = ("WEBP", "TIFF", "JPEG2000", "AVIF", "TGA", "PCX")
 LUMA = (0.299, 0.587, 0.114)  # what Pillow weighs red, green and blue with
 COLOUR = 0.7  # share of the most telling channel in a picture's grey; the rest is luminance
 DARKEST = 128  # grey levels from the paper beyond which ink is ink
@@ -27,6 +31,7 @@ DARKEST = 128  # grey levels from the paper beyond which ink is ink
 LEFT_OUT, PART_OF_A_LETTER = 0.02, 0.18
 BESIDE, ABOVE = 0.4, 0.15  # margins of that part, in heights of the ink
 LONGEST = 8192  # pixels of a side, beyond which a picture is reduced first
+WIDEST = 32_768  # pixels that a picture may be resized to
 SHORTEST = 2.0  # widths of that part to its height, at least, where the picture has them
 Grey = NDArray[np.uint8]
 Part = tuple[float, float, float, float]  # left, top, right, bottom, pixels
@@ -43,7 +48,7 @@ class PictureError(Exception):
 def open_picture(
     source: bytes | Path | Image.Image, mode: Literal["L", "RGB"] | None = "RGB", max_pixels: int = MAX_PIXELS
 ) -> Image.Image:
-    """The first frame of a picture in any format that Pillow opens; palettes and alpha are laid on white.
+    """The first frame of a picture in one of the formats that are read; palettes and alpha are laid on white.
 
     Without a mode, a grey picture stays grey ("L") and every other is "RGB".
 
@@ -56,7 +61,7 @@ def open_picture(
             warnings.simplefilter("ignore")
             if isinstance(source, Image.Image):
                 return _decode(source, mode, max_pixels)
-            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as picture:
+            with identify(source) as picture:
                 return _decode(picture, mode, max_pixels)
     except PictureError:
         raise
@@ -67,11 +72,28 @@ def open_picture(
     except Image.DecompressionBombError as error:
         raise PictureError("too large", str(error)) from None
     except UnidentifiedImageError:
-        raise PictureError("unreadable", "no picture format that Pillow knows") from None
+        raise PictureError(
+            "unreadable", f"no picture, or in a format that is not read; {', '.join(USUAL + UNUSUAL)} are"
+        ) from None
     except MemoryError:
         raise PictureError("too large", "not enough memory to decode it") from None
     except Exception as error:  # Pillow's decoders raise whatever their format's parser raised
         raise PictureError("unreadable", f"{type(error).__name__}: {error}") from None
+
+
+def identify(source: bytes | Path) -> Image.Image:
+    """A picture's format and size, by its header: nothing is decoded yet.
+
+    Raises:
+        UnidentifiedImageError: none of the formats that are read.
+        OSError: no file that can be read.
+    """
+    file = io.BytesIO(source) if isinstance(source, bytes) else source
+    try:
+        return Image.open(file, formats=USUAL)
+    except UnidentifiedImageError:
+        Image.init()
+        return Image.open(file, formats=[name for name in UNUSUAL if name in Image.OPEN])
 
 
 def _decode(picture: Image.Image, mode: Literal["L", "RGB"] | None, max_pixels: int) -> Image.Image:
@@ -79,8 +101,6 @@ def _decode(picture: Image.Image, mode: Literal["L", "RGB"] | None, max_pixels: 
         raise PictureError("too large", f"{picture.width} x {picture.height} pixels, the bound is {max_pixels}")
     if picture.width == 0 or picture.height == 0:
         raise PictureError("unreadable", f"its size is {picture.width} x {picture.height}")
-    if picture.format == "EPS":  # Pillow would hand a stranger's PostScript to Ghostscript
-        raise PictureError("unreadable", "EPS is a program, not a picture: convert it to PNG")
     picture.load()
     whole = _on_white(picture)
     return whole.convert(mode or ("L" if whole.mode in ("1", "L") else "RGB"))
@@ -114,6 +134,13 @@ class Frame:
     min_width: int = 64
     max_width: int = 512
     trim: bool = False
+
+    def __post_init__(self) -> None:
+        sides = (self.height, self.min_width, self.max_width)
+        if not all(type(side) is int for side in sides) or not (
+            8 <= self.height <= 1024 and 1 <= self.min_width <= self.max_width <= WIDEST
+        ):
+            raise ValueError(f"no reader's frame is {self.height} high and {self.min_width} to {self.max_width} wide")
 
     @classmethod
     def for_texts(cls, longest: int, height: int = 32, max_width: int = 512, trim: bool = False) -> Frame:

@@ -6,7 +6,7 @@ import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -46,17 +46,26 @@ class Journal:
 
         Raises:
             UserError: something else has changed the file: nothing is written.
+            OSError: it cannot be written; the next line can be, when there is room again.
         """
-        with self.path.open("ab") as file:
+        line = json.dumps(row).encode() + b"\n"
+        with self.path.open("ab", buffering=0) as file:
             held = os.fstat(file.fileno())
             if (held.st_ino, held.st_size) != (self._found or (held.st_ino, 0)):
                 raise UserError(f"{self.path} was changed by something else: stop, look at it, and start again")
             file.truncate(self._size)
-            file.write(json.dumps(row).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-            self._size = file.tell()
-            self._found = (held.st_ino, self._size)
+            try:
+                written = 0
+                while written < len(line):
+                    written += file.write(line[written:]) or 0
+                os.fsync(file.fileno())
+            except OSError:  # a full disk: half a line would stand in the way of the next
+                with suppress(OSError):
+                    file.truncate(self._size)
+                raise
+            finally:
+                self._found = (held.st_ino, os.fstat(file.fileno()).st_size)
+            self._size += len(line)
         self.rows.append(row)
 
 

@@ -19,7 +19,7 @@ from PIL import Image
 from recognizer.charset import NAMED, Charset
 from recognizer.decode import Constraint, alignment, beam, greedy, sequence_probabilities
 from recognizer.errors import UserError
-from recognizer.images import MAX_PIXELS, Frame, Grey, normalise, open_picture
+from recognizer.images import MAX_PIXELS, STRIDE, Frame, Grey, normalise, open_picture
 from recognizer.readings import Reading
 
 SHIPPED = Path(__file__).parent / "weights"
@@ -29,13 +29,13 @@ LogProbs = NDArray[np.float32]
 
 
 def find_model(path: Path | None) -> Path:
-    """The ONNX file at `path`: the file itself, or `reader.onnx` in a run's folder; None is the default reader,
-    `tiny` the shipped small one.
+    """The ONNX file at `path`: the file itself, or `reader.onnx` in a run's folder; None or `default` is the default
+    reader, `tiny` the shipped small one.
 
     Raises:
         UserError: there is none.
     """
-    if path is None:
+    if path is None or (str(path) == "default" and not path.exists()):
         if not DEFAULT.is_file() and not TINY.is_file():
             raise UserError("no default reader is installed: give --model RUN or FILE.onnx")
         return DEFAULT if DEFAULT.is_file() else TINY
@@ -74,6 +74,8 @@ class Reader:
             inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
             if len(inputs) != 1 or len(outputs) != 1 or outputs[0].shape[-1] != self.charset.classes:
                 raise UserError(f"{path}: its network does not fit its charset of {len(self.charset)} characters")
+            if len(inputs[0].shape) != 4 or inputs[0].shape[2] != self.frame.height:
+                raise UserError(f"{path}: its network does not fit its frame of {self.frame.height} rows")
         except UserError:
             raise
         except Exception as error:  # ONNX Runtime raises its own types, all below Exception
@@ -89,6 +91,15 @@ class Reader:
             PictureError: it cannot be opened.
         """
         return self.frame.fit(open_picture(source, None, self._max_pixels))
+
+    def may_read(self, constraint: Constraint | None) -> None:
+        """See that some picture can show what a constraint admits.
+
+        Raises:
+            UserError: its shortest text is too long for the widest picture that this reader takes.
+        """
+        if constraint is not None and self.about.get("head") != "fixed":
+            constraint.must_fit(self.frame.max_width // STRIDE)
 
     def log_probabilities(self, greys: Sequence[Grey]) -> LogProbs:
         """Log probabilities (N, T, classes) of opened pictures of one width."""

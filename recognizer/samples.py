@@ -8,28 +8,27 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import io
 import json
 import os
 import re
 import shutil
+import stat
 import tarfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any
 
-from PIL import Image
-
 from recognizer.charset import Charset, frames_needed
 from recognizer.errors import UserError
-from recognizer.images import MAX_PIXELS, Frame, Grey, PictureError, open_picture
+from recognizer.images import MAX_PIXELS, Frame, Grey, PictureError, identify, open_picture
 
 PICTURE_SUFFIXES = frozenset({
-    ".apng", ".avif", ".bmp", ".dib", ".gif", ".ico", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pcx",
-    ".pgm", ".png", ".pnm", ".ppm", ".qoi", ".tga", ".tif", ".tiff", ".webp",
+    ".apng", ".avif", ".bmp", ".dib", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pcx",
+    ".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp",
 })  # fmt: skip
 
 # why a sample is set aside -> what to do about it
@@ -126,8 +125,8 @@ def read_manifest(path: Path | str, label_pattern: str | None = None) -> Manifes
     """Read a manifest in whatever layout lies at `path`.
 
     In order: a folder with `metadata.jsonl` or `metadata.csv` (or that file itself), an STR-benchmark LMDB folder
-    (`data.mdb`), tar shards (one `.tar`, or a folder of them), and, where `label_pattern` is given, a folder whose file
-    names hold the label.
+    (`data.mdb`), where `label_pattern` is given a folder whose file names hold the label, and tar shards (one `.tar`,
+    or a folder of them).
 
     Raises:
         UserError: nothing there, or no layout that is known.
@@ -143,14 +142,14 @@ def read_manifest(path: Path | str, label_pattern: str | None = None) -> Manifes
         return _manifest(_read_shards([path]), path)
     if not path.is_dir():
         raise UserError(f"{path} is no manifest: give a folder with metadata.jsonl or metadata.csv, or a .tar shard")
-    if label_pattern is not None:
-        return _manifest(_read_names(path, label_pattern), path)
     if (path / "metadata.jsonl").exists():
         return _manifest(_read_listed(path, _json_rows(path / "metadata.jsonl")), path)
     if (path / "metadata.csv").exists():
         return _manifest(_read_listed(path, csv_rows(path / "metadata.csv")), path)
     if (path / "data.mdb").exists():
         return _manifest(_read_lmdb(path), path)
+    if label_pattern is not None:
+        return _manifest(_read_names(path, label_pattern), path)
     if shards := sorted(p for p in path.glob("*.tar") if p.is_file()):
         return _manifest(_read_shards(shards), path)
     raise UserError(
@@ -276,13 +275,25 @@ def _read_names(root: Path, pattern: str) -> Found:
 
 
 def list_pictures(root: Path) -> list[Path]:
-    """All files below `root` with a picture's ending, sorted; hidden ones are left out."""
+    """All files below `root` with a picture's ending, sorted; hidden ones are left out, and what only waits to be
+    written to, as a pipe does.
+
+    Raises:
+        UserError: a folder that may not be read.
+    """
     found = []
-    for folder, folders, files in os.walk(root):
+
+    def refused(error: OSError) -> None:
+        raise UserError(f"{error.filename} cannot be read: {error.strerror}")
+
+    for folder, folders, files in os.walk(root, onerror=refused):
         folders[:] = sorted(f for f in folders if not f.startswith("."))
-        found += [
-            Path(folder, f) for f in files if not f.startswith(".") and Path(f).suffix.lower() in PICTURE_SUFFIXES
-        ]
+        for name in files:
+            if not name.startswith(".") and (path := Path(folder, name)).suffix.lower() in PICTURE_SUFFIXES:
+                with suppress(OSError):  # a link that leads nowhere is told of when it is opened
+                    if not (stat.S_ISREG(mode := path.stat().st_mode) or stat.S_ISDIR(mode)):
+                        continue
+                found.append(path)
     return sorted(found)
 
 
@@ -378,12 +389,21 @@ def _lmdb(path: Path) -> Any:
             _LMDBS[key] = lmdb.open(str(path), readonly=True, lock=False, readahead=False, max_readers=64)
         except lmdb.Error as error:
             raise UserError(f"{path} is no LMDB that can be opened: {error}") from None
+        pages, there = _LMDBS[key].info()["last_pgno"] + 1, (path / "data.mdb").stat().st_size
+        if (size := pages * _LMDBS[key].stat()["psize"]) > there:  # what is read beyond a file's end kills the process
+            _LMDBS.pop(key).close()
+            raise UserError(f"{path / 'data.mdb'} was cut off: {there:,} bytes of {size:,} are there")
     return _LMDBS[key]
 
 
 def _lmdb_get(path: Path, key: bytes) -> bytes:
-    with _lmdb(path).begin() as transaction:
-        value = transaction.get(key)
+    import lmdb
+
+    try:
+        with _lmdb(path).begin() as transaction:
+            value = transaction.get(key)
+    except lmdb.Error as error:
+        raise PictureError("unreadable", f"the LMDB is damaged: {error}") from None
     if value is None:
         raise PictureError("missing file", f"no {key.decode()} in {path}")
     return bytes(value)
@@ -391,6 +411,15 @@ def _lmdb_get(path: Path, key: bytes) -> bytes:
 
 def _read_lmdb(root: Path) -> Found:
     """The layout of the scene-text benchmarks: `num-samples`, then `image-%09d` and `label-%09d` from 1."""
+    import lmdb
+
+    try:
+        yield from _entries_of(root)
+    except lmdb.Error as error:
+        yield Problem(root.name, "broken archive", str(error))
+
+
+def _entries_of(root: Path) -> Found:
     with _lmdb(root).begin() as transaction:
         try:
             n = int(transaction.get(b"num-samples") or b"")
@@ -522,14 +551,25 @@ def _put(tmp: Path, out: Path) -> None:
 
 
 def write_folder(samples: Iterable[Sample], out: Path) -> None:
-    """Copy samples, bytes unchanged, into a new folder with `metadata.jsonl`."""
+    """Copy samples, bytes unchanged, into a new folder with `metadata.jsonl`.
+
+    Raises:
+        UserError: one of them cannot be read; nothing is left behind.
+    """
     with FolderWriter(out) as writer:
         for sample in samples:
-            data = sample.read_bytes()
+            data = _copied(sample)
             name = PurePosixPath(sample.name)
             if sample.size is not None or sample.key is not None:  # a shard's or LMDB's key has no ending
                 name = PurePosixPath(f"{name}.{ending_of(sample.name, data)}")
             writer.add(str(name), data, sample.text, sample.meta)
+
+
+def _copied(sample: Sample) -> bytes:
+    try:
+        return sample.read_bytes()
+    except PictureError as error:
+        raise UserError(f"{sample.name}: {error.kind}, {error}; mend it or take its line out") from None
 
 
 def ending_of(name: str, data: bytes) -> str:
@@ -537,7 +577,7 @@ def ending_of(name: str, data: bytes) -> str:
     if (own := PurePosixPath(name).suffix.lower()) in PICTURE_SUFFIXES:
         return own[1:]
     try:
-        with Image.open(io.BytesIO(data)) as picture:
+        with identify(data) as picture:
             found = (picture.format or "").lower()
     except Exception:  # unreadable bytes are copied as they are, for the reader to set aside
         return "png"
@@ -559,7 +599,7 @@ def write_shards(samples: Iterable[Sample], out: Path, per_shard: int = 10_000) 
     try:
         with webdataset.ShardWriter(str(tmp / "%06d.tar"), maxcount=per_shard, verbose=0) as writer:
             for i, sample in enumerate(samples):
-                data = sample.read_bytes()
+                data = _copied(sample)
                 # a reader takes one line end off a .txt: a label's own must not be the one
                 text = sample.text + "\n" * sample.text.endswith("\n")
                 row: dict[str, Any] = {"__key__": f"{i:09d}", ending_of(sample.name, data): data, "txt": text}
@@ -613,6 +653,34 @@ def split(samples: Sequence[Sample], shares: Sequence[float], seed: int = 0) -> 
     return [[s for i, s in enumerate(samples) if part[i] == p] for p in range(len(shares))]
 
 
+def split_apart(samples: Sequence[Sample], shares: Sequence[float], seed: int = 0) -> list[list[Sample]]:
+    """`split`, with equal pictures in one part: what is read in a part was in no other."""
+    copies: dict[str | int, list[Sample]] = defaultdict(list)
+    for i, sample in enumerate(samples):
+        copies[_known_by(sample) or i].append(sample)
+    groups = {id(own[0]): own for own in copies.values()}
+    parts = split([own[0] for own in groups.values()], shares, seed)
+    return [[s for first in part for s in groups[id(first)]] for part in parts]
+
+
+def shared_pictures(held: Sequence[Sample], train: Sequence[Sample]) -> list[Sample]:
+    """Those of `held` whose pictures, byte for byte, are among those to train on as well."""
+    known = {_known_by(s) for s in train} - {None}
+    return [s for s in held if _known_by(s) in known]
+
+
+def picture_hash(sample: Sample) -> str:
+    """SHA-256 of a picture's bytes."""
+    return hashlib.sha256(sample.read_bytes()).hexdigest()
+
+
+def _known_by(sample: Sample) -> str | None:
+    """`picture_hash`, or nothing where the picture cannot be read."""
+    with suppress(PictureError):
+        return picture_hash(sample)
+    return None
+
+
 def _draw(seed: int, sample: Sample) -> bytes:
     return hashlib.sha256(f"{seed}\0{sample.name}\0{sample.text}".encode("utf-8", "surrogateescape")).digest()
 
@@ -629,5 +697,5 @@ def merge(manifests: Sequence[Manifest]) -> Manifest:
 
 def content_hash(samples: Iterable[Sample]) -> str:
     """SHA-256 over the sorted hashes of (picture bytes, text): the same whatever the names, layout and order."""
-    rows = sorted(hashlib.sha256(s.read_bytes()).hexdigest() + "\0" + s.text for s in samples)
+    rows = sorted(picture_hash(s) + "\0" + s.text for s in samples)
     return hashlib.sha256("\n".join(rows).encode()).hexdigest()

@@ -496,12 +496,43 @@ def test_broken_readers_are_refused_in_one_line(trained: Trained, pictures: list
     }  # fmt: skip
     onnx.helper.set_model_props(model, {"lookalike": json.dumps({"charset": "01", "frame": {"height": 32}})})
     files["another model that says it is one"] = model.SerializeToString()
+    own = onnx.load_from_string(whole)
+    about = json.loads(own.metadata_props[0].value)
+    for broken in ({"height": 64}, {"height": "32"}, {"height": 0}, {"max_width": -3}, {"min_width": 10**8}):
+        onnx.helper.set_model_props(own, {"lookalike": json.dumps(about | {"frame": about["frame"] | broken})})
+        files[f"a frame of another {broken}"] = own.SerializeToString()
     for name, data in files.items():
         path = tmp_path / f"{name}.onnx"
         path.write_bytes(data)
         line = refusal(recognizer("predict", "--model", path, pictures[0]))
         assert str(path) in line and len(line) < 500, name
     assert "is no reader's ONNX file" in line or "does not fit its charset" in line
+
+
+def test_an_installed_reader_is_not_written_over(tmp_path: Path) -> None:
+    before = DEFAULT.read_bytes()
+    for model in ("tiny", "default"):
+        assert "say where its file goes" in refusal(recognizer("export", model))
+    assert DEFAULT.read_bytes() == before
+    assert "its folder is not there" in refusal(recognizer("export", "tiny", "--out", tmp_path / "no" / "x.onnx"))
+    assert "that is a folder" in refusal(recognizer("export", "tiny", "--out", tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_constraint_that_no_picture_can_show_is_refused(trained: Trained, pictures: list[Path]) -> None:
+    line = refusal(recognizer("predict", "--model", trained.run, "--length", "500", pictures[0]))
+    assert "ask for shorter text" in line
+
+
+def test_names_that_end_in_nul_are_read_and_abstentions_tell_nothing(
+    trained: Trained, pictures: list[Path], tmp_path: Path
+) -> None:
+    (tmp_path / "list").write_bytes(b"\0".join(os.fsencode(p) for p in pictures[:3]) + b"\0")
+    ended = recognizer("predict", "--model", trained.run, "--files-from", tmp_path / "list", "--json", "--n-best", 3,
+                       "--min-confidence", 1)  # fmt: skip
+    rows = json.loads(ended.out)
+    assert [row["file"] for row in rows] == [str(p) for p in pictures[:3]]
+    assert all(row["text"] is None and "n_best" not in row for row in rows)
 
 
 @pytest.mark.parametrize(
@@ -551,6 +582,12 @@ def test_check_lists_what_cannot_be_used(drawn: Path, tmp_path: Path) -> None:
 def test_check_refuses_sizes_that_are_none(drawn: Path, words: list[str]) -> None:
     ended = recognizer("check", drawn / "eight", *words)
     assert ended.status == 2 and "Traceback" not in ended.err
+
+
+@pytest.mark.parametrize("words", [["predict", "a.png"], ["serve"], ["train", "--data", "a"]])
+def test_more_threads_than_any_machine_has_are_refused(words: list[str]) -> None:
+    ended = recognizer(*words, "--threads", 100_000)
+    assert ended.status == 2 and "--threads" in ended.err and "Traceback" not in ended.err
 
 
 @pytest.mark.parametrize("shards", [[], ["--shards"]])

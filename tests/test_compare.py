@@ -117,6 +117,23 @@ def test_more_methods_join_a_finished_comparison_and_nothing_is_trained_twice(
         assert weights[0] == weights[1], "kept as it was copied"
 
 
+def test_a_method_that_fails_costs_the_others_nothing(drawn: Path) -> None:
+    asked = command(
+        "--data", str(drawn / "scheme/labelled"), "--test", str(drawn / "scheme/test"), "--out", str(drawn / "failing"),
+        "--methods", "none,cgan,classical", "--seeds", "1", "--pictures", "32", "--jobs", "1",
+        "--set", "reader.validations=1", "--set", "reader.batch=16",
+        "--set", 'fit.cgan={steps=2, batch=4, start="nothing", tracker="none", learning_rate=1e30}',
+    )  # fmt: skip
+    done = subprocess.run(asked, capture_output=True, text=True, check=False)
+    last = done.stderr.splitlines()[-1]
+    assert done.returncode == 2 and last.startswith("error: cgan could not be compared: cgan cannot be fitted"), last
+    table = (drawn / "failing" / "table.md").read_text()
+    assert "| cgan | not compared: cgan cannot be fitted" in table and "| classical | 0." in table
+    without = [w.replace("none,cgan,classical", "none,classical") for w in asked]
+    done = subprocess.run(without, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "cgan" not in done.stdout and "| classical | 0." in done.stdout, done.stderr
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [

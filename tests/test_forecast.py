@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipelines.forecast import fit_law
+from pipelines.forecast import ForecastSettings, fit_law, in_words, law_of
 from pipelines.scheme import write_scheme
 from recognizer.errors import UserError
 
@@ -121,6 +123,32 @@ def test_the_command_says_what_more_labels_would_buy_and_survives_a_kill(words: 
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert ledger(cut) == found and (cut / "forecast.txt").read_text() == said
+
+    before = (whole / "ledger.jsonl").read_bytes()
+    done = subprocess.run([*words, "--out", str(whole), "--at", "640", "--target", "0.999"], capture_output=True,
+                          text=True, check=False)  # fmt: skip
+    assert done.returncode == 0 and "With 640 labels expect" in done.stdout and "99.9 %" in done.stdout, done.stderr
+    assert (whole / "ledger.jsonl").read_bytes() == before, "asked of what was trained already"
+
+
+def told(rates: dict[int, float], target: float) -> str:
+    """What is said of trainings that read so many of 1,000 pictures wrong after so many labels."""
+    settings = ForecastSettings(data=("x",), target=target, seeds=1, at=(9600,))
+    facts: dict[str, Any] = {"prepare": {"sizes": list(rates), "held": 1000}}
+    facts |= {f"read {n} 0": {"right": [i >= 1000 * rate for i in range(1000)]} for n, rate in rates.items()}
+    return in_words(settings, facts, law_of(settings, facts))  # type: ignore[arg-type]
+
+
+def test_the_words_claim_no_more_than_the_trainings_tell() -> None:
+    falling = {75: 0.3, 150: 0.2, 300: 0.13, 600: 0.09}
+    said = told(falling, 0.95)
+    (line,) = [line for line in said.splitlines() if line.startswith("To reach")]
+    numbers = [int(n.replace(",", "")) for n in re.findall(r"\d[\d,]*(?= labels| or more| to |\))", line)]
+    assert len(numbers) >= 2 and min(numbers) >= 600, "what was tried was not enough"
+    assert "With 9,600 labels expect" in said and "One training of each size" in said and "50%" in said
+    slow = told({75: 0.32, 150: 0.31, 300: 0.3, 600: 0.29}, 0.99)
+    assert "more than" in slow and "000,000" not in slow
+    assert "reach 90 % already" in told(falling, 0.9)
 
 
 @pytest.mark.parametrize(

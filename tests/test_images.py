@@ -14,7 +14,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageFont
 
-from recognizer.images import MAX_PIXELS, WIDTH_STEP, Frame, PictureError, grey_of, normalise, open_picture, text_parts
+from recognizer.images import (
+    MAX_PIXELS,
+    UNUSUAL,
+    USUAL,
+    WIDTH_STEP,
+    Frame,
+    PictureError,
+    grey_of,
+    normalise,
+    open_picture,
+    text_parts,
+)  # fmt: skip
 
 
 def encoded(picture: Image.Image, form: str = "PNG", **options: Any) -> bytes:
@@ -145,6 +156,7 @@ NOT_PICTURES = {
     "half a GIF": (encoded(noise(), "GIF")[:60], "unreadable"),
     "no width": (png_header(0, 10), "unreadable"),
     "PostScript": (EPS, "unreadable"),
+    "an icon": (encoded(noise(32, 32), "ICO"), "unreadable"),  # whose picture is decoded before its size is known
     "over Pillow's bound": (png_header(60_000, 60_000), "too large"),
     "over ours": (png_header(8_000, 8_000), "too large"),
     "over any": (png_header(2**31 - 1, 2**31 - 1), "too large"),
@@ -177,6 +189,19 @@ def test_the_bound_on_pixels_is_exact() -> None:
         assert caught.value.kind == "too large"
     assert Image.MAX_IMAGE_PIXELS is not None
     assert MAX_PIXELS < Image.MAX_IMAGE_PIXELS  # so that ours is the one that speaks
+
+
+def test_every_format_that_is_named_is_read() -> None:
+    Image.init()
+    for name in (*USUAL, *UNUSUAL):
+        if name in Image.SAVE and name in Image.OPEN:
+            assert open_picture(encoded(noise(), name)).size == noise().size, name
+
+
+@pytest.mark.parametrize("sides", [(0, 64, 512), (32, 0, 512), (32, 65, 64), (32, 64, 10**8), ("32", 64, 512)])
+def test_a_frame_that_no_reader_has_is_refused(sides: Any) -> None:
+    with pytest.raises(ValueError, match="no reader's frame"):
+        Frame(*sides)
 
 
 WHOLE = [

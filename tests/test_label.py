@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -24,6 +25,7 @@ from PIL import Image
 from recognizer.data.label import JOURNAL, Desk, Taken, desk_of, merge_answers, read_doubts, standing
 from recognizer.data.label_page import make_app
 from recognizer.errors import UserError
+from recognizer.journal import Journal
 from recognizer.reader import Reader
 from recognizer.readings import Reading
 from recognizer.samples import read_manifest
@@ -259,6 +261,21 @@ def test_doubts_of_several_folders_are_told_apart_by_their_paths(folder: Path, t
     with desk_of([folder, other], rows) as desk:
         assert [(own["name"], own["label"]) for own in desk.next("a")] == [("000.png", "11")]
         assert desk.path_of(0) == other / "000.png"
+
+
+def test_a_journal_goes_on_when_a_full_disk_has_room_again(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "labels.jsonl", "broken")
+    journal.append({"n": 1})
+    before, whole = resource.getrlimit(resource.RLIMIT_FSIZE), (tmp_path / "labels.jsonl").read_bytes()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 5, before[1]))  # as if only five bytes were left
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            journal.append({"n": 2})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert (tmp_path / "labels.jsonl").read_bytes() == whole
+    journal.append({"n": 3})
+    assert [row["n"] for row in Journal(tmp_path / "labels.jsonl", "broken").rows] == [1, 3]
 
 
 def test_a_journal_that_something_else_changes_is_left_alone(folder: Path) -> None:

@@ -16,12 +16,20 @@ def readings(*losses: float) -> list[Reading]:
 
 
 def test_what_a_trial_earned_is_a_paired_difference_with_its_error() -> None:
-    found = earned(readings(1.0, 2.0, 3.0), readings(0.5, 1.0, 3.5))
+    found = earned([readings(1.0, 2.0, 3.0)], readings(0.5, 1.0, 3.5))
     gains = np.array([0.5, 1.0, -0.5])
     assert found.nats == pytest.approx(gains.mean()) and found.error == pytest.approx(gains.std(ddof=1) / 3**0.5)
     assert found.z == pytest.approx(gains.mean() / (gains.std(ddof=1) / 3**0.5))
-    assert earned(readings(1.0, 1.0), readings(1.0, 1.0)).z == 0
-    assert earned(readings(math.inf, 1.0), readings(40.0, 1.0)) == (0.0, 0.0), f"over {MOST} nats all are alike"
+    assert earned([readings(1.0, 1.0)], readings(1.0, 1.0)).z == 0
+    assert earned([readings(math.inf, 1.0)], readings(40.0, 1.0)) == (0.0, 0.0), f"over {MOST} nats all are alike"
+
+
+def test_what_another_seed_alone_earns_counts_as_chance() -> None:
+    alone = [readings(1.0, 2.0, 3.0), readings(1.5, 2.5, 3.5)]
+    found = earned(alone, readings(0.75, 1.75, 2.75))
+    assert found.nats == pytest.approx(0.5), "over the mean of both"
+    # every picture gained alike; two seeds are .5 apart: variance .125, once for the trial and half for the mean
+    assert found.error == pytest.approx((0.125 * 1.5) ** 0.5)
 
 
 def test_weights_follow_what_was_earned_and_add_up_over_rounds() -> None:

@@ -125,6 +125,18 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_end(whole: Path, drawn: Pat
     assert facts(out) == facts(whole)
 
 
+def test_cut_off_after_any_step_it_goes_on_to_the_same_end(whole: Path, drawn: Path) -> None:
+    lines = (whole / "ledger.jsonl").read_text().splitlines(keepends=True)
+    steps = [json.loads(line)["step"] for line in lines]
+    for step in steps[steps.index("round 1 even") :]:
+        run = shutil.copytree(whole, drawn / "cut")
+        (run / "ledger.jsonl").write_text("".join(lines[: steps.index(step)]))  # all was done but for saying so
+        done = subprocess.run(words(drawn, "cut"), capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{step}: {done.stderr}"
+        assert facts(run) == facts(whole), step
+        shutil.rmtree(run)
+
+
 def test_a_finished_run_reads_its_test_set_no_more(whole: Path, drawn: Path) -> None:
     before = (whole / "ledger.jsonl").read_bytes()
     (drawn / "scheme" / "test").rename(drawn / "gone")
@@ -196,6 +208,9 @@ def test_controls_are_added_to_a_finished_run(whole: Path, drawn: Path) -> None:
         (["--data", "{scheme}", "--out", "{new}", "--limit", "8", "--folds", "5"], "too few for 5 folds"),
         (["--data", "{scheme}", "--out", "{whole}"], "was begun with other settings"),
         (["--resume", "{new}"], "is no practice run"),
+        (["--data", "{scheme}", "--test", "{scheme}", "--out", "{new}"], "are among those to train on: give others"),
+        (["--data", "{scheme}", "--out", "{new}", "--set", "reader.seed=3"], "reader.seed: the run gives its readers"),
+        (["--data", "{scheme}", "--out", "{new}", "--set", 'reader.unlabelled=["x"]'], "recognizer train --unlabelled"),
         (["--data", "{scheme}", "--out", "{new}", "--controls", "random"], "controls are read on test pictures"),
         (["--data", "{scheme}", "--out", "{new}", "--controls", "rndom"], "controls"),
     ],

@@ -169,6 +169,19 @@ def test_boxes_follow_the_bending() -> None:
     torch.testing.assert_close(bent.pictures[inside, :, :, 10:80], flat.pictures[inside, :, :, 15:85], atol=0.1, rtol=0)
 
 
+@pytest.mark.parametrize("size", [(160, 60), (112, 32)])
+def test_a_picture_depends_on_its_request_alone(size: tuple[int, int]) -> None:
+    rng = np.random.default_rng(3)
+    texts = ["".join(rng.choice(list("aB3dE0OlWmg9"), 1 + k % 12)) for k in range(160)]
+    seeds = [5000 + k for k in range(160)]
+    together = Render(RenderSettings()).draw([*texts, "éñ"], [*seeds, 0], size).pictures
+    for some in (range(0, 160, 4), range(1, 160, 5)):
+        for k in some:
+            assert torch.equal(Render(RenderSettings()).draw([texts[k]], [seeds[k]], size).pictures[0], together[k])
+    few = Render(RenderSettings()).draw(texts[40:57], seeds[40:57], size).pictures
+    assert torch.equal(few, together[40:57])
+
+
 def test_grey_pictures_are_the_luminance_of_coloured_ones() -> None:
     render, texts = Render(RenderSettings()), TEXTS * 4
     coloured = render.draw(texts, range(20), (120, 40), difficulty=0.0).pictures

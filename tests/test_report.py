@@ -80,7 +80,7 @@ def build(
     run.mkdir()
     (run / "settings.toml").write_text(
         f'data = ["{run.parent}/scheme/labelled"]\ntest = "{run.parent}/scheme/test"\nrounds = 2\nfolds = 2\n'
-        f'start = "nothing"\nmethods = ["captcha", "{VARYING}"]\nmade = 2.0\nseed = 7\n\n[reader]\n'
+        f'start = "nothing"\nmethods = ["captcha", "{VARYING}"]\nmade = 2.0\neven = 0.5\nseed = 7\n\n[reader]\n'
     )
     ledger = Ledger(run / "ledger.jsonl")
     train, validation = split(read_manifest(run.parent / "scheme" / "labelled").samples, (0.75, 0.25))
@@ -89,6 +89,7 @@ def build(
     train = list(read_manifest(run / "data" / "train"))
     ledger.record(
         "prepare", train=len(train), validation=len(validation), test=test, charset=CHARACTERS, problems=0,
+        leaks={"test": 2, "validation": 0},
         provenance={"commit": "abc1234", "python": "3.11", "device": "cpu"}, seconds=0.4,
     )  # fmt: skip
     ledger.record("baseline", validation=scores(pairs_of(validation, 0.7, 1)), seconds=95.0)
@@ -107,7 +108,8 @@ def build(
     )
     ledger.record(
         "chosen", reader="round-1/pupil-settled", practised=True, control="round-1/control-settled",
-        validation=scores(pairs_of(validation, 0.94, 2)), seconds=1.2,
+        validation=scores(pairs_of(validation, 0.94, 2)), control_validation=scores(pairs_of(validation, 0.8, 3)),
+        seconds=1.2,
     )  # fmt: skip
     record_test(ledger, read_manifest(run.parent / "scheme" / "test").samples, test_care)
     return run

@@ -796,7 +796,7 @@ def test_an_unreadable_picture_is_copied_for_the_next_reader_to_set_aside(tmp_pa
 @pytest.mark.parametrize("write", [write_folder, write_shards])
 def test_a_copy_that_fails_leaves_nothing_behind(write: Callable[..., None], tmp_path: Path) -> None:
     gone = Sample("gone.png", "12", tmp_path / "gone.png")
-    with pytest.raises(PictureError):
+    with pytest.raises(UserError, match="missing file"):
         write([gone], tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 

@@ -214,6 +214,15 @@ def test_who_sends_too_slowly_is_let_go(server: Server) -> None:
 def test_who_sends_no_header_to_its_end_is_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with serving(tmp_path, started="import recognizer.deploy.serve as s; s.HEADERS = 0.5") as server:
         host, port = server.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port))) as drop:  # a byte now and then is no excuse
+            for byte in b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n":
+                try:
+                    drop.sendall(bytes([byte]))
+                except OSError:
+                    break
+                time.sleep(0.05)
+            with contextlib.suppress(OSError):
+                assert drop.recv(4096) == b""
         for begun in (b"", b"GET /he", b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nX: "):
             with socket.create_connection((host, int(port))) as slow:
                 slow.sendall(begun)
@@ -246,6 +255,8 @@ def test_its_pages_load_nothing_from_elsewhere(server: Server) -> None:
     for name in ("try.css", "try.js"):
         assert httpx.get(f"{server.url}/page/{name}").status_code == 200
     assert httpx.get(f"{server.url}/page/..%2fserve.py").status_code == 404
+    for answer, status in ((httpx.get(f"{server.url}/page/x"), 404), (httpx.put(f"{server.url}/v1/read"), 405)):
+        assert answer.status_code == status and answer.json()["error"]["detail"], "in the form of all refusals"
     docs = httpx.get(f"{server.url}/docs").text
     assert "https://" not in docs and "swagger" in docs
     paths = httpx.get(f"{server.url}/openapi.json").json()["paths"]
@@ -315,6 +326,15 @@ def test_unsure_pictures_are_kept_once_as_they_were_sent(tmp_path: Path, picture
     assert len(list_pictures(kept)) == len(unsure), "recognizer label finds them"
 
 
+def test_what_is_kept_has_a_bound(tmp_path: Path, pictures: list[tuple[bytes, str]]) -> None:
+    kept, most = tmp_path / "kept", 3 * max(len(data) for data, _ in pictures)
+    started = f"import recognizer.deploy.serve as s; s.Keep.__init__.__defaults__ = (1.0, 10_000, {most})"
+    with serving(tmp_path, "--keep-uncertain", kept, "--below", 1, started=started) as server:
+        for data, _ in pictures:
+            assert post(server, data).status_code == 200
+    assert 0 < sum(p.stat().st_size for p in kept.iterdir()) <= most and len(list(kept.iterdir())) < len(pictures)
+
+
 def test_a_new_model_is_taken_up_without_a_failed_request(tmp_path: Path, pictures: list[tuple[bytes, str]]) -> None:
     model = tmp_path / "reader.onnx"
     shutil.copy(WEIGHTS / "reader.onnx", model)
@@ -334,11 +354,12 @@ def test_a_new_model_is_taken_up_without_a_failed_request(tmp_path: Path, pictur
             shutil.copy(WEIGHTS / "tiny.onnx", tmp_path / "broken")
             own = onnx.load(tmp_path / "broken")
             about = json.loads(own.metadata_props[0].value)
-            about["frame"]["height"] = 48  # it opens, and cannot read
-            onnx.helper.set_model_props(own, {"lookalike": json.dumps(about)})
-            onnx.save(own, tmp_path / "broken")
-            (tmp_path / "broken").replace(model)
-            time.sleep(2)
+            for broken in ({"height": 48}, {"min_width": 10**9, "max_width": 10**10}, {"height": "32"}):
+                told = about | {"frame": about["frame"] | broken}
+                onnx.helper.set_model_props(own, {"lookalike": json.dumps(told)})
+                onnx.save(own, tmp_path / "broken")
+                (tmp_path / "broken").replace(model)
+                time.sleep(2)
             shutil.copy(WEIGHTS / "tiny.onnx", tmp_path / "new")
             (tmp_path / "new").replace(model)
             deadline = time.monotonic() + 20
@@ -359,7 +380,7 @@ def test_a_new_model_is_taken_up_without_a_failed_request(tmp_path: Path, pictur
         os.kill(server.process.pid, signal.SIGHUP)
         time.sleep(0.5)
         figures = client.get(f"{server.url}/metrics").text
-        assert 'lookalike_reloads_total{outcome="refused"} 1.0' in figures
+        assert 'lookalike_reloads_total{outcome="refused"} 3.0' in figures
         assert 'lookalike_reloads_total{outcome="taken"} 2.0' in figures
         assert "was not read anew" in server.errors.read_text()
 

@@ -28,6 +28,7 @@ from recognizer.charset import Charset
 from recognizer.deploy.export import export
 from recognizer.errors import UserError
 from recognizer.images import STRIDE, Frame, normalise, open_picture
+from recognizer.progress import Alone
 from recognizer.reader import Reader, readings_of
 from recognizer.readings import Reading, Scores, all_characters, wilson
 from recognizer.samples import read_manifest
@@ -48,7 +49,7 @@ from recognizer.training.checkpoint import (
 from recognizer.training.collapse import find_collapse
 from recognizer.training.evaluate import evaluate, read_pictures, shown_case
 from recognizer.training.model import SIZES, FixedHead, HeadName, Network
-from recognizer.training.pseudo import train_with_unlabelled
+from recognizer.training.pseudo import train_with_unlabelled, without_labels
 from recognizer.training.train import (
     Average,
     TrainSettings,
@@ -439,6 +440,21 @@ def test_a_fixed_head_of_other_positions_is_not_taken_over(tmp_path: Path) -> No
     assert "not its" not in start_from(network, tmp_path / "old.safetensors", Charset("0123"))
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"pos_weight": 9.0}, {"gamma": 4.0}, {"adaptive_gamma": True}, {"head": "fixed", "alpha": 0.5},
+        {"loss": "focal-ctc", "gamma": 2.0, "adaptive_gamma": True},
+    ],
+)  # fmt: skip
+def test_what_a_loss_does_not_ask_for_is_refused(drawn: Path, tmp_path: Path, more: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=r"has no|leave --gamma or"):
+        train(settings(drawn / "eight", drawn / "validation", **more), tmp_path / "run")
+    for words in (["--pos-weight", 3, "--head", "fixed"], ["--gamma", 1], ["--synthetic-share", 0.5]):
+        ended = recognizer("train", "--data", drawn / "eight", "--out", tmp_path / "run", *words)
+        assert ended.status == 2 and ("has no" in ended.err or "give that as well" in ended.err), ended.err
+
+
 @pytest.mark.parametrize(("head", "loss"), [("conv", "bce"), ("fixed", "ctc"), ("lstm", "focal-bce")])
 def test_a_loss_of_the_other_kind_of_head_is_refused(drawn: Path, tmp_path: Path, head: str, loss: str) -> None:
     with pytest.raises(UserError, match=f"--loss {loss} is"):
@@ -694,6 +710,14 @@ def test_the_learning_rate_follows_its_schedule(total: int) -> None:
         assert rates["decay"] == pytest.approx(0.5 * (1 - np.arange(50) / 50))
 
 
+def test_a_line_of_figures_that_was_cut_off_is_dropped(whole: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(whole, tmp_path / "run")
+    lines = (run / "metrics.jsonl").read_text()
+    (run / "metrics.jsonl").write_text(lines + lines.splitlines()[0][:20])  # as a full disk leaves it
+    train(TrainSettings(**json_settings(whole)), run, resume=True)
+    assert (run / "metrics.jsonl").read_text() == lines
+
+
 def test_a_run_whose_data_changed_is_not_resumed(whole: Path, drawn: Path, tmp_path: Path) -> None:
     data = shutil.copytree(drawn / "eight", tmp_path / "data")
     run = tmp_path / "run"
@@ -927,12 +951,26 @@ def test_unlabelled_pictures_are_labelled_by_sure_readings_and_trained_on(
 def test_nothing_sure_ends_after_the_labels_alone(trained: Trained, drawn: Path, tmp_path: Path) -> None:
     own = settings(
         drawn / "eight", drawn / "validation", start=str(trained.run), pictures=16,
-        unlabelled=(str(drawn / "eight"),), unlabelled_confidence=0.999999,
+        unlabelled=(str(drawn / "train"),), unlabelled_confidence=0.999999,
     )  # fmt: skip
     train_with_unlabelled(own, tmp_path / "run")
     assert not (tmp_path / "run" / "round-1").exists() and (tmp_path / "run" / "weights.safetensors").exists()
-    with pytest.raises(UserError, match="no picture is there"):
+    with pytest.raises(UserError, match="No such file or directory"):
         train_with_unlabelled(own.model_copy(update={"unlabelled": (str(tmp_path / "no"),)}), tmp_path / "other")
+
+
+def test_pictures_that_have_a_label_are_not_taken_for_unlabelled(drawn: Path, tmp_path: Path) -> None:
+    loose = tmp_path / "loose"
+    shutil.copytree(drawn / "validation", loose)
+    shutil.copy(next((drawn / "train").glob("*.png")), loose / "own.png")
+    draw_folder(tmp_path / "new", ["12"], 99)
+    shutil.copy(next((tmp_path / "new").glob("*.png")), loose / "new.png")
+    own = settings(drawn / "train", drawn / "validation")
+    assert without_labels([loose], own, Alone()) == [loose / "new.png"]
+    with pytest.raises(UserError, match="no picture is there that has no label"):
+        without_labels([drawn / "train"], own, Alone())
+    some = without_labels([drawn / "train"], own.model_copy(update={"limit": 5}), Alone())
+    assert 50 < len(some) < 60, "beyond a limit labels are not known"
 
 
 # ------------------------------------------------------------------------------------------------------------- stream

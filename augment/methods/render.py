@@ -53,6 +53,7 @@ class Render:
     def __init__(self, settings: RenderSettings) -> None:
         self.settings = settings
         self._files = tuple(font_files(settings.fonts))
+        self._known = frozenset(NAMED["letters+digits"])
 
     def make(self, requests: Sequence[Request], sources: Sequence[Image.Image | None]) -> list[Image.Image]:
         """One RGB picture for each request; `sources` is not used.
@@ -85,8 +86,9 @@ class Render:
         Raises:
             UserError: as `make`.
         """
-        known = "".join(sorted({*NAMED["letters+digits"], *"".join(texts)}))
-        glyphs = load_glyphs(self._files, known)
+        new = self._known.union(*texts)  # so that a font is not traced anew for each batch of another alphabet's texts
+        self._known = new if len(new) <= MOST_KNOWN else frozenset(NAMED["letters+digits"]).union(*texts)
+        glyphs = load_glyphs(self._files, "".join(sorted(self._known)))
         difficulty = self.settings.difficulty if difficulty is None else difficulty
         style = throw_style(texts, seeds, size, glyphs, difficulty)
         return draw(style, size, glyphs, channels, torch.device(device), layout)
@@ -96,6 +98,7 @@ class Render:
 
 BENT = ("aspect", "turn", "shear", "tilt", "twist", "keel")  # what happens to a glyph, before the whole text is bent
 SIDES_OF_32 = (14, 20, 26, 36, 64)  # of the patches that glyphs are drawn in, where a picture is 32 pixels high
+MOST_KNOWN = 1000  # characters whose glyphs are kept
 _LEVELS = 16000  # of distance that are told apart, to each side of an outline
 
 
@@ -210,7 +213,8 @@ def _glyph_fields(
     """
     n, (h, w), device = len(shift), shift.shape[2:], shift.device
     ids = torch.from_numpy(style.glyphs).to(device)
-    rows, slots = (ids >= 0).nonzero(as_tuple=True)  # (M,)
+    held = ids >= 0
+    rows, slots = held.nonzero(as_tuple=True)  # (M,)
     ids = ids[rows, slots]
     numbers = torch.from_numpy(np.column_stack([glyphs.span, glyphs.half]).astype(np.float32)).to(device)[ids]
     span, half_x, half_y = numbers.unbind(1)
@@ -238,7 +242,8 @@ def _glyph_fields(
     # from a tile's 0 to 255 to pixels, and to the levels that are packed. Strokes keep their sharpness where a glyph is
     # squeezed: a distance is measured across them, mostly
     pixels = k["cap"] * k["aspect"].clamp(max=1.0) ** 0.5 * REACH / 127.5
-    reach = ct["cap"].amax(1) * (REACH + 0.15) + 4  # no distance in a picture is greater, in pixels
+    # no distance in a picture is greater, in pixels; what was thrown for places beyond the end of its text is none
+    reach = ct["cap"].where(held, 0.0).amax(1) * (REACH + 0.15) + 4
     levels = _LEVELS / reach
     weight = torch.maximum(pt["weight"][rows], 0.02 - k["thick"])  # no stroke is thinned to nothing
     gain = (weight * k["cap"] - 127.5 * pixels) * levels[rows] + _LEVELS

@@ -24,11 +24,11 @@ from recognizer.errors import Stopped, UserError
 from recognizer.progress import Alone, say
 from recognizer.reader import Reader
 from recognizer.readings import Scores
-from recognizer.samples import list_pictures, merge, read_manifest
+from recognizer.samples import merge, read_manifest
 from recognizer.training.batches import Pictures
 from recognizer.training.checkpoint import build, find_weights, read_weights, save_weights, widths_of, written
 from recognizer.training.evaluate import shown_case
-from recognizer.training.pseudo import take_surest
+from recognizer.training.pseudo import take_surest, without_labels
 from recognizer.training.teach import frame_of_teachers
 from recognizer.training.train import TrainSettings, train
 
@@ -141,9 +141,7 @@ def _trained(settings: TrainSettings, out: Path) -> Scores:
 def _label(settings: TrainSettings, folders: Sequence[Path], out: Path) -> None:
     """Write the pictures of some folders under what the first teacher reads in them, in the characters and the case of
     the labels."""
-    files = [file for folder in folders for file in list_pictures(folder)]
-    if not files:
-        raise UserError(f"--unlabelled {' '.join(map(str, folders))}: no picture is there")
+    files = without_labels(folders, settings, Alone())
     teacher = Path(settings.teacher[0])
     labelled = merge([read_manifest(p, settings.label_pattern) for p in settings.data])
     if settings.limit:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from recognizer.errors import UserError
 from recognizer.images import WIDTH_STEP, Grey, PictureError, normalise, open_picture
-from recognizer.reader import Reader
+from recognizer.reader import SHIPPED, Reader
 from recognizer.samples import Sample
 from recognizer.training.checkpoint import Description, build, find_weights, read_weights, written
 from recognizer.training.model import HeadName, Network
@@ -61,7 +61,12 @@ def export(
             than `TOLERANCE`.
     """
     state, description = read_weights(weights)
-    out = out or find_weights(weights).with_name("reader.onnx")
+    if out is None:
+        out = find_weights(weights).with_name("reader.onnx")
+        if out.parent.resolve() == SHIPPED.resolve():
+            raise UserError(f"{weights} is a reader that is installed: say where its file goes, --out FILE.onnx")
+    elif out.is_dir() or not out.absolute().parent.is_dir():
+        raise UserError(f"--out {out}: {'that is a folder' if out.is_dir() else 'its folder is not there'}")
     module = Reading(build(state, description), description.head).eval()
     model = graph_of(module, description)
     about = {
@@ -122,7 +127,10 @@ def quantized(model: onnx.ModelProto, description: Description, data: Sequence[S
         UserError: no picture to calibrate on.
     """
     greys: list[Grey] = []
-    for sample in data or ():
+    for i in (
+        np.random.default_rng(0).permutation(len(data or ())).tolist()
+    ):  # of sorted pictures the first are one kind
+        sample = (data or ())[i]
         with suppress(PictureError):
             greys.append(description.frame.fit(open_picture(sample.read_bytes(), None)))
         if len(greys) == CALIBRATED_ON:

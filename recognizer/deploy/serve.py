@@ -13,6 +13,7 @@ import hmac
 import ipaddress
 import json
 import logging
+import resource
 import signal
 import socket
 import sys
@@ -26,14 +27,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import h11
-import numpy as np
 import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.middleware.trustedhost import TrustedHostMiddleware
 from fastapi_offline import FastAPIOffline
+from PIL import Image
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from pydantic import BaseModel
 from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -51,7 +53,7 @@ POLICY = "default-src 'none'; img-src blob:; connect-src 'self'; style-src 'self
 LATENCIES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)  # seconds
 LOOK = 1.0  # seconds between two looks whether the model's file has changed
 HEADERS = 10.0  # seconds in which a request's headers must have come
-CONNECTIONS = 4000
+CONNECTIONS, RESERVED = 4000, 64  # at once, and files that are kept for all else
 
 
 @dataclass(frozen=True)
@@ -70,11 +72,12 @@ class Limits:
 
 @dataclass(frozen=True)
 class Keep:
-    """Where pictures go that are read unsurely, to be labelled; no more than `most` in all."""
+    """Where pictures go that are read unsurely, to be labelled; no more than `most` in all, of `most_bytes`."""
 
     folder: Path
     below: float = 0.8  # of the confidence
     most: int = 10_000
+    most_bytes: int = 2**30
 
 
 class Fault(BaseModel):
@@ -115,21 +118,34 @@ class Refusal(Exception):
 
 
 class Bounded(H11Protocol):
-    """HTTP of which no header is waited for longer than `HEADERS`: a request that has begun has limits of its own."""
+    """HTTP of which no header is waited for longer than `HEADERS`, however it comes: a request that has begun has
+    limits of its own."""
+
+    _late: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._late = self.loop.call_later(HEADERS, transport.close)
+        self._wait()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        self._late.cancel()
         if self.conn.their_state is h11.IDLE:  # half a header
-            self._late = self.loop.call_later(HEADERS, self.transport.close)
+            self._wait()
+        else:
+            self._came()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._late.cancel()
+        self._came()
         super().connection_lost(exc)
+
+    def _wait(self) -> None:
+        if self._late is None:
+            self._late = self.loop.call_later(HEADERS, self.transport.close)
+
+    def _came(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
 
 
 class Waiting(NamedTuple):
@@ -178,12 +194,14 @@ class Service:
         self.held = 0
         self.ready = False
         self._kept: set[str] = set()
+        self._kept_bytes = 0
         self._pool = ThreadPoolExecutor(self.threads, "read")
         self._opening = ThreadPoolExecutor(self.threads, "open")
         self._file = self._stamp()
         if self.keep is not None:
             self.keep.folder.mkdir(parents=True, exist_ok=True)
-            self._kept = {p.stem for p in self.keep.folder.iterdir() if p.suffix != ".jsonl"}
+            there = [p for p in self.keep.folder.iterdir() if p.suffix != ".jsonl" and p.is_file()]
+            self._kept, self._kept_bytes = {p.stem for p in there}, sum(p.stat().st_size for p in there)
 
     # ----------------------------------------------------------------------------------------------------- its life
 
@@ -227,7 +245,7 @@ class Service:
     def _fresh(self) -> tuple[Reader, Constraint | None]:
         """The reader of the model's file, and what it may read; one that cannot read is found out here."""
         reader = Reader(self.model, max_pixels=self.limits.pixels)
-        reader.read([np.full((reader.frame.height, 16 * k), 255, np.uint8) for k in (4, 8)])
+        reader.read([reader.open(Image.new("RGB", size, "white")) for size in ((60, 30), (200, 50))])
         return reader, self.constrain(reader)
 
     def _stamp(self) -> tuple[int, int, int] | None:
@@ -322,9 +340,10 @@ class Service:
     def _keep(self, keep: Keep, data: bytes) -> None:
         """Write a picture as it was sent, once; a full disk is told, and ends nothing."""
         name = hashlib.sha256(data).hexdigest()[:24]
-        if name in self._kept or len(self._kept) >= keep.most:
+        if name in self._kept or len(self._kept) >= keep.most or self._kept_bytes + len(data) > keep.most_bytes:
             return
         self._kept.add(name)
+        self._kept_bytes += len(data)
         path = keep.folder / f"{name}.{ending_of(name, data)}"
         tmp = path.with_name(f".{path.name}.tmp")
         try:
@@ -334,6 +353,7 @@ class Service:
         except OSError as error:
             tmp.unlink(missing_ok=True)
             self._kept.discard(name)
+            self._kept_bytes -= len(data)
             print(f"{path} could not be kept: {error.strerror}", file=sys.stderr, flush=True)
 
 
@@ -372,6 +392,19 @@ def make_app(service: Service, token: str | None = None, host: str = "127.0.0.1"
             headers["Connection"] = "close"  # the rest of the body is not waited for
         return _json({"error": {"kind": refusal.kind, "detail": refusal.detail}}, refusal.status, headers)
 
+    @app.exception_handler(HTTPException)  # no such page, or not by that method
+    async def elsewhere(request: Request, error: HTTPException) -> Response:
+        figures.requests.labels(str(error.status_code)).inc()
+        kind = "not found" if error.status_code == 404 else "refused"
+        return _json(
+            {"error": {"kind": kind, "detail": str(error.detail)}}, error.status_code, dict(error.headers or {})
+        )
+
+    @app.exception_handler(Exception)
+    async def failed(request: Request, error: Exception) -> Response:
+        figures.requests.labels("500").inc()
+        return _json({"error": {"kind": "failed", "detail": "the server failed; its log says how"}}, 500)
+
     def let_in(request: Request) -> None:
         given = request.headers.get("authorization", "").encode()
         if token is not None and not hmac.compare_digest(given, b"Bearer " + token.encode()):
@@ -395,8 +428,10 @@ def make_app(service: Service, token: str | None = None, host: str = "127.0.0.1"
     async def read(request: Request) -> Response:
         let_in(request)
         began = time.monotonic()
-        status, answer = await _answer(service, request)
-        figures.seconds.observe(time.monotonic() - began)
+        try:
+            status, answer = await _answer(service, request)
+        finally:
+            figures.seconds.observe(time.monotonic() - began)
         figures.requests.labels(str(status)).inc()
         return _json(answer, status)
 
@@ -421,7 +456,7 @@ def make_app(service: Service, token: str | None = None, host: str = "127.0.0.1"
     @app.get("/page/{name}", include_in_schema=False)
     async def file(name: str) -> Response:
         if name not in FILES:
-            return _json({"error": {"kind": "not found", "detail": "no such page"}}, 404)
+            raise HTTPException(404, "no such page")
         return Response(_file(name), media_type=FILES[name], headers=_guard())
 
     return app
@@ -536,6 +571,17 @@ def _file(name: str) -> bytes:
     return (PAGE / name).read_bytes()
 
 
+def connections() -> int:
+    """How many connections may be open at once: each takes a file of those that the system grants this process."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < CONNECTIONS + RESERVED:
+        wanted = CONNECTIONS + RESERVED if hard == resource.RLIM_INFINITY else min(hard, CONNECTIONS + RESERVED)
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            soft = wanted
+    return CONNECTIONS if soft == resource.RLIM_INFINITY else max(min(CONNECTIONS, soft - RESERVED), 1)
+
+
 def is_local(host: str) -> bool:
     """Whether an address is that of this machine alone."""
     if host == "localhost":
@@ -570,7 +616,7 @@ def serve(service: Service, host: str = "127.0.0.1", port: int = 8000, token: st
         app = make_app(service, token, host)
         config = uvicorn.Config(
             app, log_level="warning", access_log=False, timeout_keep_alive=15, h11_max_incomplete_event_size=65536,
-            server_header=False, http=Bounded, limit_concurrency=CONNECTIONS,
+            server_header=False, http=Bounded, limit_concurrency=connections(),
         )  # fmt: skip
         # uvicorn takes signals while it runs, ends in order, and sends itself once more what it took
         signal.signal(signal.SIGTERM, signal.SIG_IGN)

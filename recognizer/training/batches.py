@@ -141,7 +141,7 @@ class Plan:
         kept_share: float = 0.0,
     ) -> None:
         made = len(widths) - real - kept
-        take_made = min(max(round(batch * made_share), 1), batch - 1 - (kept > 0)) if made else 0
+        take_made = min(max(int(batch * made_share + 1e-9), 1), batch - 1 - (kept > 0)) if made else 0
         take_kept = min(max(round(batch * kept_share), 1), batch - 1 - take_made) if kept else 0
         takes = (batch - take_made - take_kept, take_made, take_kept)
         self._parts = list(zip((0, real, real + made), (real, made, kept), takes, strict=True))

@@ -9,7 +9,7 @@ from accelerate import Accelerator
 
 from recognizer.errors import UserError
 from recognizer.readings import Reading
-from recognizer.samples import Problem, Sample, content_hash, read_manifest, split, write_folder
+from recognizer.samples import Problem, Sample, content_hash, read_manifest, split_apart, write_folder
 from recognizer.settings import load, make
 from recognizer.training.evaluate import evaluate, no_device
 from recognizer.training.side_by_side import Training, train_side_by_side
@@ -17,7 +17,7 @@ from recognizer.training.train import TrainSettings
 
 
 def folds_of(samples: Sequence[Sample], folds: int, seed: int = 0) -> list[list[Sample]]:
-    """Samples in `folds` parts alike in lengths and characters.
+    """Samples in `folds` parts alike in lengths and characters, equal pictures in one.
 
     Raises:
         UserError: fewer than 2 folds, or fewer samples than folds need.
@@ -26,7 +26,7 @@ def folds_of(samples: Sequence[Sample], folds: int, seed: int = 0) -> list[list[
         raise UserError(f"{len(samples)} samples are too few to be read out of folds: label 4 at least")
     if not 2 <= folds <= len(samples) // 2:
         raise UserError(f"{len(samples)} samples cannot be read out of {folds} folds: give 2 to {len(samples) // 2}")
-    return split(samples, [1.0] * folds, seed)
+    return split_apart(samples, [1.0] * folds, seed)
 
 
 def left_out(k: int, folds: int, apart: int) -> list[int]:

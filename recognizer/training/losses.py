@@ -126,6 +126,10 @@ LOSSES: dict[str, Loss] = {
     "bce": bce, "weighted-bce": weighted_bce, "focal-bce": focal_bce,
 }  # fmt: skip
 OF_POSITIONS = {"bce", "weighted-bce", "focal-bce"}  # a fixed head's; all others are those of CTC heads
+FOCAL = {"focal-ctc", "focal-bce"}
+TOLD = {  # an option -> the losses that ask for it
+    "pos_weight": {"weighted-bce"}, "alpha": {"focal-bce"}, "gamma": FOCAL, "adaptive_gamma": FOCAL,
+}  # fmt: skip
 
 
 # -------------------------------------------------------------------------------------------------- off CTC's plateau

@@ -19,11 +19,12 @@ from recognizer.decode import Constraint
 from recognizer.deploy.export import export
 from recognizer.errors import UserError
 from recognizer.images import Grey, PictureError
-from recognizer.progress import Bar, say
+from recognizer.progress import Bar, Process, say
 from recognizer.reader import Reader
 from recognizer.readings import Scores
-from recognizer.samples import FolderWriter, list_pictures
+from recognizer.samples import FolderWriter, Sample, list_pictures, merge, read_manifest, shared_pictures
 from recognizer.settings import to_toml
+from recognizer.training.evaluate import no_device
 from recognizer.training.train import TrainSettings, train
 
 GROUP = 256  # pictures that are open at a time
@@ -38,10 +39,8 @@ def train_with_unlabelled(settings: TrainSettings, out: Path, resume: bool = Fal
         UserError: as `train`, or no picture among the unlabelled.
         Stopped: Ctrl-C; the run is saved and can be resumed.
     """
-    process = PartialState()
-    files = [file for folder in settings.unlabelled for file in list_pictures(Path(folder))]
-    if not files:
-        raise UserError(f"--unlabelled {' '.join(settings.unlabelled)}: no picture is there")
+    process = PartialState(cpu=no_device())
+    files = without_labels([Path(folder) for folder in settings.unlabelled], settings, process)
     if not resume and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} exists and is not empty: name a new folder, or go on with --resume {out}")
     if process.is_main_process:
@@ -71,6 +70,27 @@ def train_with_unlabelled(settings: TrainSettings, out: Path, resume: bool = Fal
         say(process, f"round {best} is best on validation: {', '.join(f'{s.exact:.3f}' for s in scores)}")
     process.wait_for_everyone()
     return scores[best]
+
+
+def without_labels(folders: Sequence[Path], settings: TrainSettings, process: Process) -> list[Path]:
+    """The pictures of some folders, but for those that a training has the labels of: if one validates, it must not be
+    trained on.
+
+    Raises:
+        UserError: none is there.
+    """
+    files = [file for folder in folders for file in list_pictures(folder)]
+    known = merge([read_manifest(path, settings.label_pattern) for path in settings.data])
+    known = known.first(settings.limit) if settings.limit else known
+    others = [*settings.keep, *([settings.validation] if settings.validation else [])]
+    labelled = [*known, *(s for path in others for s in read_manifest(path, settings.label_pattern))]
+    twice = {s.path for s in shared_pictures([Sample(str(file), "", file) for file in files], labelled)}
+    left = [file for file in files if file not in twice]
+    if twice:
+        say(process, f"{len(twice)} of {len(files)} unlabelled pictures have a label already, and are left out")
+    if not left:
+        raise UserError(f"--unlabelled {' '.join(map(str, folders))}: no picture is there that has no label")
+    return left
 
 
 def take_surest(

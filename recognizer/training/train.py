@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from recognizer.charset import Charset
-from recognizer.errors import Stopped, UserError
+from recognizer.errors import MOST_THREADS, Stopped, UserError
 from recognizer.images import MAX_PIXELS, Frame
 from recognizer.progress import Bar, say
 from recognizer.readings import Scores, all_characters, binary_accuracy, wilson
@@ -36,7 +36,7 @@ from recognizer.training.batches import Batch, Pictures, Plan, StepSampler, Vari
 from recognizer.training.calibrate import fit_temperature
 from recognizer.training.collapse import find_collapse
 from recognizer.training.evaluate import no_device, read_pictures, shown_case
-from recognizer.training.losses import LOSSES, OF_POSITIONS, Options, guidance, guide, rarity
+from recognizer.training.losses import LOSSES, OF_POSITIONS, TOLD, Options, guidance, guide, rarity
 from recognizer.training.model import SIZES, WHOLE, HeadName, Network
 from recognizer.training.teach import Teachers, distillation, frame_of_teachers
 
@@ -93,8 +93,8 @@ class TrainSettings(Settings):
     patience: int = Field(15, ge=1)  # validations that are worse than the best before, once anything is read
     precision: Literal["auto", "no", "fp16", "bf16"] = "auto"
     seed: int = Field(0, ge=0)
-    threads: int = Field(0, ge=0)  # of torch on a CPU; 0 leaves it as it is
-    workers: int = Field(0, ge=0)  # processes that open pictures
+    threads: int = Field(0, ge=0, le=MOST_THREADS)  # of torch on a CPU; 0 leaves it as it is
+    workers: int = Field(0, ge=0, le=MOST_THREADS)  # processes that open pictures
     tracker: str = "tensorboard"  # any that Accelerate knows, or none
     checkpoint_seconds: float = Field(60, gt=0)
     max_pixels: int = Field(MAX_PIXELS, ge=1)
@@ -118,6 +118,11 @@ class TrainSettings(Settings):
         if (name in OF_POSITIONS) != fixed:
             fit = "of positions: give --head fixed with it" if not fixed else "CTC's: a fixed head takes bce losses"
             raise UserError(f"--loss {name} is {fit}")
+        for option in TOLD:
+            if getattr(self, option) != type(self).model_fields[option].default:
+                check_told(option, name)
+        if self.adaptive_gamma and self.gamma is not None:
+            raise UserError("gamma is one number, or adapts: leave --gamma or --adaptive-gamma out")
         return name
 
     def pictures_for(self, n: int) -> int:
@@ -402,6 +407,16 @@ def taken_precision(asked: str, best: str | None = None) -> str | None:
     return None if AcceleratorState._shared_state else best or best_precision()
 
 
+def check_told(option: str, loss: str) -> None:
+    """See that a loss asks for an option of losses.
+
+    Raises:
+        UserError: it does not, and the option would do nothing.
+    """
+    if loss not in TOLD[option]:
+        raise UserError(f"--loss {loss} has no {option}: that is one of {' and '.join(sorted(TOLD[option]))}")
+
+
 def make_accelerator(settings: TrainSettings, out: Path) -> Accelerator:
     """Accelerate's, with the device's best precision and the tracker that was asked for."""
     try:
@@ -684,8 +699,10 @@ class Metrics:
     ) -> None:
         self._accelerator, self._path, self._tracker = accelerator, out / "metrics.jsonl", tracker
         if accelerator.is_main_process and self._path.exists():
-            lines = self._path.read_text().splitlines(keepends=True)
-            self._path.write_text("".join(line for line in lines if json.loads(line)["step"] <= step))
+            *lines, _ = self._path.read_text().split("\n")  # the last was cut off where it does not end
+            kept = "".join(line + "\n" for line in lines if json.loads(line)["step"] <= step)
+            self._path.with_name("metrics.jsonl.tmp").write_text(kept)
+            self._path.with_name("metrics.jsonl.tmp").replace(self._path)
         if tracker != "none":
             flat = {k: v for k, v in config.items() if isinstance(v, int | float | str)}
             accelerator.init_trackers(project, config=flat)
