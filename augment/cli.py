@@ -7,6 +7,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from augment.method import Learner
+    from recognizer.samples import Sample
 
 typer_app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -72,8 +74,10 @@ def mine_errors(
     from augment.likeness import features_of
     from augment.looks import looks_of
     from augment.mining import mine, plan, read_out_of_folds, write_mined
+    from augment.synthesize import as_shown
     from recognizer.progress import CONSOLE
     from recognizer.samples import merge, problem_table, read_manifest
+    from recognizer.training.evaluate import default_case
 
     if out.exists() and not folds and any(out.iterdir()):
         raise UserError(f"{out} exists and is not empty: name a new folder")
@@ -89,7 +93,8 @@ def mine_errors(
     looks = looks_of(features_of(model, samples))
     mined = mine(samples, readings, looks=looks.tolist())
     vary, draw = plan(mined, samples, len(samples) if count is None else count, seed)
-    write_mined(mined, [*vary, *draw], out)
+    known_as = default_case(samples)
+    write_mined(mined, [*vary, *(as_shown(request, known_as) for request in draw)], out)
     wrong = sum(h.misread for h in mined.hard)
     how = f"out of {folds} folds" if folds else "by the model as it is"
     print(f"{wrong} of {mined.read} samples are misread {how}, {len(mined.hard) - wrong} nearly so: {out / 'hard'}")
@@ -167,7 +172,7 @@ def synthesize(
         str | None, typer.Option(help="Pixels of a drawn picture, width x height; 160x60.", show_default=False)
     ] = None,
     fitted: Annotated[Path | None, typer.Option(help="What augment fit wrote, of a method that learns.")] = None,
-    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    seed: Annotated[int | None, typer.Option(help="Of everything random; 0.", min=0)] = None,
     label_pattern: Pattern = None,
     sets: Sets = None,
 ) -> None:
@@ -177,7 +182,7 @@ def synthesize(
     """
     from augment.method import read_requests, sources_of
     from augment.methods import create, load_class
-    from augment.synthesize import random_texts, requests_for_sources, requests_for_texts
+    from augment.synthesize import random_texts, requests_for_sources, requests_for_texts, with_pairs
     from augment.synthesize import synthesize as make
     from recognizer.charset import Charset
     from recognizer.cli import read_lines
@@ -189,26 +194,47 @@ def synthesize(
     given = [n for n, v in {"--requests": requests, "--texts": texts, "--charset": charset}.items() if v is not None]
     if len(given) > 1:
         raise UserError(f"{given[0]} and {given[1]}: choose one")
+    takes_source = cls.needs_source or getattr(cls, "takes_source", False)
+    varies = takes_source and bool(data) and not given
+    idle = [
+        ("--data", data and not takes_source, f"--method {method} draws from nothing"),
+        ("--size", size and varies, "a varied picture keeps its size"),
+        ("--size", size and requests, "requests say their sizes"),
+        ("--length", length and varies, "a varied picture keeps its text"),
+        ("--length", length and (requests or texts), "the texts are there"),
+        ("--seed", seed is not None and requests, "requests say their seeds"),
+    ]
+    for option, does_nothing, why in idle:
+        if does_nothing:
+            raise UserError(f"{why}: leave {option} out")
     manifest = merge([read_manifest(path, label_pattern) for path in data]) if data else None
     if cls.needs_source and manifest is None:
         raise UserError(f"--method {method} varies real pictures: say which with --data DIR")
     if requests is not None:
-        takes = {True} if cls.needs_source else {False, getattr(cls, "takes_source", False) and manifest is not None}
-        asked = [r for r in read_requests(requests) if (r.source is not None) in takes][:count]
-    elif cls.needs_source:
+        takes = {True} if cls.needs_source else {False, takes_source and manifest is not None}
+        asked = [r for r in read_requests(requests) if (r.source is not None) in takes]
+        if count is not None and count > len(asked):
+            raise UserError(f"{requests} holds {len(asked)} requests that {method} answers: --count {count} is more")
+        asked = asked[:count]
+        if takes_source and not cls.needs_source and manifest is not None:
+            asked = with_pairs(create(method, values), asked, sources_of(manifest))
+    elif cls.needs_source or varies:
         if given:
             raise UserError(f"--method {method} keeps the text of the picture it varies: leave {given[0]} out")
         assert manifest is not None
-        asked = requests_for_sources(manifest, count or len(manifest), seed)
+        asked = requests_for_sources(manifest, count or len(manifest), seed or 0)
     else:
         known = cast("Learner", create(method, values)).known if fitted is not None else None
         shape = _size(size) if size is not None else known.size if known is not None else (160, 60)
         if texts is not None:
-            asked = requests_for_texts(read_lines("--texts", texts)[:count], shape, seed)
+            lines = read_lines("--texts", texts)
+            if count is not None and count > len(lines):
+                raise UserError(f"{texts} holds {len(lines)} texts: --count {count} is more")
+            asked = requests_for_texts(lines[:count], shape, seed or 0)
         elif charset is not None or known is not None:
             characters = Charset(known.characters) if known and charset is None else Charset.named(charset or "")
             lengths = _lengths(length or "4-6") if length is not None or known is None else known.lengths
-            asked = requests_for_texts(random_texts(characters, lengths, count or 100, seed), shape, seed)
+            asked = requests_for_texts(random_texts(characters, lengths, count or 100, seed or 0), shape, seed or 0)
         else:
             raise UserError("say what to draw: --requests FILE, --texts FILE, or --charset and --length")
     with Bar(Alone(), f"making with {method}", len(asked)) as bar:
@@ -226,7 +252,10 @@ def filter_made(
     copies_of: Annotated[
         Path | None, typer.Option(help="Training pictures that must not be copied; else those of --data.")
     ] = None,
-    low: Annotated[float, typer.Option(help="Refuse what is easier than so many nats a character.", min=0)] = 0.0,
+    low: Annotated[
+        float | None,
+        typer.Option(help="Refuse what is easier than so many nats a character; else than the easiest tenth.", min=0),
+    ] = None,
     label_pattern: Pattern = None,
 ) -> None:
     """Keep the made pictures that still show their text and copy no training picture; say what was refused, and why."""
@@ -235,22 +264,35 @@ def filter_made(
     from augment.fidelity import Band, band_of, coverage_table, doubts, exact_text, near_copies, refusal_table, widened
     from augment.fidelity import judge as sort
     from augment.mining import hardness
+    from recognizer.charset import Charset
+    from recognizer.images import MAX_PIXELS
     from recognizer.samples import merge, problem_table, read_manifest, write_folder
-    from recognizer.training.checkpoint import read_weights
-    from recognizer.training.evaluate import evaluate, no_device
+    from recognizer.training.batches import Pictures
+    from recognizer.training.checkpoint import find_weights, read_weights
+    from recognizer.training.evaluate import MOST_TOLD, evaluate, no_device, shown_case
 
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):  # before the work, not after it
+        raise UserError(f"{out} exists and is not empty: name a new folder")
     accelerator = Accelerator(cpu=no_device())
     manifest, real = read_manifest(made), merge([read_manifest(path, label_pattern) for path in data])
     train = read_manifest(copies_of, label_pattern) if copies_of is not None else real
-    pictures, outcome = evaluate(judge, manifest.samples, accelerator)
-    known, known_outcome = evaluate(judge, real.samples, accelerator)
+    description = read_weights(judge)[1]
+    looked_at = Pictures(real.samples[:MOST_TOLD], Charset.of(real.texts), description.frame, MAX_PIXELS)
+    case = shown_case(find_weights(judge), looked_at)  # of a judge that reads pictures, where labels have another
+
+    def as_read(samples: Sequence[Sample]) -> list[Sample]:
+        return [replace(s, text="".join(case.get(c, c) for c in s.text)) for s in samples]
+
+    pictures, outcome = evaluate(judge, as_read(manifest.samples), accelerator)
+    known, known_outcome = evaluate(judge, as_read(real.samples), accelerator)
     if not len(pictures) or not len(known):
         empty = manifest if not len(pictures) else real
         raise UserError(f"{empty.source}: no sample is left that the judge can read")
-    band = band_of(known.samples, known_outcome.readings, low)
+    band = band_of(known.samples, known_outcome.readings)
+    band = band if low is None else replace(band, low=low)
     hard = {s.name: hardness(r, s.text) for s, r in zip(known.samples, known_outcome.readings, strict=True)}
     bands = [
-        Band(low, float("inf")) if exact_text(s) else widened(band, hard.get(str(s.meta.get("source"))))
+        Band(low or 0.0, float("inf")) if exact_text(s) else widened(band, hard.get(str(s.meta.get("source"))))
         for s in pictures.samples
     ]
     copies = near_copies(pictures.samples, train.samples)
@@ -264,10 +306,12 @@ def filter_made(
     )
     for line in doubts(kept_of, made_of):
         print(line)
-    print(coverage_table(judged, read_weights(judge)[1].charset))
-    if not judged.kept:
+    labelled = {s.name: s for s in manifest.samples}  # under the labels that they have
+    kept = [labelled[s.name] for s in judged.kept]
+    print(coverage_table(kept, Charset.of(real.texts).characters))
+    if not kept:
         raise UserError("nothing is kept: look at the made pictures, and at the judge's score on real ones")
-    write_folder(judged.kept, out)
+    write_folder(kept, out)
 
 
 @typer_app.command()
@@ -290,7 +334,7 @@ def sheet(
     from recognizer.images import PictureError, open_picture
     from recognizer.reader import Reader
     from recognizer.readings import marked
-    from recognizer.samples import Sample, read_manifest
+    from recognizer.samples import read_manifest
 
     def opened(sample: Sample) -> Image.Image:
         try:

@@ -20,13 +20,14 @@ from recognizer.images import PictureError
 from recognizer.readings import Reading
 from recognizer.samples import Problem, Sample
 
+EASIEST, HARDEST = 0.1, 0.02  # shares of real pictures beyond whose hardness made ones are not kept
 COPY = 1 / 3  # nearest neighbour under this share of the second nearest: a near copy
 WORTH = 0.5  # a method of whose pictures a smaller share is kept is named
 
 # why a made picture is refused -> what that says
 REFUSALS = {
     "too hard": "its label is less likely than that of nearly every real picture: it may not show its text any more",
-    "too easy": "its label is read with near certainty: there is nothing to learn from it",
+    "too easy": "its label is surer than that of nearly every real picture: there is little to learn from it",
     "near copy": "it is nearly one training picture",
 }
 
@@ -39,14 +40,18 @@ class Band:
     high: float
 
 
-def band_of(samples: Sequence[Sample], readings: Sequence[Reading], low: float = 0.0, share: float = 0.98) -> Band:
-    """The band that a judge's own readings of real pictures give: up to the hardness that `share` of them stay below.
+def band_of(
+    samples: Sequence[Sample], readings: Sequence[Reading], easiest: float = EASIEST, hardest: float = HARDEST
+) -> Band:
+    """The band that a judge's own readings of real pictures give: without so large a share of the easiest and of the
+    hardest ones.
 
     A weak judge finds real pictures hard as well, and so refuses no more than a strong one. At least 1 nat a character
     is always kept.
     """
     found = [hardness(r, s.text) for s, r in zip(samples, readings, strict=True)]
-    return Band(low, max(1.0, float(np.quantile(found, share)) if found else 1.0))
+    low, high = np.quantile(found, [easiest, 1 - hardest]).tolist() if found else (0.0, 1.0)
+    return Band(low if easiest else 0.0, max(1.0, high))
 
 
 @dataclass(frozen=True)
@@ -55,11 +60,6 @@ class Judged:
 
     kept: tuple[Sample, ...]
     refused: tuple[Problem, ...]
-
-    @property
-    def coverage(self) -> Counter[str]:
-        """How often each character stands in what is kept."""
-        return Counter(c for s in self.kept for c in s.text)
 
 
 def exact_text(sample: Sample) -> bool:
@@ -137,9 +137,9 @@ def doubts(kept: Mapping[str, int], made: Mapping[str, int]) -> list[str]:
     ]
 
 
-def coverage_table(judged: Judged, charset: str) -> str:
+def coverage_table(kept: Sequence[Sample], charset: str) -> str:
     """How often each character stands in what is kept; those that never do are named."""
-    counts: Mapping[str, int] = judged.coverage
+    counts = Counter(c for s in kept for c in s.text)
     never = [c for c in charset if not counts.get(c)]
     line = "characters kept: " + " ".join(f"{c}:{counts.get(c, 0)}" for c in charset)
     return line + (f"\nnever seen: {''.join(never)}" if never else "")

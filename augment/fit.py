@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -25,14 +25,13 @@ from augment.layout import Aligner, Spacing
 from augment.method import FEWEST, Known
 from recognizer.charset import Charset
 from recognizer.errors import MOST_THREADS, Stopped, UserError
-from recognizer.images import MAX_PIXELS, Frame, PictureError, open_picture
+from recognizer.images import PictureError, open_picture
 from recognizer.progress import Bar, say
 from recognizer.reader import Reader
 from recognizer.samples import Manifest
 from recognizer.settings import Settings, to_toml
 from recognizer.training import checkpoint
-from recognizer.training.batches import Pictures
-from recognizer.training.evaluate import no_device, shown_case
+from recognizer.training.evaluate import default_case, no_device
 from recognizer.training.train import (
     Average,
     Metrics,
@@ -44,6 +43,7 @@ from recognizer.training.train import (
     taken_precision,
 )
 
+SHAPES = 2.0  # times as wide as most, or as narrow, for its height: of another shape
 MOST_KEPT = 2000  # layouts that a generator's file holds
 
 
@@ -114,22 +114,39 @@ def mark_of(picture: Image.Image) -> str:
 def aligner_for(data: Manifest, model: str | None) -> tuple[Aligner, dict[str, str]]:
     """The reader that finds the characters of some pictures, and which letters the pictures show in another case than
     their labels do."""
-    labels = Charset.of([s.text for s in data])
-    start = checkpoint.find_start("default", None)[0]
-    known_as: dict[str, str] = {}
-    if start is not None:
-        frame = Frame.for_texts(max(len(s.text) for s in data))
-        known_as = shown_case(start, Pictures(data.samples[:256], labels, frame, MAX_PIXELS))
+    known_as = default_case(data.samples)
     if model is None:
         return Aligner(Reader(), known_as), known_as
     return Aligner(Reader(Path(model))), known_as  # which learned the labels as they are
 
 
+def alike(sizes: Sequence[tuple[int, int]]) -> list[bool]:
+    """Whether pictures of some sizes (width, height) have the usual shape: at half to twice as wide as most of them."""
+    shapes = np.array([width / height for width, height in sizes])
+    apart = shapes / np.median(shapes) if len(shapes) else shapes
+    return ((apart >= 1 / SHAPES) & (apart <= SHAPES)).tolist()  # type: ignore[no-any-return]
+
+
+def see_enough(data: Manifest, alike: Sequence[bool], sizes: Sequence[tuple[int, int]]) -> None:
+    """See that enough pictures have one shape.
+
+    Raises:
+        UserError: they do not.
+    """
+    if sum(alike) < FEWEST:
+        narrow, wide = (pick(sizes, key=lambda s: s[0] / s[1]) for pick in (min, max))
+        raise UserError(
+            f"{data.source}: its pictures are of wildly different shapes, {narrow[0]} x {narrow[1]} to {wide[0]} x "
+            f"{wide[1]} pixels, and only {sum(alike)} alike; {FEWEST} are needed: fit those of one kind at a time"
+        )
+
+
 class Drawings:
-    """Labelled pictures with their layouts, in memory at one size. Those without a layout are left out."""
+    """Labelled pictures with their layouts, in memory at one size. Those of another shape than most and those without a
+    layout are left out. Without a `charset` it is that of the characters that are left."""
 
     def __init__(
-        self, data: Manifest, aligner: Aligner, charset: Charset, known_as: Mapping[str, str], seed: int
+        self, data: Manifest, aligner: Aligner, charset: Charset | None, known_as: Mapping[str, str], seed: int
     ) -> None:
         opened: list[tuple[Image.Image, str]] = []
         for sample in data:
@@ -140,26 +157,33 @@ class Drawings:
         self.left_out = len(data) - len(opened)
         if len(opened) < FEWEST:
             raise UserError(f"{data.source}: {len(opened)} of {len(data)} pictures can be opened; {FEWEST} are needed")
+        sizes = [p.size for p, _ in opened]
+        usual = alike(sizes)
+        see_enough(data, usual, sizes)
+        self.left_out += len(opened) - sum(usual)
+        opened = [own for own, fits in zip(opened, usual, strict=True) if fits]
         widths = [canvas_width(p.width, p.height) for p, _ in opened]
         self.width = int(np.median(widths)) // STEP * STEP
         layouts = aligner.find([p for p, _ in opened], [t for _, t in opened])
-        unknown = sorted({c for _, t in opened for c in t if known_as.get(c, c) not in charset})
+        unknown = sorted({c for _, t in opened for c in t if charset and known_as.get(c, c) not in charset})
         if unknown:
             raise UserError(f"the generator never saw {' '.join(unknown[:10])!r}: --set start=nothing learns them anew")
-        pictures, self.borders, self.ids, self.texts, self.marks = [], [], [], [], list[str]()
+        pictures, self.borders, self.texts, self.marks = [], [], [], list[str]()
         for (picture, text), layout in zip(opened, layouts, strict=True):
             if layout is None or (np.diff(layout.borders) * self.width / picture.width < 1).any():
                 self.left_out += 1
                 continue
             pictures.append(to_canvas(picture, self.width))
             self.borders.append(layout.borders * self.width / picture.width)
-            self.ids.append(charset.encode("".join(known_as.get(c, c) for c in text)))
             self.texts.append(text)
             self.marks.append(mark_of(picture))
         if len(pictures) < FEWEST:
             raise UserError(
                 f"{data.source}: the reader finds the characters of {len(pictures)} pictures; give model=RUN"
             )
+        shown = ["".join(known_as.get(c, c) for c in text) for text in self.texts]
+        self.charset = charset or Charset.of(shown)
+        self.ids = [self.charset.encode(text) for text in shown]
         self.pictures = np.stack(pictures)
         self.hash = hashlib.sha256("".join([*self.marks, *self.texts]).encode()).hexdigest()
         self.marks = self.marks[:MOST_KEPT]

@@ -236,10 +236,9 @@ class Generated(ABC):
             if len(data) < FEWEST:
                 raise UserError(f"{data.source} has {len(data)} pictures: a method needs {FEWEST} to learn from")
             aligner, known_as = aligner_for(data, settings.model)
-            shown = Charset.of(["".join(known_as.get(c, c) for c in s.text) for s in data])
-            if settings.start == "nothing" and not all(c in charset for c in shown.characters):
-                charset = shown
-            source = drawings = Drawings(data, aligner, charset, known_as, settings.seed)
+            # from nothing, what no picture shows is not known
+            source = drawings = Drawings(data, aligner, charset if start else None, known_as, settings.seed)
+            charset = drawings.charset
             spacing, known, marks, mark = drawings.spacing, drawings.known, drawings.marks, drawings.hash
             told = f"{len(drawings)} pictures" + (f", {drawings.left_out} left out" if drawings.left_out else "")
         set_seed(settings.seed)

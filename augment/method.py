@@ -29,7 +29,8 @@ class Request:
     """One picture to make: the text it must show, a seed, its size in pixels, and the real picture that it varies.
 
     `source` is the name of a sample; None where the method draws from nothing. `why` says what it is for. Where the
-    text is a sample's with one character swapped for what it is taken for, `pair` names that sample.
+    text is a sample's with one character swapped for what it is taken for, `pair` names that sample. `drawn` is what
+    its picture shows, where labels have another case than pictures.
     """
 
     text: str
@@ -39,6 +40,12 @@ class Request:
     source: str | None = None
     why: str = ""
     pair: str | None = None
+    drawn: str | None = None
+
+    @property
+    def shown(self) -> str:
+        """What a method that draws from a font writes."""
+        return self.drawn or self.text
 
     def rng(self) -> np.random.Generator:
         """The generator of all randomness in answering this request."""
@@ -126,9 +133,10 @@ def read_requests(path: Path) -> list[Request]:
     for number, line in enumerate(lines, 1):
         try:
             request = Request(**json.loads(line))
-            fits = isinstance(request.text, str) and request.text and isinstance(request.seed, int)
-            fits = fits and isinstance(request.width, int) and isinstance(request.height, int)
-            request.text.encode("utf-8")  # a lone surrogate is no text
+            numbers = (request.seed, request.width, request.height)
+            fits = isinstance(request.text, str) and request.text and all(isinstance(n, int) for n in numbers)
+            fits = fits and len(request.shown) == len(request.text)
+            (request.text + request.shown).encode("utf-8")  # a lone surrogate is no text
             if not fits or not (0 < request.width <= 4096 and 0 < request.height <= 4096 and request.seed >= 0):
                 raise ValueError
         except (TypeError, ValueError):

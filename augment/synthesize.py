@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -62,22 +63,45 @@ def synthesize(
 
 
 def answered_by(
-    name: str, settings: dict[str, Any], vary: Sequence[Request], draw: Sequence[Request], sources: Sources
-) -> list[Request]:
+    name: str, settings: dict[str, Any], vary: Sequence[Request], draw: Sequence[Request], sources: Sources,
+    known_as: Mapping[str, str] = MappingProxyType({}),
+) -> list[Request]:  # fmt: skip
     """Which of two plans of equal length a method answers: the one that varies real pictures, the one that draws texts,
     or, where it can do both, in turn a text from nothing and a real picture: its pair's under the swapped text where
-    there is one, so that one character is repainted, else one under its own."""
+    there is one, so that one character is repainted, else one under its own. What is drawn from a font is drawn as the
+    pictures show it: `known_as` tells the letters that they show in another case than their labels have."""
     cls: Any = load_class(name)
     if cls.needs_source:
         return list(vary)
+    if cls.exact_text:
+        draw = [as_shown(request, known_as) for request in draw]
     if not getattr(cls, "takes_source", False):
         return list(draw)
-    can = getattr(create(name, settings), "can_vary", lambda request, source: True)
+    method = create(name, settings)
     chosen = []
     for k, (own, drawn) in enumerate(zip(vary, draw, strict=True)):
-        real = replace(drawn, source=drawn.pair) if drawn.pair is not None else own
-        chosen.append(real if k % 2 and real.source is not None and can(real, sources(real.source)) else drawn)
+        real = own if drawn.pair is None else drawn
+        chosen += with_pairs(method, [real], sources, [drawn]) if k % 2 else [drawn]
     return chosen
+
+
+def with_pairs(
+    method: Method, requests: Sequence[Request], sources: Sources, otherwise: Sequence[Request] | None = None
+) -> list[Request]:
+    """Requests as a method that takes sources answers them: a contrast pair is drawn from its picture, so that one
+    character of it is repainted. What cannot be drawn from its picture is `otherwise`, or drawn from nothing."""
+    can = getattr(method, "can_vary", lambda request, source: True)
+    found = []
+    for own, other in zip(requests, otherwise or [replace(r, source=None) for r in requests], strict=True):
+        real = replace(own, source=own.source or own.pair)
+        found.append(real if real.source is not None and can(real, sources(real.source)) else other)
+    return found
+
+
+def as_shown(request: Request, known_as: Mapping[str, str]) -> Request:
+    """A request whose picture shows letters as pictures do, where these differ from labels."""
+    shown = "".join(known_as.get(c, c) for c in request.text)
+    return request if shown == request.text else replace(request, drawn=shown)
 
 
 def requests_for_texts(texts: Sequence[str], size: tuple[int, int], seed: int) -> list[Request]:

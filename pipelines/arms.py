@@ -160,7 +160,7 @@ def plain_requests(
     held = {c for s in run.train for c in s.text}
     characters = Charset.of(["".join(sorted(held if known is None else held & set(known)))])
     drawn = [Request(random_texts(characters, [len(r.text)], 1, r.seed)[0], r.seed, r.width, r.height) for r in varied]
-    return answered_by(name, settings, varied, drawn, sources_of(manifest))
+    return answered_by(name, settings, varied, drawn, sources_of(manifest), run.ledger["prepare"]["known_as"])
 
 
 def difference_rows(right: Mapping[str, NDArray[np.bool_]], against: Sequence[str]) -> list[dict[str, Any]]:

@@ -246,7 +246,7 @@ def make_part(
             say(Alone(), f"  {error}: practice goes on without it")
             methods[name] = NOTHING_MADE
             continue
-        asked = answered_by(name, own, vary, draw, sources_of(manifest))
+        asked = answered_by(name, own, vary, draw, sources_of(manifest), run.ledger["prepare"]["known_as"])
         asked = [r for r in asked if known is None or set(r.text) <= set(known)]
         if not asked:
             methods[name] = NOTHING_MADE

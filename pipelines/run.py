@@ -20,7 +20,7 @@ import torch
 from accelerate import Accelerator
 from pydantic import Field
 
-from augment.fidelity import Band, Judged, band_of, exact_text, judge, near_copies, widened
+from augment.fidelity import EASIEST, Band, Judged, band_of, exact_text, judge, near_copies, widened
 from augment.method import Learner, Request, sources_of
 from augment.methods import create, load_class
 from augment.mining import hardness
@@ -44,7 +44,7 @@ from recognizer.samples import (
 )
 from recognizer.settings import Settings, load, make, to_toml
 from recognizer.training.batches import Pictures
-from recognizer.training.evaluate import evaluate
+from recognizer.training.evaluate import default_case, evaluate
 from recognizer.training.folds import folds_of
 from recognizer.training.side_by_side import Training, die_with_parent
 from recognizer.training.train import TrainSettings, provenance
@@ -71,6 +71,8 @@ class RunSettings(DataSettings):
     validation_share: float = Field(0.25, gt=0, lt=1)
     methods: tuple[str, ...] = ("captcha", "classical")
     folds: int = Field(3, ge=2, le=20)
+    # share of real pictures than which made ones must not be easier to a reader out of fold
+    easiest: float = Field(EASIEST, ge=0, lt=1)
     made_share: float = Field(0.5, gt=0, le=0.5)  # of each batch
     method: dict[str, dict[str, Any]] = Field({})  # settings of `augment synthesize`, by method
     fit: dict[str, dict[str, Any]] = Field({})  # settings of `augment fit`, by method
@@ -221,7 +223,8 @@ def prepare(settings: RunSettings, out: Path, ledger: Ledger) -> Run:
             write_folder([s for j, fold in enumerate(folds) if j != k for s in fold], data / f"fold-{k}")
         ledger.record(
             "prepare", train=len(parts[0]), validation=len(parts[1]), test=len(test), charset=charset.characters,
-            problems=len(problems), leaks=leaks, provenance=provenance(), seconds=time.monotonic() - began,
+            problems=len(problems), leaks=leaks, known_as=default_case(parts[0]), provenance=provenance(),
+            seconds=time.monotonic() - began,
         )  # fmt: skip
     train = read_manifest(data / "train").samples
     return Run(
@@ -301,7 +304,7 @@ class Judges:
         samples, readings = [s for fold in run.folds for s in fold], [r for own in per_fold for r in own]
         return cls(
             tuple(readers), tuple(samples), tuple(readings),
-            tuple(band_of(fold, own) for fold, own in zip(run.folds, per_fold, strict=True)),
+            tuple(band_of(fold, own, run.settings.easiest) for fold, own in zip(run.folds, per_fold, strict=True)),
             {s.name: k for k, fold in enumerate(run.folds) for s in fold},
             {s.name: hardness(r, s.text) for s, r in zip(samples, readings, strict=True)},
         )  # fmt: skip

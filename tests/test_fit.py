@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from augment.canvas import HEIGHT, Canvas, borders_of_boxes, canvas_width, columns, from_canvas, padded, to_canvas
+from augment.fit import mark_of
 from augment.generated import SHIPPED, load
 from augment.judge import Judge, grey_of, text_of
 from augment.layout import Spacing
@@ -26,7 +29,7 @@ from augment.methods.gan import augmented, penalty, swapped
 from augment.methods.vae import divergence
 from augment.networks import Critic, Generator
 from augment.stream import Canvases
-from augment.synthesize import requests_for_texts, synthesize
+from augment.synthesize import requests_for_texts, synthesize, with_pairs
 from recognizer import images
 from recognizer.charset import Charset
 from recognizer.errors import UserError
@@ -472,3 +475,52 @@ def test_a_request_with_a_source_keeps_its_layout_and_may_change_its_text(data: 
         method.make([Request(sample.text + "a", 1, 80, 32, sample.name)], [source])
     with pytest.raises(UserError, match=r"at strength 0\.1 none of 4 steps runs"):
         create("diffusion", {"fitted": str(tmp_path / "run"), "strengths": [0.1], "steps": 4})
+
+
+def test_a_contrast_pair_repaints_one_character_alone(data: Manifest, tmp_path: Path) -> None:
+    cls = load_learner("diffusion")
+    cls.fit(data, settings("diffusion", steps=2), tmp_path / "run")
+    method = create("diffusion", {"fitted": str(tmp_path / "run"), "strengths": [0.25, 0.75], "steps": 4})
+    sample = next(s for s in data if len(s.text) == 4)
+    source = open_picture(sample.read_bytes())
+    swapped = Request(sample.text[:-1] + "a", 1, 80, 32, None, "contrast pair", sample.name)
+    (asked,) = with_pairs(method, [swapped], lambda name: source)
+    assert asked.source == sample.name
+    (made,) = method.make([asked], [source])
+    apart = np.abs(np.asarray(made, int) - np.asarray(source, int)).max((0, 2))
+    (border,) = method.spacing.borders[method.about["marks"].index(mark_of(source))][3:4]
+    assert apart[: int(border) - 4].max() <= 1, "what was not swapped stays as it is"
+    assert apart[int(border) + 2 :].max() > 20
+    assert with_pairs(method, [replace(swapped, text="aB3aB")], lambda name: source)[0].source is None
+
+
+def test_pictures_of_another_shape_are_left_out_or_refused(data: Manifest, tmp_path: Path) -> None:
+    def stretched(folder: Path, some: slice) -> Manifest:
+        folder.mkdir()
+        with FolderWriter(folder / "data") as writer:
+            for k, sample in enumerate(data):
+                picture = open_picture(sample.read_bytes())
+                if k in range(len(data))[some]:
+                    picture = picture.resize((500, 32))
+                png = io.BytesIO()
+                picture.save(png, "PNG")
+                writer.add(f"{k}.png", png.getvalue(), sample.text)
+        return read_manifest(folder / "data")
+
+    few = stretched(tmp_path / "few", slice(0, 2))
+    for name in ("vae", "splice"):
+        cls = load_learner(name)
+        how = settings("vae", steps=2) if name == "vae" else cls.FitSettings(least_sure=0.0)
+        told = cls.fit(few, how, tmp_path / "few" / name)
+        assert "22 pictures, 2 left out" in told or "22 of 24 pictures are cut" in told, told
+        with pytest.raises(UserError, match="wildly different shapes, 80 x 32 to 500 x 32 pixels, and only"):
+            cls.fit(stretched(tmp_path / name, slice(0, 9)), how, tmp_path / name / "out")
+    assert not (tmp_path / "splice" / "out").exists()
+
+
+def test_from_nothing_no_character_is_known_that_no_picture_shows(data: Manifest, tmp_path: Path) -> None:
+    load_learner("cgan").fit(data, settings("cgan", steps=2), tmp_path / "run")
+    method = create("cgan", {"fitted": str(tmp_path / "run")})
+    assert set(method.charset.characters) == set("aB3")
+    with pytest.raises(UserError, match="cgan never saw 'x'"):
+        method.make([Request("x", 0, 80, 32)], [None])

@@ -19,12 +19,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import augment, refusal
 from PIL import Image, ImageDraw, ImageFont
 
-from augment.method import Method, Request
+from augment.method import Method, Request, write_requests
 from augment.methods import METHODS, create, load_class, load_learner
 from augment.sheet import GAP, WRONG, Cell, contact_sheet
-from augment.synthesize import requests_for_texts, synthesize
+from augment.synthesize import answered_by, as_shown, requests_for_texts, synthesize
 from recognizer.errors import UserError
 from recognizer.readings import LOST, marked
 from recognizer.samples import FolderWriter, read_manifest
@@ -499,3 +500,36 @@ def test_stable_diffusion_opens_no_pickles_and_no_broken_folder(tmp_path: Path) 
         with pytest.raises(UserError, match="is no Stable Diffusion pipeline that can be read") as raised:
             method.make([Request("ab3d", 1, 150, 40, "0.png")], [source_picture()])
         assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["captcha", "render"])
+def test_letters_are_drawn_as_pictures_show_them_under_the_labels_case(name: str) -> None:
+    asked = Request("ab3", 7, 120, 40)
+    shown = as_shown(asked, {"a": "A", "b": "B"})
+    assert (shown.text, shown.shown, as_shown(asked, {"x": "X"})) == ("ab3", "AB3", asked)
+    method = create(name, {})
+    (lower,), (upper,) = method.make([asked], [None]), method.make([shown], [None])
+    assert lower.tobytes() != upper.tobytes()
+    assert answered_by(name, {}, [], [asked], lambda source: source_picture(), {"a": "A", "b": "B"}) == [shown]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--method", "captcha", "--charset", "digits", "--data", "{data}"], "draws from nothing: leave --data out"),
+        (["--method", "classical", "--data", "{data}", "--size", "80x30"], "keeps its size: leave --size out"),
+        (["--method", "classical", "--data", "{data}", "--length", "4"], "keeps its text: leave --length out"),
+        (["--method", "captcha", "--texts", "{texts}", "--length", "4"], "the texts are there: leave --length out"),
+        (["--method", "captcha", "--texts", "{texts}", "--count", "9"], "holds 2 texts: --count 9 is more"),
+        (["--method", "captcha", "--requests", "{requests}", "--seed", "4"], "say their seeds: leave --seed out"),
+        (["--method", "captcha", "--requests", "{requests}", "--size", "9x9"], "say their sizes: leave --size out"),
+        (["--method", "captcha", "--requests", "{requests}", "--count", "9"], "holds 1 requests that captcha answers"),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(words: list[str], said: str, tmp_path: Path) -> None:
+    places = {name: str(tmp_path / name) for name in ("data", "texts", "requests")}
+    synthesize("captcha", {}, requests_for_texts(["a1"], (60, 30), 0), tmp_path / "data")
+    (tmp_path / "texts").write_text("12\n34\n")
+    write_requests([Request("12", 0, 60, 30)], tmp_path / "requests")
+    line = refusal(augment("synthesize", *(w.format(**places) for w in words), "--out", tmp_path / "out"))
+    assert said in line and not (tmp_path / "out").exists()

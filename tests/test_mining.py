@@ -14,12 +14,12 @@ import pytest
 from conftest import CHARACTERS, Trained, augment, draw, draw_folder, random_labels, refusal
 from PIL import Image
 
-from augment.fidelity import REFUSALS, Band, Judged, band_of, coverage_table, doubts, judge, near_copies, refusal_table
+from augment.fidelity import REFUSALS, Band, band_of, coverage_table, doubts, judge, near_copies, refusal_table
 from augment.method import Request, read_requests
 from augment.mining import Mined, by_look, hardness, mine, plan
 from recognizer.errors import UserError
 from recognizer.readings import Reading
-from recognizer.samples import Problem, Sample, read_manifest, write_folder
+from recognizer.samples import Sample, read_manifest, write_folder
 from recognizer.training.folds import folds_of
 from recognizer.training.train import TrainSettings, train
 
@@ -255,9 +255,12 @@ def test_the_band_reaches_to_the_hardness_of_nearly_all_real_pictures(samples: l
         return band_of(few, [reading("", h * len(s.text)) for h, s in zip(of, few, strict=True)], **given)
 
     hard = [k / 10 for k in range(51)]
-    assert band(hard) == Band(0.0, pytest.approx(4.9))
-    assert band(hard, low=0.2, share=0.5) == Band(0.2, pytest.approx(2.5))
-    assert band([0.01] * 50) == Band(0.0, 1.0)  # a judge that reads everything still lets harder pictures pass
+    assert band(hard) == Band(pytest.approx(0.5), pytest.approx(4.9))
+    assert band(hard, easiest=0.2, hardest=0.5) == Band(pytest.approx(1.0), pytest.approx(2.5))
+    assert band(hard, easiest=0.0).low == 0
+    assert band([0.01] * 50) == Band(
+        pytest.approx(0.01), 1.0
+    )  # a judge that reads everything still lets harder pictures pass
     assert band([]) == Band(0.0, 1.0)
 
 
@@ -272,15 +275,14 @@ def test_judging_keeps_the_band_and_says_why_it_refuses(samples: list[Sample]) -
         (few[0].name, "too easy"), (few[2].name, "too hard"), (few[4].name, "near copy"),
     ]  # fmt: skip
     assert judged.refused[1].detail == f"read as {texts[2]!r}, 2.50 nats a character, over 2.00"
-    assert judged.coverage == Counter(texts[1] + texts[3])
     table = refusal_table(judged)
     assert table.startswith("2 of 5 made pictures are kept\n") and all(kind in table for kind in REFUSALS)
 
 
 def test_characters_that_are_never_kept_are_named() -> None:
     kept = (Sample("a", "0011", Path("a")),)
-    assert coverage_table(Judged(kept, ()), "012") == "characters kept: 0:2 1:2 2:0\nnever seen: 2"
-    assert coverage_table(Judged(kept, (Problem("b", "too hard", ""),)), "01") == "characters kept: 0:2 1:2"
+    assert coverage_table(kept, "012") == "characters kept: 0:2 1:2 2:0\nnever seen: 2"
+    assert coverage_table(kept, "01") == "characters kept: 0:2 1:2"
 
 
 # --------------------------------------------------------------------------------------------------------- the commands
@@ -402,7 +404,8 @@ def test_the_filter_keeps_what_shows_its_text_and_is_no_copy(trained: Trained, d
     (tmp_path / "pictures" / "01_bad.png").write_bytes(b"no picture")
     write_folder(read_manifest(tmp_path / "pictures", "{text}_{id}.png"), tmp_path / "made")
 
-    ended = augment("filter", "--made", tmp_path / "made", "--data", data, "--judge", trained.run, "--out", out)
+    words = ["filter", "--made", tmp_path / "made", "--data", data, "--judge", trained.run, "--out", out]
+    ended = augment(*words, "--low", 0)
     assert ended.status == 0, ended.err
     kept = sorted(int(s.name[-6:-4]) for s in read_manifest(out))
     assert kept == [k for k in range(12) if k % 3]
@@ -413,9 +416,12 @@ def test_the_filter_keeps_what_shows_its_text_and_is_no_copy(trained: Trained, d
     assert lines[3] == "characters kept: " + " ".join(f"{c}:{counts[c]}" for c in CHARACTERS)
     assert "1 of 14 samples cannot be used" in ended.err and ended.err.endswith("\n")
 
+    assert augment(*words).err == f"error: {out} exists and is not empty: name a new folder\n", "before the work"
     words = ["filter", "--made", tmp_path / "made", "--judge", trained.run, "--out", tmp_path / "more", "--data", data]
-    ended = augment(*words, "--copies-of", drawn / "train")
+    ended = augment(*words, "--copies-of", drawn / "train", "--low", 0)
     assert ended.status == 0 and ended.out.splitlines()[0] == "9 of 13 made pictures are kept"
+    ended = augment(*words[:-3], tmp_path / "harder", "--data", data)
+    assert ended.status == 0 and "too easy" in ended.out, "the easiest tenth of real pictures bounds what is kept"
     ended = augment(*words[:-3], tmp_path / "none", "--data", data, "--low", 40)
     assert ended.status == 2 and ended.err.splitlines()[-1].startswith("error: nothing is kept: look at the made")
     assert not (tmp_path / "none").exists()

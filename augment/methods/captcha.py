@@ -75,10 +75,10 @@ class Captcha:
         return [self._draw(request) for request in requests]
 
     def _draw(self, request: Request) -> Image.Image:
-        fonts = self._fonts_with(request.text)
+        fonts = self._fonts_with(request.shown)
         settings = self.settings
         width = max(round(HEIGHT * request.width / request.height), 1)
-        scale = min(width / (NARROWEST * self._natural_width(request.text, fonts)), 1.0)
+        scale = min(width / (NARROWEST * self._natural_width(request.shown, fonts)), 1.0)
         sizes = tuple(max(round(size * scale), 8) for size in settings.font_sizes)
         painter = library.ImageCaptcha(width, HEIGHT, list(fonts), sizes)
         painter.character_rotate = (-settings.rotation, settings.rotation)
@@ -89,7 +89,7 @@ class Captcha:
         with _seeded(request.rng()) as source:
             paper = library.random_color(238, 255)
             ink = _visible_ink(paper, source)
-            picture = painter.create_captcha_image(request.text, ink, paper)
+            picture = painter.create_captcha_image(request.shown, ink, paper)
             painter.create_noise_dots(picture, ink, number=settings.dots)
             for _ in range(settings.curves):
                 painter.create_noise_curve(picture, ink)

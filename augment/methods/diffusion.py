@@ -25,13 +25,14 @@ from diffusers import (
     UNet2DModel,
 )
 from diffusers.configuration_utils import register_to_config
+from numpy.typing import NDArray
 from PIL import Image
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from augment.canvas import HEIGHT, Canvas, columns, from_canvas, to_canvas
-from augment.fit import FitSettings, Turn
+from augment.fit import FitSettings, Turn, mark_of
 from augment.generated import Generated, GeneratedSettings
 from augment.judge import Judge
 from augment.method import Request
@@ -40,6 +41,8 @@ from recognizer.errors import UserError
 from recognizer.settings import Settings
 
 STRENGTHS = (0.25, 0.5, 0.75, 1.0)  # how far a real picture is noised
+SWAPPED = 0.75  # the least of them where a character is swapped
+BESIDE = 2.0  # columns to each side of a swapped character that are painted with it
 SNR = 5.0  # gamma of min-SNR
 NOISE: dict[str, Any] = {"beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction"}
 
@@ -89,6 +92,7 @@ class LayoutPipeline(DiffusionPipeline):  # type: ignore[misc]
         steps: int = 12,
         guidance: float = 1.5,
         lesson: Callable[[Tensor], Tensor] | None = None,
+        repaint: Tensor | None = None,
     ) -> Tensor:
         """Pictures (N, 3, HEIGHT, W), -1 to 1.
 
@@ -98,6 +102,8 @@ class LayoutPipeline(DiffusionPipeline):  # type: ignore[misc]
             pictures: real ones (N, 3, HEIGHT, W) to begin from, noised to `strength`.
             guidance: how far from what it would draw without a layout; 1 is none.
             lesson: a gradient of the estimated pictures, to go against at each step.
+            repaint: 1 in the columns (N, W) of `pictures` that may change, 0 in those that stay as they are (Lugmayr et
+                al. 2022, "RePaint", arXiv 2201.09865, without its jumps back).
 
         Raises:
             UserError: a strength at which not one step would run.
@@ -114,7 +120,11 @@ class LayoutPipeline(DiffusionPipeline):  # type: ignore[misc]
             self.scheduler.set_begin_index(steps - run)
             x = self.scheduler.add_noise(F.pixel_unshuffle(pictures, 2), x, timesteps[:1].expand(len(x)))
         none = torch.zeros_like(characters), torch.zeros_like(within)
-        for t in timesteps:
+        kept = None
+        if repaint is not None and pictures is not None:
+            kept = F.pixel_unshuffle((1 - repaint)[:, None, None].expand_as(pictures), 2)
+            clean, own = F.pixel_unshuffle(pictures, 2), F.pixel_unshuffle(noise, 2)
+        for k, t in enumerate(timesteps):
             v = self.denoiser(x, t.expand(len(x)), characters, within)
             if guidance != 1:
                 v = torch.lerp(self.denoiser(x, t.expand(len(x)), *none), v, guidance)
@@ -125,6 +135,10 @@ class LayoutPipeline(DiffusionPipeline):  # type: ignore[misc]
                 estimate = estimate - lesson(estimate)
                 v = (alpha * x - F.pixel_unshuffle(estimate, 2)) / sigma
             x = self.scheduler.step(v, t, x).prev_sample
+            if kept is not None:
+                last = k + 1 == len(timesteps)
+                there = clean if last else self.scheduler.add_noise(clean, own, timesteps[k + 1].expand(len(x)))
+                x = torch.lerp(x, there, kept)
         return F.pixel_shuffle(x, 2).clamp(-1, 1)
 
 
@@ -243,18 +257,36 @@ class Diffusion(Generated):
     def draw(self, request: Request, source: Image.Image | None) -> Image.Image:
         """The picture of one request; from its source, where it has one."""
         rng, ids, width = request.rng(), self.shown(request.text), self.spacing.width
-        borders, real, strength = self.spacing.lay_out(request.text, rng)[0], None, 1.0
+        borders, real, strength, repaint = self.spacing.lay_out(request.text, rng)[0], None, 1.0, None
         if request.source is not None:
             if source is None:
                 raise UserError(f"{request.source!r}, which {request.text!r} is drawn from, is not there")
             borders = self.layout_of(request, source)
             real = torch.from_numpy(to_canvas(source, width)).float()[None] / 127.5 - 1
-            strength = float(rng.choice(self.settings.strengths))
+            strengths = self.settings.strengths
+            if request.pair is not None:  # what was there must go
+                strengths = tuple(s for s in strengths if s >= SWAPPED) or (max(strengths),)
+            strength = float(rng.choice(strengths))
+            repaint = self._swapped(request, source, borders)
         characters, within = columns([borders], [ids], width)
         noise = torch.from_numpy(rng.standard_normal((1, 3, HEIGHT, width), np.float32))
         s, lesson = self.settings, None
         if s.label or s.entropy:
             canvas = Canvas(noise, characters, within, torch.tensor([ids]), torch.tensor([len(ids)]))
             lesson = reading_lesson(self._judge, canvas, s.label, s.entropy)
-        picture = self.pipeline(characters, within, noise, real, strength, s.steps, s.guidance, lesson)
+        picture = self.pipeline(characters, within, noise, real, strength, s.steps, s.guidance, lesson, repaint)
         return from_canvas(picture, [(request.width, request.height)])[0]
+
+    def _swapped(self, request: Request, source: Image.Image, borders: NDArray[np.float64]) -> Tensor | None:
+        """The columns (1, W) of the characters that a request swaps in a picture whose text is known, 1 there and 0
+        elsewhere; None where all of it is to be painted."""
+        mark = mark_of(source.convert("RGB"))
+        if request.pair is None or mark not in self.about["marks"]:
+            return None
+        own = self.spacing.texts[self.about["marks"].index(mark)]
+        columns = np.arange(self.spacing.width) + 0.5
+        change = np.zeros(len(columns), bool)
+        for i, (a, b) in enumerate(zip(own, request.text, strict=True)):
+            if a != b:
+                change |= (columns >= borders[i] - BESIDE) & (columns <= borders[i + 1] + BESIDE)
+        return torch.from_numpy(change).float()[None] if change.any() else None

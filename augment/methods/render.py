@@ -64,7 +64,7 @@ class Render:
         pictures: dict[int, Image.Image] = {}
         for size in dict.fromkeys((r.width, r.height) for r in requests):
             own = [i for i, r in enumerate(requests) if (r.width, r.height) == size]
-            drawn = self.draw([requests[i].text for i in own], [requests[i].seed for i in own], size)
+            drawn = self.draw([requests[i].shown for i in own], [requests[i].seed for i in own], size)
             for i, picture in zip(own, (drawn.pictures * 255).round().to(torch.uint8), strict=True):
                 pictures[i] = Image.fromarray(picture.permute(1, 2, 0).numpy())
         return [pictures[i] for i in range(len(requests))]

@@ -59,10 +59,7 @@ class Sd:
     @cached_property
     def pipeline(self) -> Any:
         """The pipeline, on a GPU in half precision where there is one."""
-        try:
-            import transformers  # noqa: F401
-        except ImportError:
-            raise UserError("sd needs one more package: pip install 'lookalike[sd]'") from None
+        import transformers  # noqa: F401  (which diffusers would miss in many words)
         from diffusers import StableDiffusionImg2ImgPipeline
 
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import Field
 
-from augment.fit import aligner_for
+from augment.fit import aligner_for, alike, see_enough
 from augment.method import FEWEST, Known, Request
 from recognizer.errors import UserError
 from recognizer.images import PictureError, open_picture
@@ -78,15 +79,20 @@ class Splice:
         if len(data) < FEWEST:
             raise UserError(f"{data.source} has {len(data)} pictures: a method needs {FEWEST} to learn from")
         aligner, _ = aligner_for(data, settings.model)
-        left_out = 0
-        with FolderWriter(out) as writer, Bar(Alone(), "cutting", len(data)) as bar:
+        sizes = {}
+        for sample in data:
+            with suppress(PictureError):
+                sizes[sample.name] = open_picture(sample.read_bytes(), "RGB").size
+        usual = alike([*sizes.values()])
+        see_enough(data, usual, [*sizes.values()])
+        names = {name for name, fits in zip(sizes, usual, strict=True) if fits}
+        left_out = len(data) - len(names)
+        with FolderWriter(out) as writer, Bar(Alone(), "cutting", len(names)) as bar:
             for sample in data:
-                bar.advance()
-                try:
-                    picture = open_picture(sample.read_bytes(), "RGB")
-                except PictureError:
-                    left_out += 1
+                if sample.name not in names:
                     continue
+                bar.advance()
+                picture = open_picture(sample.read_bytes(), "RGB")
                 (layout,) = aligner.find([picture], [sample.text])
                 if layout is None or layout.sure.min() < settings.least_sure or (np.diff(layout.borders) < 1).any():
                     left_out += 1
@@ -95,12 +101,13 @@ class Splice:
                 picture.save(png, "PNG", compress_level=1)
                 about = {"source": sample.name, "borders": layout.borders.round(2).tolist()}
                 writer.add(f"{Path(sample.name).stem}.png", png.getvalue(), sample.text, about)
-            if left_out == len(data):
+            if (cut := len(data) - left_out) < FEWEST:
                 raise UserError(
-                    f"{data.source}: the reader finds the characters of no picture; train one, and give it as model"
+                    f"{data.source}: the reader finds the characters of {cut or 'no'} pictures, {FEWEST} are needed; "
+                    "train one, and give it as model"
                 )
-        return f"{len(data) - left_out} of {len(data)} pictures are cut" + (
-            f"; of {left_out} the reader does not find every character" if left_out else ""
+        return f"{cut} of {len(data)} pictures are cut" + (
+            f"; of {left_out} the reader does not find every character, or they have another shape" if left_out else ""
         )
 
     def make(self, requests: Sequence[Request], sources: Sequence[Image.Image | None]) -> list[Image.Image]:

@@ -19,9 +19,11 @@ from recognizer.reader import readings_of
 from recognizer.readings import Reading
 from recognizer.samples import Sample
 from recognizer.training.batches import Pictures, collate
-from recognizer.training.checkpoint import build, read_weights
+from recognizer.training.checkpoint import build, find_start, read_weights
 from recognizer.training.losses import nll, positions
 from recognizer.training.model import HeadName, Network
+
+MOST_TOLD = 512  # pictures that tell in which case letters are shown
 
 
 class Outcome(NamedTuple):
@@ -138,7 +140,7 @@ def evaluate(
 
 
 @torch.inference_mode()
-def shown_case(weights: Path, pictures: Pictures, most: int = 512) -> dict[str, str]:
+def shown_case(weights: Path, pictures: Pictures, most: int = MOST_TOLD) -> dict[str, str]:
     """The letters of a charset without case that its pictures show in the other case than its labels have.
 
     Labels are often lower-cased whatever the pictures show. A reader that tells the cases apart reads the pictures, and
@@ -160,6 +162,15 @@ def shown_case(weights: Path, pictures: Pictures, most: int = 512) -> dict[str, 
                 votes.update({c: 1 if c == r else -1 for c, r in zip(label, reading.text, strict=True) if c in swapped})
     overall = sum(votes.values())
     return {c: other for c, other in swapped.items() if (votes[c] or overall) < 0 and other in own}
+
+
+def default_case(samples: Sequence[Sample]) -> dict[str, str]:
+    """`shown_case` of labelled samples, told by the default reader; nothing where none is installed."""
+    start = find_start("default", None)[0]
+    if start is None or not samples:
+        return {}
+    charset = Charset.of(s.text for s in samples)
+    return shown_case(start, Pictures(samples[:MOST_TOLD], charset, read_weights(start)[1].frame, MAX_PIXELS))
 
 
 def _read_group(

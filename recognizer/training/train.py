@@ -235,6 +235,8 @@ def train(settings: TrainSettings, out: Path, resume: bool = False) -> Scores:
     widths = WHOLE if start is None else checkpoint.widths_of(checkpoint.read_weights(start)[0])
     network = Network(size, heads, data.charset.classes, data.longest, widths)
     network.to(memory_format=torch.channels_last)  # convolutions this small are a fifth faster so, on a CPU too
+    if start is None and settings.start == "default":
+        say(accelerator, f"no {size!r} reader is installed to start from: it starts from nothing")
     if start is not None:
         case = shown_case(start, data.train)
         say(accelerator, checkpoint.start_from(network, start, data.charset, case))
