@@ -27,6 +27,7 @@ from pipelines.ledger import Entry
 from pipelines.portfolio import PARTS
 from recognizer.data.pages import Piece, Tile, embedded, percent, pieces_of, read_pieces, templates, tile_of, write_page
 from recognizer.errors import UserError
+from recognizer.journal import locked as held
 from recognizer.readings import Confusion, confusions
 from recognizer.samples import Sample, read_manifest
 
@@ -88,7 +89,41 @@ class PracticeRun:
         planned += ["settled"] * self.steps.get("round 1", {"goes_on": True})["goes_on"]
         controls = bool(self.settings.get("controls"))
         planned += ["chosen"] + ["test"] * ("test" in self.settings) + ["controls trained", "controls"] * controls
-        return next((step for step in planned if step not in self.steps), None)
+        return next((step for step in planned if not self._done(step)), None)
+
+    def _done(self, step: str) -> bool:
+        """Whether a step is done; those of controls for all that are asked for now."""
+        asked = set(self.settings.get("controls", ())) if step.startswith("controls") else set()
+        return step in self.steps and asked <= set(self.steps[step].get("names", asked))
+
+    @property
+    def running(self) -> bool:
+        """Whether a process is at it."""
+        lock = self.path / "lock"
+        if not lock.exists():
+            return False
+        try:
+            with held(lock):
+                return False
+        except UserError:
+            return True
+        except OSError:  # one that this user may not write
+            return False
+
+    @property
+    def trained_last(self) -> str:
+        """Which training was last at work in a step that is not done, and how far it is; nothing where none was."""
+        lines = {}
+        for file in self.path.glob("**/metrics.jsonl"):
+            if not (file.parent / "scores.json").exists():
+                lines[file] = file.stat().st_mtime
+        if not lines:
+            return ""
+        file = max(lines, key=lambda f: lines[f])
+        rows = list(_entries(file, "step").values())
+        if not rows:
+            return ""
+        return f"{file.parent.relative_to(self.path)} at step {rows[-1]['step']:,} of {rows[-1]['steps']:,}"
 
     @property
     def resume(self) -> str:
@@ -154,6 +189,9 @@ def print_summary(run: Path) -> None:
             )  # fmt: skip
         console.print(table)
     if test := found.steps.get("test"):
+        if test["set_aside"]:
+            told = f"{test['set_aside']} test pictures could not be used by all readers, and count nowhere"
+            console.print(told, soft_wrap=True)
         line = f"McNemar: after against before p {p_value(test['p_before'])}, against control p "
         console.print(line + p_value(test["p_control"]), soft_wrap=True)
     if controls := found.steps.get("controls"):
@@ -170,7 +208,10 @@ def print_summary(run: Path) -> None:
             table.add_row(str(n), *both, f"{mine['kept']:,} of {asked:,}", _outcome(done))
         console.print(table)
     if found.next_step:
-        console.print(f"the run is at step {found.next_step}; go on with: {found.resume}", soft_wrap=True)
+        how = "a process is at it" if found.running else f"go on with: {found.resume}"
+        console.print(f"the run is at step {found.next_step}; {how}", soft_wrap=True)
+        if found.trained_last:
+            console.print(f"training {found.trained_last}", soft_wrap=True)
     else:
         console.print(f"the run is finished and keeps the reader of {found.steps['chosen']['reader']}")
 

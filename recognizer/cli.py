@@ -752,7 +752,10 @@ def merge_labels(
     for name, said in merged.disagreed.items():
         print(f"  {printable(name)}  " + "  ".join(f"{by}: {text or '(unreadable)'}" for by, text in said.items()))
     if merged.disagreed:
-        print(f"settle them with: recognizer label DIR --review {out / 'disagreements.jsonl'}")
+        print(f"settle them with: recognizer label {out} --review {out / 'disagreements.jsonl'}")
+    if missing := len(merged.agreed) + len(merged.disagreed) - len(merged.pictures):
+        print(f"{missing} of the pictures are not beside their labels.jsonl: copy them to {out}")
+    print(f"train with: recognizer train --data {out} --out RUN")
 
 
 @typer_app.command()
@@ -768,7 +771,7 @@ def diagnose(
 ) -> None:
     """Say what is in the data, whether there is a signal to learn, and how a reader fails on them."""
     from recognizer.data.diagnose import bears_on, describe, print_described, signal
-    from recognizer.data.failures import failures_of, print_failures
+    from recognizer.data.failures import failures_of, print_failures, trained_by
     from recognizer.reader import Reader
     from recognizer.samples import merge, problem_table, read_manifest
 
@@ -786,7 +789,7 @@ def diagnose(
     if not described.samples:
         raise UserError(f"{manifest.source}: no picture can be opened")
     reader, found = "the default reader" if model is None else str(model), signal(manifest.samples)
-    failed = failures_of(Reader(model), described.samples)
+    failed = failures_of(Reader(model), described.samples, trained_by(model))
     tests = bears_on(described.features, [s.text for s in described.samples], failed.wrong)
     print_described(described, found, reader, failed.wrong, tests)
     print_failures(failed, reader)
@@ -815,6 +818,7 @@ def audit_labels(
 ) -> None:
     """List the labels that look wrong, the surest first. Nothing is changed: look at them with label --review."""
     from recognizer.data.audit import audit, write_doubts
+    from recognizer.data.copies import MOST
     from recognizer.samples import merge, printable, problem_table, read_manifest
 
     manifest = merge([read_manifest(path, label_pattern) for path in data])
@@ -832,6 +836,8 @@ def audit_labels(
         print(f"look at them with: {shlex.join(words)}")
     elif found:
         print("to look at them, recognizer merge your data into a folder first, and audit that")
+    if len(manifest) > MOST:
+        print(f"pictures that are nearly the same were looked for among the first {MOST:,} alone")
     aside = [*manifest.problems, *problems]
     if aside:
         print(problem_table(aside, len(manifest) + len(manifest.problems)), file=sys.stderr)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,9 +12,9 @@ from conftest import Page, draw_folder, recognizer, refusal
 from PIL import Image
 from scipy import stats
 
-from recognizer.data.diagnose import bears_on, crops_of, describe, signal
+from recognizer.data.diagnose import Signal, bears_on, crops_of, describe, signal
 from recognizer.data.diagnosis import write_diagnosis
-from recognizer.data.failures import Failures, failures_of
+from recognizer.data.failures import Failures, failures_of, trained_by
 from recognizer.reader import Reader
 from recognizer.readings import Reading
 from recognizer.samples import Sample, read_manifest
@@ -221,3 +222,28 @@ def test_the_command_tells_it_in_words(folder: Path, tmp_path: Path) -> None:
     assert "no picture can be opened" in refusal(recognizer("diagnose", few))
     (tmp_path / "metadata.jsonl").write_text("")
     assert "no sample is left" in refusal(recognizer("diagnose", tmp_path))
+
+
+def test_what_a_training_showed_before_tells_that_a_reader_grew_cautious(tmp_path: Path) -> None:
+    rows = [{"step": 1, "precision": 0.9, "recall": 0.9}, {"step": 2}, {"step": 3, "precision": 0.92, "recall": 0.85}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert trained_by(tmp_path) == [(0.9, 0.9), (0.92, 0.85)]
+    assert trained_by(None) == trained_by(tmp_path / "reader.onnx") == []
+    few = [Sample(f"{i}.png", "1234", tmp_path) for i in range(20)]
+    timid = Failures(few, [Reading("12", 0.9, ())] * 20, ["12"] * 20, 0.8, None, 5, trained_by(tmp_path))
+    assert timid.collapse is not None and timid.collapse.kind == "ever more cautious"
+
+
+def test_near_the_bound_and_of_a_few_pictures_nobody_is_told_that_there_is_no_signal() -> None:
+    verdicts = {(0.0001, 500): (True, False), (0.005, 500): (False, False), (0.2, 40): (False, False),
+                (0.2, 500): (False, True)}  # fmt: skip
+    for (p, pictures), told in verdicts.items():
+        own = Signal(4 * pictures, pictures, 0.3, 0.2, 0.1, p)
+        assert (own.found, own.none) == told, (p, pictures)
+
+
+def test_few_counts_are_tested_exactly() -> None:
+    texts = ["1"] * 5 + ["2"] * 1995
+    wrong = [True, True, False, False, False] + [True] * 18 + [False] * 1977
+    (test,) = [t for t in bears_on({}, texts, wrong) if t.feature == "shows '1'"]
+    assert test.test == "Fisher's exact" and test.p == pytest.approx(2 * 9e-4, rel=0.1), "two tests were made"

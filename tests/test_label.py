@@ -347,9 +347,10 @@ def test_labellers_are_merged_and_their_disagreements_can_be_settled(folder: Pat
     assert (merged.agreed, merged.unreadable) == ({"002.png": "23"}, ("004.png",))
     ended = recognizer("merge-labels", *journals, "--out", tmp_path / "merged")
     assert ended.status == 0 and "1 pictures have one label" in ended.out and "1 are disagreed on:" in ended.out
-    assert re.search(r"003.png  .*ada.*: 30  .*bo.*: 3O", ended.out)
+    assert re.search(r"003.png  ada: 30  bo: 3O", ended.out), "by their names"
+    assert [s.text for s in read_manifest(tmp_path / "merged")] == ["23"], "with its picture: ready to train on"
     assert (tmp_path / "merged/metadata.jsonl").read_text() == '{"file_name": "002.png", "text": "23"}\n'
-    with desk_of([folder], read_doubts(tmp_path / "merged/disagreements.jsonl")) as desk:
+    with desk_of([tmp_path / "merged"], read_doubts(tmp_path / "merged/disagreements.jsonl")) as desk:
         (own,) = desk.next("a", 9)
         assert (own["name"], own["suggested"]) == ("003.png", "3O")
     assert "exists: name a new folder" in refusal(recognizer("merge-labels", *journals, "--out", tmp_path / "merged"))

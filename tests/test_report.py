@@ -346,6 +346,34 @@ def test_a_run_at_any_stage_is_reported(run: Path, done: int, capsys: pytest.Cap
     assert (run / "ledger.jsonl").read_bytes() == cut, "a report must not touch a ledger that is being written"
 
 
+def test_status_tells_whether_a_process_is_at_it_and_which_controls_lack(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = (run / "settings.toml").read_text()
+    (run / "settings.toml").write_text('controls = ["random", "third"]\n' + settings)
+    with (run / "ledger.jsonl").open("a") as file:  # as a run leaves it that had one of them
+        for step in ("controls trained", "controls"):
+            entry = {
+                "step": step,
+                "names": ["third"],
+                "practised": 4,
+                "rows": [],
+                "against": [],
+                "n": 4,
+                "pictures": {},
+            }
+            file.write(json.dumps(entry) + "\n")
+    with locked(run):
+        print_summary(run)
+    assert "the run is at step controls trained; a process is at it" in capsys.readouterr().out
+    (run / "controls/none/seed-0").mkdir(parents=True)
+    (run / "controls/none/seed-0/metrics.jsonl").write_text('{"step": 20, "steps": 60}\n')
+    print_summary(run)
+    said = capsys.readouterr().out
+    assert f"; go on with: practice run --resume {run}" in said
+    assert "training controls/none/seed-0 at step 20 of 60" in said
+
+
 def test_a_run_that_was_cleared_and_whose_test_set_is_gone_is_reported(run: Path) -> None:
     for name in ("data", "round-1", "round-2"):
         shutil.rmtree(run / name)

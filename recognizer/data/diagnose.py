@@ -31,7 +31,7 @@ FEW = 10  # times that a character should be seen, to be learned
 CROP = (12, 16)  # width and height of a character's crop
 MOST_CROPS = 6000  # that a baseline learns from
 SHUFFLES = 3  # of the labels, that a baseline is held against
-SURE = 1e-3  # p of a signal
+SURE, FLAT, TELLING = 1e-3, 0.01, 60  # p of a signal, and of none where so many pictures or more were looked at
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,11 @@ class Signal:
     @property
     def found(self) -> bool:
         return self.p < SURE
+
+    @property
+    def none(self) -> bool:
+        """Whether there is no signal, as far as so many pictures tell. Of a few, or near the bound, nobody knows."""
+        return self.enough and self.p >= FLAT and self.pictures >= TELLING
 
 
 @dataclass
@@ -208,7 +213,11 @@ def bears_on(features: Mapping[str, NDArray[np.float64]], texts: Sequence[str], 
         chi = stats.chi2_contingency(table)
         shares = table[:, 0] / table.sum(1)
         told = f"{shares[0]:.0%} misread with it, {shares[1]:.0%} without"
-        tests.append(Test(name, "chi-square", float(chi.statistic), float(chi.pvalue), told))
+        if chi.expected_freq.min() < 5:  # too few for that distribution
+            exact = stats.fisher_exact(table)
+            tests.append(Test(name, "Fisher's exact", float(exact.statistic), float(exact.pvalue), told))
+        else:
+            tests.append(Test(name, "chi-square", float(chi.statistic), float(chi.pvalue), told))
     order = sorted(range(len(tests)), key=lambda i: tests[i].p)
     corrected, most = [], 0.0
     for rank, i in enumerate(order):
@@ -233,8 +242,10 @@ def print_described(
             low, middle, high = np.percentile(d.features[name], [5, 50, 95])
             print(f"{name:<11} {middle:.2f} in the middle, nine tenths from {low:.2f} to {high:.2f}")
     signal_or_not = (
-        "there is a signal to learn" if found.found else "no signal: do pictures and labels belong together?"
-    )
+        "there is a signal to learn" if found.found
+        else "no signal: do pictures and labels belong together?" if found.none
+        else f"{found.pictures} pictures are too few to tell whether there is a signal"
+    )  # fmt: skip
     if found.enough:
         print(f"a baseline  {found.logistic:.1%} of {found.crops:,} characters told from crops of equal width,")
         print(f"            {found.tree:.1%} by a tree, {found.shuffled:.1%} where labels are shuffled:")

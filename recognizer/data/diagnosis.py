@@ -50,7 +50,7 @@ def title_of(d: Described, found: Signal, f: Failures) -> str:
     """The page's headline: the worst thing that there is to say."""
     if f.collapse:
         return f"The reader has collapsed: {f.collapse.kind}"
-    if found.enough and not found.found:
+    if found.none:
         return "No signal: pictures and labels do not belong together"
     if bad := sum(finding.bad for finding in d.findings):
         return f"{bad} thing{'s' if bad > 1 else ''} to mend, and {100 * f.scores.exact:.0f} % read without a fault"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -54,6 +57,7 @@ class Failures:
     blank_rate: float  # share of the frames that say blank
     spread: float | None  # as in `collapse.find_collapse`
     classes: int
+    before: Sequence[tuple[float, float]] = ()  # precision and recall at the validations of its training
 
     @cached_property
     def pairs(self) -> list[Pair]:
@@ -102,7 +106,7 @@ class Failures:
 
     @cached_property
     def collapse(self) -> Collapse | None:
-        return find_collapse([s.text for s in self.samples], self.texts, self.spread)
+        return find_collapse([s.text for s in self.samples], self.texts, self.spread, self.before)
 
     def reliability(self) -> list[Bin]:
         """Bins of equal mass, the least sure first."""
@@ -136,8 +140,19 @@ class Failures:
         return sorted(good, key=lambda i: self.readings[i].confidence)[:n]
 
 
-def failures_of(reader: Reader, samples: Sequence[Sample]) -> Failures:
-    """Read labelled pictures that can be opened.
+def trained_by(model: Path | None) -> list[tuple[float, float]]:
+    """Precision and recall of characters at the validations of a reader's training, where `model` is a run's folder."""
+    found: list[tuple[float, float]] = []
+    with suppress(OSError, ValueError):
+        for line in ((model or Path()) / "metrics.jsonl").read_text(encoding="utf-8").splitlines() if model else ():
+            row = json.loads(line)
+            if isinstance(row.get("precision"), float) and isinstance(row.get("recall"), float):
+                found.append((row["precision"], row["recall"]))
+    return found
+
+
+def failures_of(reader: Reader, samples: Sequence[Sample], before: Sequence[tuple[float, float]] = ()) -> Failures:
+    """Read labelled pictures that can be opened; `before` as `trained_by` has it.
 
     Raises:
         PictureError: one that cannot be.
@@ -164,7 +179,7 @@ def failures_of(reader: Reader, samples: Sequence[Sample]) -> Failures:
     other = {c: c.swapcase() for c in unwritten if one_case}
     return Failures(
         samples, ordered, ["".join(other.get(c, c) for c in r.text) for r in ordered], blanks / max(frames, 1),
-        float(np.mean(spreads)) if spreads else None, len(written) + 1,
+        float(np.mean(spreads)) if spreads else None, len(written) + 1, before,
     )  # fmt: skip
 
 
@@ -180,9 +195,13 @@ def print_failures(f: Failures, reader: str) -> None:
     t = f.together
     print(f"characters  precision {t.precision:.1%}, recall {t.recall:.1%}, F1 {t.f1:.1%}")
     print(f"            binary accuracy {f.binary_accuracy:.2%}; of saying nothing {1 - 2 / f.classes:.2%}")
-    print(f"by position recall {', '.join(f'{s.recall:.0%}' for s in f.positions)}")
+    for name in ("recall", "precision", "f1"):
+        shares = ", ".join(f"{getattr(s, name):.0%}" for s in f.positions)
+        print(f"{'by position' if name == 'recall' else '':<11} {name.replace('f1', 'F1'):<9} {shares}")
     worst = sorted(f.characters.items(), key=lambda item: (item[1].f1, item[0]))[:8]
-    print(f"weakest     {', '.join(f'{c!r} F1 {s.f1:.0%} of {s.support}' for c, s in worst)}")
+    for k, (c, s) in enumerate(worst):
+        share = f"precision {s.precision:.0%}, recall {s.recall:.0%}, F1 {s.f1:.0%} of {s.support}"
+        print(f"{'weakest' if k == 0 else '':<11} {c!r} {share}")
     told = ", ".join(f"{a or 'nothing'!s} as {b or 'nothing'} {n}" for (a, b), n in f.scores.worst_confusions[:8])
     print(f"confused    {told or 'nothing'}")
     if f.kinds:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import heapq
 import json
 import os
+import shutil
 import threading
 import time
 import unicodedata
@@ -437,12 +438,16 @@ def desk_of(
 
 @dataclass(frozen=True)
 class Merged:
-    """What several labellers answered: the labels that they agree on, and what each said where they do not."""
+    """What several labellers answered: the labels that they agree on, and what each said where they do not.
+
+    `pictures` says where the pictures of both lie, beside one of the journals.
+    """
 
     agreed: Mapping[str, str]
     alone: int  # of those, which one labeller alone saw
     unreadable: tuple[str, ...]
     disagreed: Mapping[str, Mapping[str, str]]  # a picture's name -> labeller -> text, "" where it was unreadable
+    pictures: Mapping[str, Path]
 
 
 def merge_answers(journals: Sequence[Path]) -> Merged:
@@ -454,11 +459,17 @@ def merge_answers(journals: Sequence[Path]) -> Merged:
     said: dict[str, dict[str, str]] = {}
     if len({path.resolve() for path in journals}) < len(journals):
         raise UserError("one labels.jsonl is named twice: it would agree with itself")
+    found: dict[Path, Mapping[str, Mapping[str, Any]]] = {}
     for path in journals:
         if not path.is_file():
             raise UserError(f"{path}: no such file")
-        for name, row in standing(answers_in(path).rows).items():
-            said.setdefault(name, {})[str(path)] = row.get("text") or ""
+        found[path] = standing(answers_in(path).rows)
+    names = {path: {str(row.get("by") or "") for row in rows.values()} for path, rows in found.items()}
+    for path, rows in found.items():
+        others = set[str]().union(*(own for other, own in names.items() if other != path))
+        by = next(iter(names[path]), "") if len(names[path]) == 1 and not names[path] & others else ""
+        for name, row in rows.items():
+            said.setdefault(name, {})[by or str(path)] = row.get("text") or ""
     agreed, unreadable, disagreed = {}, [], {}
     for name, own in sorted(said.items()):
         if len(set(own.values())) > 1:
@@ -467,12 +478,21 @@ def merge_answers(journals: Sequence[Path]) -> Merged:
             agreed[name] = text
         else:
             unreadable.append(name)
-    return Merged(agreed, sum(len(said[name]) == 1 for name in agreed), tuple(unreadable), disagreed)
+    pictures: dict[str, Path] = {}
+    for name in (*agreed, *disagreed):
+        beside = (path.parent / name for path, rows in found.items() if name in rows)
+        if there := next((p for p in beside if p.is_file() and is_inside(p, p.parent.resolve())), None):
+            pictures[name] = there
+    return Merged(agreed, sum(len(said[name]) == 1 for name in agreed), tuple(unreadable), disagreed, pictures)
 
 
 def write_merged(merged: Merged, out: Path) -> None:
-    """Write `metadata.jsonl`, of what labellers agree on, and `disagreements.jsonl`, rows for a review, into `out`."""
+    """Write what labellers agree on as a labelled folder, and beside it the pictures that they disagree on and
+    `disagreements.jsonl`, rows for a review. A picture that is not there is named all the same."""
     out.mkdir(parents=True)
+    for name, path in merged.pictures.items():
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, out / name)
     rows = [{"file_name": name, "text": text} for name, text in merged.agreed.items()]
     doubts = []
     for name, said in merged.disagreed.items():
