@@ -6,7 +6,7 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from io import TextIOWrapper
 from pathlib import Path
@@ -259,25 +259,29 @@ def export(
     import tempfile
 
     from recognizer.deploy.export import export as write_onnx
-    from recognizer.deploy.export import measure, verdict
+    from recognizer.deploy.export import measure, parted, verdict
+    from recognizer.progress import Alone, say
     from recognizer.samples import merge, read_manifest
 
     samples = merge([read_manifest(path, label_pattern) for path in data or ()]).first(limit).samples if data else ()
-    path, difference = write_onnx(model, out, form.value, samples)
+    calibrated, compared = parted(samples)
+    path, difference = write_onnx(model, out, form.value, calibrated)
     told = f"{path}: {path.stat().st_size:,} bytes"
     if not form.value.startswith("int8"):
         told += f"; largest difference from torch {difference:.1e} in log probability"
     print(told)
     if not samples:
         return
+    say(Alone(), "writing the other formats")
     with tempfile.TemporaryDirectory() as folder:
         files = {
             other.value: path
             if other is form
-            else write_onnx(model, Path(folder) / f"{other.value}.onnx", other.value, samples)[0]
+            else write_onnx(model, Path(folder) / f"{other.value}.onnx", other.value, calibrated)[0]
             for other in (Form.full, Form.half, Form.int8, Form.int8_dynamic)
         }
-        rows = measure(files, samples)
+        say(Alone(), f"reading {len(compared)} pictures with each of {len(files)} formats")
+        rows = measure(files, compared)
     print("\nformat            bytes    right  read otherwise  ms alone  ms of 32")
     for row in rows:
         right = "" if row.right is None else f"{row.right:.3f}"
@@ -381,7 +385,7 @@ def _read_all(
     from recognizer.images import PictureError
     from recognizer.samples import Problem
 
-    for k in range(0, len(named), 256):
+    for k in _bar(range(0, len(named), 256), len(named)):
         rows: list[Row] = []
         greys = []
         for name, source in named[k : k + 256]:
@@ -394,6 +398,20 @@ def _read_all(
         readings = iter(reader.read(greys, constraint, n_best))
         for row in rows:
             yield row if "error" in row else row | _row(next(readings), n_best, least)
+
+
+def _bar(starts: range, total: int) -> Iterator[int]:
+    """Those numbers, with a bar where many pictures are read into a file; beside their own lines it would only jump."""
+    if len(starts) < 2 or sys.stdout.isatty():
+        yield from starts
+        return
+    from recognizer.progress import Alone, Bar
+
+    with Bar(Alone(), "reading", total) as bar:
+        for start in starts:
+            yield start
+            for _ in range(min(starts.step, total - start)):
+                bar.advance()
 
 
 def _row(reading: Reading, n_best: int, least: float) -> Row:

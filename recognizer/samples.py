@@ -132,6 +132,8 @@ def read_manifest(path: Path | str, label_pattern: str | None = None) -> Manifes
         UserError: nothing there, or no layout that is known.
     """
     path = Path(path)
+    if label_pattern is not None:
+        label_regex(label_pattern)  # a wrong one is told of, wherever the labels are
     if not path.exists():
         raise UserError(f"{path}: no such file or folder")
     if path.is_file() and path.name == "metadata.jsonl":

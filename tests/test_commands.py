@@ -700,9 +700,11 @@ def test_synthesize_from_real_pictures(drawn: Path, tmp_path: Path) -> None:
     assert ended.status == 0, ended.err
     sources = list(read_manifest(drawn / "eight"))
     found = made_in(tmp_path / "a")
-    assert [(text, about["source"]) for text, _, about in found] == [
-        (sources[k % 8].text, sources[k % 8].name) for k in range(10)
-    ]
+    texts = {s.name: s.text for s in sources}
+    named = [about["source"] for _, _, about in found]
+    assert [text for text, _, _ in found] == [texts[name] for name in named]
+    assert sorted(named[:8]) == sorted(texts) and len({*named[8:]}) == 2, "each once before any is varied again"
+    assert named[:8] != sorted(texts), "in an order of their own: the first few are not all that is ever varied"
     assert [size for _, size, _ in found] == [(16 * len(text) + 16, 32) for text, _, _ in found]
     assert samples_in(drawn / "eight") == before
 

@@ -94,6 +94,7 @@ def test_the_command_writes_one_and_compares_all(tmp_path: Path) -> None:
     assert lines[0].startswith(f"{tmp_path / 'r.onnx'}: ") and "difference" not in lines[0]
     assert [line.split()[0] for line in lines[3:7]] == ["full", "half", "int8", "int8-dynamic"]
     assert "slower" in lines[6], "the dynamic one"
+    assert "0 of 15" in lines[3], "on others than those that it was calibrated on"
     read = recognizer("predict", "--model", tmp_path / "r.onnx", data)
     assert read.status == 0 and len(read.out.splitlines()) == 30
     assert sorted(p.name for p in tmp_path.iterdir()) == ["data", "r.onnx"]

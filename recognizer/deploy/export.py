@@ -32,6 +32,7 @@ TOLERANCE = 1e-4
 FORMS = ("half", "full", "int8", "int8-dynamic")
 QUANTIZED = ["Conv", "MatMul", "Gemm"]
 CALIBRATED_ON = 256  # pictures, at most
+FEWEST = 8  # pictures that are calibrated on, where others are there to compare on
 TURNS = 40  # of a measurement
 
 
@@ -108,6 +109,13 @@ def graph_of(module: nn.Module, description: Description) -> onnx.ModelProto:
     return model
 
 
+def parted(data: Sequence[Sample]) -> tuple[list[Sample], list[Sample]]:
+    """Samples to calibrate on and others to compare on, drawn by chance: of sorted ones the first are of one kind."""
+    order = [data[i] for i in np.random.default_rng(0).permutation(len(data)).tolist()]
+    first = min(CALIBRATED_ON, len(order) // 2)
+    return (order[:first], order[first:]) if first >= FEWEST else (order, order)
+
+
 class Calibration(CalibrationDataReader):  # type: ignore[misc]
     """Pictures one by one, as the quantizer asks for them."""
 
@@ -127,10 +135,7 @@ def quantized(model: onnx.ModelProto, description: Description, data: Sequence[S
         UserError: no picture to calibrate on.
     """
     greys: list[Grey] = []
-    for i in (
-        np.random.default_rng(0).permutation(len(data or ())).tolist()
-    ):  # of sorted pictures the first are one kind
-        sample = (data or ())[i]
+    for sample in data or ():
         with suppress(PictureError):
             greys.append(description.frame.fit(open_picture(sample.read_bytes(), None)))
         if len(greys) == CALIBRATED_ON:
