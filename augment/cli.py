@@ -6,7 +6,7 @@ import json
 import re
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from augment.method import Learner
-    from recognizer.samples import Sample
+    from recognizer.reader import Reader
+    from recognizer.samples import Manifest, Sample
 
 typer_app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -324,6 +325,10 @@ def sheet(
     sources: Annotated[
         Path | None, typer.Option(help="Real pictures: each row begins with the one that its pictures were made of.")
     ] = None,
+    borders: Annotated[
+        bool,
+        typer.Option("--borders", help="Draw in where the reader finds each character of the label."),
+    ] = False,
     columns: Annotated[int, typer.Option(help="Pictures in a row.", min=1, max=50)] = 6,
     limit: Annotated[int, typer.Option(help="The first so many pictures.", min=1)] = 48,
     height: Annotated[int, typer.Option(help="Of each picture, in pixels.", min=8, max=512)] = 48,
@@ -343,10 +348,13 @@ def sheet(
             raise UserError(f"{sample.name!r} of {data} cannot be opened: {error.kind}, {error}") from None
 
     reader = None if model is None else Reader(None if model == "default" else Path(model))
+    manifest = read_manifest(data, label_pattern)
+    draw_borders = _draw_borders(manifest, reader) if borders else None
     cells: dict[str | None, list[Cell]] = {}
-    for sample in read_manifest(data, label_pattern).first(limit):
+    for sample in manifest.first(limit):
         picture = opened(sample)
         read = sample.text if reader is None else reader.read([reader.open(picture)])[0].text
+        picture = picture if draw_borders is None else draw_borders(picture, sample.text, height)
         cells.setdefault(sample.meta.get("source") if sources else None, []).append(
             Cell(picture, *marked(sample.text, read))
         )
@@ -359,6 +367,29 @@ def sheet(
                 own.insert(0, Cell(opened(first), first.text))
     contact_sheet([own for _, own in rows], out, height)
     print(f"{out}: {sum(map(len, cells.values()))} pictures")
+
+
+def _draw_borders(manifest: Manifest, reader: Reader | None) -> Callable[[Image.Image, str, int], Image.Image]:
+    """What draws the borders of a picture's characters into it, at a height in pixels, as a reader finds them."""
+    from PIL import Image, ImageDraw
+
+    from augment.layout import Aligner
+    from augment.sheet import WRONG
+    from recognizer.reader import DEFAULT, Reader
+    from recognizer.training.evaluate import default_case
+
+    own = reader or Reader()
+    aligner = Aligner(own, default_case(manifest.samples) if own.path == DEFAULT else {})
+
+    def drawn(picture: Image.Image, text: str, height: int) -> Image.Image:
+        (layout,) = aligner.find([picture], [text])
+        scale = height / picture.height
+        large = picture.resize((max(round(picture.width * scale), 1), height), Image.Resampling.BICUBIC)
+        for x in () if layout is None else (layout.borders * scale).tolist():
+            ImageDraw.Draw(large).line([(x, 0), (x, height)], WRONG)
+        return large
+
+    return drawn
 
 
 def _settings(sets: Sequence[str] | None) -> dict[str, Any]:

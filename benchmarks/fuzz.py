@@ -3,9 +3,9 @@
     pip install atheris
     python benchmarks/fuzz.py TARGET --seconds 600 [--corpus DIR]
 
-Targets: picture, manifest, shard, settings, weights, reader, body. An input may be refused with the errors that are
-meant for it and with nothing else; it may take 10 seconds and 2 GB, write no file, and name none outside its folder.
-What breaks one of these is left as `crash-...` beside the corpus folder.
+Targets: picture, manifest, shard, settings, weights, reader, about, body. An input may be refused with the errors that
+are meant for it and with nothing else; it may take 10 seconds and 2 GB, write no file, and name none outside its
+folder. What breaks one of these is left as `crash-...` beside the corpus folder.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 
 import atheris
+import onnx
 
 with atheris.instrument_imports(include=["recognizer", "starlette.formparsers", "python_multipart", "tarfile", "csv"]):
     import tarfile
@@ -40,6 +41,7 @@ with atheris.instrument_imports(include=["recognizer", "starlette.formparsers", 
 
 FRAMES = (Frame(trim=True), Frame(48, 96, 320))
 FOLDER = Path(tempfile.mkdtemp(prefix="fuzz-"))
+WHOLE = onnx.load(SHIPPED / "tiny.onnx")
 
 
 def picture(data: bytes) -> None:
@@ -89,7 +91,24 @@ def reader(data: bytes) -> None:
     path = FOLDER / "reader.onnx"
     path.write_bytes(data)
     with contextlib.suppress(UserError):
-        Reader(path)
+        look(Reader(path))
+
+
+def look(own: Reader) -> None:
+    """What a reader that was opened must be able to do: see a picture. What its network then says is its own affair."""
+    grey = own.open(Image.new("RGB", (90, 30), "white"))
+    assert grey.shape[0] == own.frame.height
+    with contextlib.suppress(Exception):  # ONNX Runtime's, of a network that contradicts itself
+        own.read([grey])
+
+
+def about(data: bytes) -> None:
+    """A reader whose network is whole and whose description is not."""
+    onnx.helper.set_model_props(WHOLE, {"lookalike": data.decode("utf-8", "replace")})
+    path = FOLDER / "about.onnx"
+    path.write_bytes(WHOLE.SerializeToString())
+    with contextlib.suppress(UserError):
+        look(Reader(path))
 
 
 def body(data: bytes) -> None:
@@ -105,7 +124,7 @@ def body(data: bytes) -> None:
 
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
-    f.__name__: f for f in (picture, manifest, shard, settings, weights, reader, body)
+    f.__name__: f for f in (picture, manifest, shard, settings, weights, reader, about, body)
 }
 
 
@@ -133,6 +152,8 @@ def seeds(target: str) -> list[bytes]:
         return [b'batch = 32\nloss = "ctc"\n[vary]\nscale = 0.1\n', b"learning_rate = 1e-3\nframe.trim = false\n"]
     if target == "weights":
         return [(SHIPPED / "tiny.safetensors").read_bytes()]
+    if target == "about":
+        return [next(p.value for p in WHOLE.metadata_props if p.key == "lookalike").encode()]
     if target == "reader":
         return [(SHIPPED / "tiny.onnx").read_bytes()]
     form = b'--x\r\nContent-Disposition: form-data; name="a"; filename="b.png"\r\n\r\nzz\r\n--x--\r\n'

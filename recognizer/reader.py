@@ -9,7 +9,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnxruntime
@@ -81,7 +81,7 @@ class Reader:
         except Exception as error:  # ONNX Runtime raises its own types, all below Exception
             line = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise UserError(f"{path} is no reader's ONNX file: {line}") from None
-        self.about: Mapping[str, Any] = about
+        self.path, self.about = path, cast("Mapping[str, Any]", about)
         self._max_pixels = max_pixels
 
     def open(self, source: bytes | Path | Image.Image) -> Grey:

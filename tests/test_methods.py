@@ -533,3 +533,15 @@ def test_an_option_that_would_do_nothing_is_refused(words: list[str], said: str,
     write_requests([Request("12", 0, 60, 30)], tmp_path / "requests")
     line = refusal(augment("synthesize", *(w.format(**places) for w in words), "--out", tmp_path / "out"))
     assert said in line and not (tmp_path / "out").exists()
+
+
+def test_a_sheet_shows_where_characters_are_found(tmp_path: Path) -> None:
+    synthesize("render", {"difficulty": 0.1}, requests_for_texts(["AB3", "7K2"], (96, 32), 0), tmp_path / "data")
+    for words in ([], ["--borders"]):
+        out = tmp_path / f"sheet{len(words)}.png"
+        ended = augment("sheet", tmp_path / "data", "--out", out, "--height", 32, *words)
+        assert ended.status == 0, ended.err
+    plain, lined = (np.asarray(Image.open(tmp_path / f"sheet{n}.png").convert("RGB"), int) for n in (0, 1))
+    assert plain.shape == lined.shape
+    marks = (lined == Image.new("RGB", (1, 1), WRONG).getpixel((0, 0))).all(2) & (plain != lined).any(2)
+    assert (marks.sum(0) >= 32).sum() in range(6, 9), "four borders of each picture, from top to bottom"
