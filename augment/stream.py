@@ -22,7 +22,7 @@ from augment.methods.render import Render, RenderSettings
 from augment.style import Dice
 from recognizer.charset import NAMED, Charset
 from recognizer.errors import UserError
-from recognizer.images import Frame, text_parts
+from recognizer.images import Frame, grey_of, text_parts
 from recognizer.settings import Settings, make
 from recognizer.training.batches import Batch, normalised
 
@@ -113,9 +113,12 @@ class Stream:
         pictures = torch.empty(len(texts), 1, size[1], size[0], device=device)
         if whole := [row for row in range(len(texts)) if row not in cut and row not in packaged]:
             pictures[whole] = _resized(drawn[whole], size)
-        for row in sorted(cut | packaged.keys()):
-            own = packaged[row].to(device) if row in packaged else drawn[row, None]
-            pictures[row] = (_text_of(own, size) if row in cut else _resized(own, size))[0]
+        if parts := sorted(cut - packaged.keys()):
+            for row, part in zip(parts, _texts_of(drawn[parts], size), strict=True):
+                pictures[row] = part
+        for row, own in packaged.items():
+            own = own.to(device)
+            pictures[row] = _texts_of(own, size)[0] if row in cut else _resized(own, size)[0]
         targets = torch.zeros(len(texts), max(lengths), dtype=torch.long)
         for row, text in zip(targets, texts, strict=True):
             row[: len(text)] = torch.tensor(self._charset.encode(text))
@@ -142,17 +145,22 @@ class Stream:
                 (picture,) = Captcha(make(CaptchaSettings, look)).make([request], [None])
             except UserError:  # a face without one of the characters
                 continue
-            found[row] = torch.from_numpy(np.array(picture.convert("L"))).float()[None, None] / 255
+            found[row] = torch.from_numpy(grey_of(np.array(picture))).float()[None, None] / 255
         return found
 
 
-def _text_of(picture: Tensor, size: tuple[int, int]) -> Tensor:
-    """The part of a picture (1, 1, H, W) in which its text stands, at a size (width, height)."""
-    h, w = picture.shape[2:]
-    small = _resized(picture, (max(round(w * 32 / h), 1), 32))
-    ((x0, y0, x1, y1),) = text_parts((small[0] * 255).round().byte().cpu().numpy()).tolist()
-    left, top = int(x0 * w), int(y0 * h)
-    return _resized(picture[..., top : max(round(y1 * h), top + 1), left : max(round(x1 * w), left + 1)], size)
+def _texts_of(pictures: Tensor, size: tuple[int, int]) -> list[Tensor]:
+    """The part of each picture (N, 1, H, W) in which its text stands, (1, H, W) at a size (width, height). They are
+    looked at together: a GPU is waited for once, and not for each."""
+    h, w = pictures.shape[2:]
+    small = _resized(pictures, (max(round(w * 32 / h), 1), 32))
+    places = text_parts((small[:, 0] * 255).round().byte().cpu().numpy()).tolist()
+    found = []
+    for picture, (x0, y0, x1, y1) in zip(pictures, places, strict=True):
+        left, top = int(x0 * w), int(y0 * h)
+        part = picture[None, :, top : max(round(y1 * h), top + 1), left : max(round(x1 * w), left + 1)]
+        found.append(_resized(part, size)[0])
+    return found
 
 
 def _resized(pictures: Tensor, size: tuple[int, int]) -> Tensor:

@@ -25,6 +25,7 @@ from recognizer.settings import Settings
 class VaeFit(FitSettings):
     """How the autoencoder is trained."""
 
+    steps: int = Field(600, ge=1)  # on 300 pictures five minutes of a core (docs/methods.md)
     learning_rate: float = Field(1e-3, gt=0)
     prior: float = Field(0.002, ge=0)  # weight of the latent's divergence from its prior, nats a latent number
     edges: float = Field(1.0, ge=0)  # weight of differences between neighbouring pixels

@@ -5,7 +5,8 @@
 
 First how many pictures a second are rendered here, then how many are trained on, and from that a run of as many as the
 minutes hold. OUT gets weights.safetensors, reader.onnx, metrics.jsonl and figures.json (with the exact match on each
-DIR, read without having been trained on it). On a CPU it does the same, slowly: --minutes 1 tries it.
+DIR, read without having been trained on it). `--from OUT/weights.safetensors --seed N` goes on from an OUT of before,
+with other pictures. On a CPU it does the same, slowly: --minutes 1 tries it.
 """
 
 from __future__ import annotations
@@ -52,8 +53,8 @@ def train(out: Path, pictures: int, batch: int, given: argparse.Namespace, valid
     words = [
         "train", "--config", str(CONFIG), "--size", given.size, "--pictures", str(pictures), "--batch", str(batch),
         "--validation", str(validation), "--out", str(out), "--learning-rate", str(given.learning_rate),
-        "--from", "nothing", "--tracker", "none", "--set", f"stream_settings.fonts={json.dumps(fonts)}",
-        "--set", f"frame.min_width={4 * SIZES[given.size].height}",
+        "--seed", str(given.seed), "--from", str(given.start or "nothing"), "--tracker", "none",
+        "--set", f"stream_settings.fonts={json.dumps(fonts)}", "--set", f"frame.min_width={4 * SIZES[given.size].height}",
         *(["--set", "validations=4"] if pictures < 1e5 else []),
     ]  # fmt: skip
     subprocess.run([sys.executable, "-m", "recognizer.cli", *words], check=True)
@@ -73,6 +74,8 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=8)
     parser.add_argument("--batch", type=int, default=512)
     parser.add_argument("--learning-rate", type=float, default=4e-3)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--from", dest="start", type=Path)
     parser.add_argument("--fonts", type=Path)
     parser.add_argument("--data", type=Path, action="append", default=[])
     parser.add_argument("--out", type=Path, required=True)
