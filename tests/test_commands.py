@@ -519,6 +519,11 @@ def test_an_installed_reader_is_not_written_over(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_a_reader_where_weights_are_wanted_is_told_from_them(trained: Trained, drawn: Path) -> None:
+    ended = recognizer("evaluate", "--model", trained.run / "reader.onnx", "--data", drawn / "eight")
+    assert "here its weights are wanted: a run's folder" in refusal(ended)
+
+
 def test_a_constraint_that_no_picture_can_show_is_refused(trained: Trained, pictures: list[Path]) -> None:
     line = refusal(recognizer("predict", "--model", trained.run, "--length", "500", pictures[0]))
     assert "ask for shorter text" in line

@@ -54,7 +54,8 @@ def train(out: Path, pictures: int, batch: int, given: argparse.Namespace, valid
         "train", "--config", str(CONFIG), "--size", given.size, "--pictures", str(pictures), "--batch", str(batch),
         "--validation", str(validation), "--out", str(out), "--learning-rate", str(given.learning_rate),
         "--seed", str(given.seed), "--from", str(given.start or "nothing"), "--tracker", "none",
-        "--set", f"stream_settings.fonts={json.dumps(fonts)}", "--set", f"frame.min_width={4 * SIZES[given.size].height}",
+        "--set", f"stream_settings.fonts={json.dumps(fonts)}",
+        "--set", f"frame.min_width={4 * SIZES[given.size].height}",
         *(["--set", "validations=4"] if pictures < 1e5 else []),
     ]  # fmt: skip
     subprocess.run([sys.executable, "-m", "recognizer.cli", *words], check=True)

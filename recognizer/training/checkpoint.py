@@ -91,6 +91,8 @@ def find_weights(path: Path) -> Path:
         path = path / "weights.safetensors"
     if not path.is_file():
         raise UserError(f"{path}: no such weights file; give a run's folder or its weights.safetensors")
+    if path.suffix == ".onnx":
+        raise UserError(f"{path} is a reader for predict, serve and bench; here its weights are wanted: a run's folder")
     return path
 
 
