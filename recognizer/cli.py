@@ -472,7 +472,7 @@ def _ranked(row: Row) -> list[tuple[str, float]]:
 def check(
     data: Annotated[list[Path], typer.Argument(help="Labelled pictures.")],
     charset: Annotated[str | None, typer.Option(help="Characters that labels may hold.")] = None,
-    height: Annotated[int, typer.Option(help="The reader's height in pixels.", min=8)] = 32,
+    height: Annotated[int, typer.Option(help="The reader's height in pixels.", min=8, max=1024)] = 32,
     label_pattern: Pattern = None,
     max_pixels: MaxPixels = 16_000_000,
 ) -> None:
