@@ -208,7 +208,7 @@ def test_controls_are_added_to_a_finished_run(whole: Path, drawn: Path) -> None:
         (["--data", "{scheme}", "--out", "{new}", "--limit", "8", "--folds", "5"], "too few for 5 folds"),
         (["--data", "{scheme}", "--out", "{whole}"], "was begun with other settings"),
         (["--resume", "{new}"], "is no practice run"),
-        (["--data", "{scheme}", "--test", "{scheme}", "--out", "{new}"], "are among those to train on: give others"),
+        (["--data", "{scheme}", "--test", "{scheme}", "--out", "{new}"], "are among those to train on, as 000"),
         (["--data", "{scheme}", "--out", "{new}", "--set", "reader.seed=3"], "reader.seed: the run gives its readers"),
         (["--data", "{scheme}", "--out", "{new}", "--set", 'reader.unlabelled=["x"]'], "recognizer train --unlabelled"),
         (["--data", "{scheme}", "--out", "{new}", "--controls", "random"], "controls are read on test pictures"),
