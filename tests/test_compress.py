@@ -164,8 +164,8 @@ def test_labels_in_another_case_than_the_pictures_are_taught_in_theirs(tmp_path:
     read = [r.text for r in readings_of(taught.numpy(), pictures.charset)]
     assert read == [s.text for s in pictures.samples[:8]]
     ended = recognizer(
-        "compress", "distill", "--teacher", "tiny", "--data", tmp_path / "lower", "--unlabelled", folder, "--out",
-        tmp_path / "out", "--pictures", 64, *SHORT[2:],
+        "compress", "distill", "--teacher", "tiny", "--data", tmp_path / "lower", "--unlabelled",
+        draw_folder(tmp_path / "more", texts, 4), "--out", tmp_path / "out", "--pictures", 64, *SHORT[2:],
     )  # fmt: skip
     assert ended.status == 0, ended.err
     assert "cannot be used" not in ended.err
