@@ -165,11 +165,14 @@ def test_labels_in_another_case_than_the_pictures_are_taught_in_theirs(tmp_path:
     assert read == [s.text for s in pictures.samples[:8]]
     ended = recognizer(
         "compress", "distill", "--teacher", "tiny", "--data", tmp_path / "lower", "--unlabelled",
-        draw_folder(tmp_path / "more", texts, 4), "--out", tmp_path / "out", "--pictures", 64, *SHORT[2:],
+        draw_folder(tmp_path / "more", texts, 7), "--out", tmp_path / "out", "--pictures", 64, *SHORT[2:],
     )  # fmt: skip
     assert ended.status == 0, ended.err
     assert "cannot be used" not in ended.err
-    assert [s.text for s in read_manifest(tmp_path / "out" / "read")] == [t.lower() for t in texts]
+    read = {Path(str(s.meta["source"])).name: s.text for s in read_manifest(tmp_path / "out" / "read")}
+    shown = {s.path.name: s.text.lower() for s in read_manifest(tmp_path / "more")}
+    right = sum(shown[name] == text for name, text in read.items())
+    assert len(read) >= 20 and right >= 0.9 * len(read), "in the labels' case"
 
 
 def test_a_pruned_reader_is_smaller_and_still_reads(trained: Trained, folder: Path, tmp_path: Path) -> None:
