@@ -19,7 +19,7 @@ from augment.fidelity import doubts
 from augment.likeness import coverage, features_of, frechet
 from augment.method import Request, sources_of
 from augment.synthesize import answered_by, random_texts, requests_for_sources
-from pipelines.run import Judges, Run, fitted, make_and_judge, read
+from pipelines.run import NEVER, Judges, Run, fitted, make_and_judge, read
 from recognizer.charset import Charset
 from recognizer.errors import UserError
 from recognizer.progress import Alone, say
@@ -51,7 +51,7 @@ class Arms:
         return run.training(
             self.folder(name) / f"seed-{seed}", run.out / "data" / "train", run.settings.seed + seed,
             with_synthetic=[] if name == NONE else [str(made)], synthetic_share=run.settings.made_share,
-            patience=1_000_000,  # none stops early: equal compute
+            patience=NEVER,
         )  # fmt: skip
 
     def trainings(self, names: Sequence[str]) -> list[Training]:
@@ -160,7 +160,7 @@ def plain_requests(
     held = {c for s in run.train for c in s.text}
     characters = Charset.of(["".join(sorted(held if known is None else held & set(known)))])
     drawn = [Request(random_texts(characters, [len(r.text)], 1, r.seed)[0], r.seed, r.width, r.height) for r in varied]
-    return answered_by(name, settings, varied, drawn, sources_of(manifest), run.ledger["prepare"]["known_as"])
+    return answered_by(name, settings, varied, drawn, sources_of(manifest), run.known_as)
 
 
 def difference_rows(right: Mapping[str, NDArray[np.bool_]], against: Sequence[str]) -> list[dict[str, Any]]:

@@ -265,21 +265,20 @@ def in_words(settings: ForecastSettings, ledger: Ledger, law: Law) -> str:
     # more than was tried, as that did not reach it; and no number that far beyond it is known
     needed = [max(n, most) for n in law.needed(settings.target)]
     likely, fewest, largest = (n if n <= FURTHEST * most else math.inf for n in needed)
+    asked = f"{100 * settings.target:g} %"
     if now >= settings.target:
-        lines.append(f"{most:,} labels reach {100 * settings.target:g} % already.")
+        lines.append(f"{most:,} labels reach {asked} already.")
     elif math.isinf(needed[1]):
-        lines.append(
-            f"No number of labels like these reaches {100 * settings.target:g} %, as far as these trainings tell."
-        )
+        lines.append(f"No number of labels like these reaches {asked}, as far as these trainings tell.")
     elif math.isinf(fewest):
-        lines.append(f"To reach {100 * settings.target:g} % you need more than {_rounded(FURTHEST * most)} labels.")
+        lines.append(f"To reach {asked} you need more than {_rounded(FURTHEST * most)} labels.")
     else:
         about = f"about {_rounded(likely)}" if math.isfinite(likely) else "more than can be told"
         bound = (
             f"{_rounded(fewest)} to {_rounded(largest)}" if math.isfinite(largest) else f"{_rounded(fewest)} or more"
         )
         beyond = " (beyond ten times what was tried, a guess)" if likely > 10 * most else ""
-        lines.append(f"To reach {100 * settings.target:g} % you need {about} labels ({bound}){beyond}.")
+        lines.append(f"To reach {asked} you need {about} labels ({bound}){beyond}.")
     level, slope, floor = law.best
     lines.append(
         f"Law: error = {level:.3g} (labels / {law.middle:.0f})^-{slope:.2f} + {floor:.3g}. Intervals are 95 %, of "

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from pipelines.compare import test_samples
 from pipelines.ledger import Ledger, locked
-from pipelines.run import DataSettings, jobs_of, open_run, tell_leaks
+from pipelines.run import NEVER, DataSettings, jobs_of, open_run, tell_leaks
 from recognizer.charset import Charset
 from recognizer.errors import UserError
 from recognizer.images import MAX_PIXELS, Frame
@@ -132,7 +132,7 @@ def long_tailed(samples: Sequence[Sample], tail: float, seed: int) -> list[Sampl
 def _training(settings: LossSettings, out: Path, ledger: Ledger, part: str, arm: str, seed: int) -> Training:
     values = {
         "threads": 1, "tracker": "none", "charset": ledger["prepare"]["charset"], "start": settings.start,
-        "pictures": settings.pictures, "patience": 1_000_000, **settings.reader, "head": "fixed",
+        "pictures": settings.pictures, "patience": NEVER, **settings.reader, "head": "fixed",
         "data": [str(out / "data" / part)], "seed": settings.seed + seed, **settings.arms()[arm],
     }  # fmt: skip
     folder = out / part.replace(" ", "-") / arm.replace(", ", "-") / f"seed-{seed}"

@@ -34,6 +34,7 @@ from pipelines.arms import NONE, Arms, difference_rows, difference_table
 from pipelines.ledger import Entry, Ledger, locked
 from pipelines.portfolio import PARTS, Earned, earned, shared, weighed
 from pipelines.run import (
+    NEVER,
     Judges,
     Run,
     RunSettings,
@@ -173,7 +174,7 @@ def round_training(
         pictures=max(1, round(base.pictures_for(len(run.train)) * settings.round_share * share)),
         learning_rate=base.rate(find_start(settings.start, base.size)[0] is None) * settings.round_rate,
         average=settings.average, synthetic_share=settings.made_share,
-        patience=1_000_000,  # none stops early: pupil and control take equal compute
+        patience=NEVER,
     )  # fmt: skip
 
 
@@ -246,7 +247,7 @@ def make_part(
             say(Alone(), f"  {error}: practice goes on without it")
             methods[name] = NOTHING_MADE
             continue
-        asked = answered_by(name, own, vary, draw, sources_of(manifest), run.ledger["prepare"]["known_as"])
+        asked = answered_by(name, own, vary, draw, sources_of(manifest), run.known_as)
         asked = [r for r in asked if known is None or set(r.text) <= set(known)]
         if not asked:
             methods[name] = NOTHING_MADE

@@ -115,7 +115,7 @@ class PracticeRun:
         """Which training was last at work in a step that is not done, and how far it is; nothing where none was."""
         lines = {}
         for file in self.path.glob("**/metrics.jsonl"):
-            if not (file.parent / "scores.json").exists():
+            if not any((file.parent / done).exists() for done in ("scores.json", "generator.safetensors")):
                 lines[file] = file.stat().st_mtime
         if not lines:
             return ""
@@ -140,7 +140,9 @@ class PracticeRun:
             found["control"] = self.steps[f"round {self.rounds[-1]}"]["control"]
             found["after"] = self.steps[f"round {self.rounds[-1]}"]["pupil"]
         if "chosen" in self.steps:
-            found["after"], found["control"] = (self.steps["chosen"][k] for k in ("validation", "control_validation"))
+            chosen = self.steps["chosen"]
+            found["after"] = chosen["validation"]
+            found["control"] = chosen.get("control_validation", found["control"])
         return "validation", found
 
 

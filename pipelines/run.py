@@ -79,6 +79,7 @@ class RunSettings(DataSettings):
 
 
 S = TypeVar("S", bound=DataSettings)
+NEVER = 1_000_000  # validations to wait for a better one: no training stops early where compute must be equal
 # settings of `recognizer train` that a run gives its readers itself, and how it is told
 OWN = {
     "data": "--data", "validation": "--validation", "limit": "--limit", "label_pattern": "--label-pattern",
@@ -101,6 +102,11 @@ class Run:
     @property
     def jobs(self) -> int:
         return jobs_of(self.settings)
+
+    @property
+    def known_as(self) -> dict[str, str]:
+        """The letters that pictures show in another case than their labels have, as far as the ledger tells."""
+        return dict(self.ledger["prepare"].get("known_as", {}))
 
     def training(self, out: Path, data: Path, seed: int, **changed: Any) -> Training:
         """A training of this run, from the run's start unless told otherwise."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from recognizer.errors import MOST_THREADS, UserError, one_line_errors
+from recognizer.errors import MOST_THREADS, UserError, one_line_errors, see_writable
 
 if TYPE_CHECKING:
     from recognizer.decode import Constraint
@@ -180,8 +180,7 @@ def evaluate(
 ) -> None:
     """Read labelled pictures and say how well: exact match, character error rate, confusions."""
     path = out or Path("readings.jsonl")
-    if path.is_dir() or not path.absolute().parent.is_dir():  # before the work, not after it
-        raise UserError(f"--out {path}: {'that is a folder' if path.is_dir() else 'its folder is not there'}")
+    see_writable("--out", path)
     import torch
     from accelerate import Accelerator
 
@@ -793,8 +792,8 @@ def diagnose(
     from recognizer.reader import Reader
     from recognizer.samples import merge, problem_table, read_manifest
 
-    if report is not None and (report.is_dir() or not report.parent.is_dir()):
-        raise UserError(f"--report {report}: name a file in a folder that exists")
+    if report is not None:
+        see_writable("--report", report)
     manifest = merge([read_manifest(path, label_pattern) for path in data])
     if limit:
         manifest = manifest.first(limit)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 MOST_THREADS = 256  # that may be asked for: ten thousand take all memory before the first picture is read
 EXTRA_OF = {
@@ -22,6 +23,17 @@ class UserError(Exception):
 
 class Stopped(Exception):
     """The user pressed Ctrl-C and everything so far is kept. One line: how to go on."""
+
+
+def see_writable(option: str, file: Path) -> None:
+    """See that a file can be put where an option says, before the work for it is done.
+
+    Raises:
+        UserError: a folder is there, or none to put it in.
+    """
+    if file.is_dir() or not file.absolute().parent.is_dir():
+        why = "that is a folder" if file.is_dir() else "its folder is not there"
+        raise UserError(f"{option} {file}: name a file; {why}")
 
 
 @contextmanager

@@ -255,7 +255,7 @@ def normalise(grey: NDArray[np.uint8]) -> NDArray[np.float32]:
     spread = np.maximum(x.std(axis=(-2, -1), keepdims=True), 8.0)
     flat = grey.reshape(*grey.shape[:-2], -1)
     n = flat.shape[-1]
-    sorted_there = np.partition(flat, ((n - 1) // 2, n // 2), axis=-1)  # the middle of bytes, which sort sooner
-    middle = sorted_there[..., [(n - 1) // 2, n // 2]].astype(np.float32).mean(-1)[..., None, None]
+    two = [(n - 1) // 2, n // 2]  # the median's, of bytes, which sort sooner
+    middle = np.partition(flat, two, axis=-1)[..., two].astype(np.float32).mean(-1)[..., None, None]
     turned = np.where(middle < mean, -1, 1).astype(np.float32)
     return np.asarray((x - mean) * (turned / spread), dtype=np.float32)

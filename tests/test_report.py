@@ -346,6 +346,18 @@ def test_a_run_at_any_stage_is_reported(run: Path, done: int, capsys: pytest.Cap
     assert (run / "ledger.jsonl").read_bytes() == cut, "a report must not touch a ledger that is being written"
 
 
+def test_a_run_from_before_a_fact_was_told_is_reported(run: Path) -> None:
+    entries = [json.loads(line) for line in (run / "ledger.jsonl").read_text().splitlines()]
+    old = [
+        {k: v for k, v in e.items() if k not in ("control_validation", "leaks")} for e in entries if e["step"] != "test"
+    ]
+    controls = {"names": ["third"], "practised": 4, "rows": [], "against": [], "n": 4}
+    old += [{"step": step, **controls} for step in ("controls trained", "controls")]
+    (run / "ledger.jsonl").write_text("".join(json.dumps(e) + "\n" for e in old))
+    (run / "settings.toml").write_text("seeds = 3\nfold_case = false\n" + (run / "settings.toml").read_text())
+    assert "What practice added, by its controls" in page_of(run).text
+
+
 def test_status_tells_whether_a_process_is_at_it_and_which_controls_lack(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

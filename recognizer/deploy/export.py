@@ -21,7 +21,7 @@ from onnx import numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
 from torch import Tensor, nn
 
-from recognizer.errors import UserError
+from recognizer.errors import UserError, see_writable
 from recognizer.images import WIDTH_STEP, Grey, PictureError, normalise, open_picture
 from recognizer.reader import SHIPPED, Reader
 from recognizer.samples import Sample
@@ -66,8 +66,8 @@ def export(
         out = find_weights(weights).with_name("reader.onnx")
         if out.parent.resolve() == SHIPPED.resolve():
             raise UserError(f"{weights} is a reader that is installed: say where its file goes, --out FILE.onnx")
-    elif out.is_dir() or not out.absolute().parent.is_dir():
-        raise UserError(f"--out {out}: {'that is a folder' if out.is_dir() else 'its folder is not there'}")
+    else:
+        see_writable("--out", out)
     module = Reading(build(state, description), description.head).eval()
     model = graph_of(module, description)
     about = {
