@@ -42,7 +42,7 @@ def penalty(
     """The mean of (|gradient| - 1)^2 between real and made pictures under their layouts, and the gradients' norms."""
     share = torch.rand(len(real), 1, 1, 1, device=real.device, dtype=real.dtype)
     between = torch.lerp(real, fake, share).requires_grad_(True)
-    score = critic(between, canvas.characters, canvas.within)
+    score = critic(between, canvas.characters, canvas.within).float()
     (gradient,) = torch.autograd.grad(score.sum(), between, create_graph=True)
     norms = gradient.flatten(1).norm(dim=1)
     return ((norms - 1) ** 2).mean(), norms
@@ -101,10 +101,13 @@ class GanLearning:
             real, fake = augmented(canvas.pictures, numbers), augmented(fake, numbers)
             others = augmented(swapped(canvas).pictures, numbers)
             characters, within = canvas.characters.repeat(3, 1), canvas.within.repeat(3, 1)
-            on_real, on_fake, on_other = self.critic(torch.cat([real, fake, others]), characters, within).chunk(3)
+            with accelerator.autocast():
+                scores = self.critic(torch.cat([real, fake, others]), characters, within)
+            on_real, on_fake, on_other = scores.float().chunk(3)
             if self.wasserstein:
                 estimate = on_real.mean() - (on_fake.mean() + s.mismatch * on_other.mean()) / (1 + s.mismatch)
-                towards, norms = penalty(self.critic, real, fake, canvas)
+                with accelerator.autocast():
+                    towards, norms = penalty(self.critic, real, fake, canvas)
                 loss = -estimate + s.penalty * towards
                 figures = {"estimate": estimate.item(), "penalty": towards.item(), "gradient": norms.mean().item()}
             else:
@@ -116,8 +119,8 @@ class GanLearning:
         canvas = batch(s.critic_steps)
         with accelerator.autocast():
             fake = self.sample(self.generator, canvas)
-        seen = augmented(fake, torch.rand(len(fake), 6, device=fake.device))
-        score = self.critic(seen, canvas.characters, canvas.within)
+            seen = augmented(fake, torch.rand(len(fake), 6, device=fake.device))
+            score = self.critic(seen, canvas.characters, canvas.within).float()
         adversarial = -score.mean() if self.wasserstein else F.softplus(-score).mean()
         (pull,) = torch.autograd.grad(adversarial, fake, retain_graph=True)
         reading, _ = self.judge(fake, canvas)
