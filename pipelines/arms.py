@@ -19,7 +19,9 @@ from augment.fidelity import doubts
 from augment.likeness import coverage, features_of, frechet
 from augment.method import Request, sources_of
 from augment.synthesize import answered_by, random_texts, requests_for_sources
+from pipelines.portfolio import UNLABELLED
 from pipelines.run import NEVER, Judges, Run, fitted, make_and_judge, read
+from pipelines.unlabelled import take
 from recognizer.charset import Charset
 from recognizer.errors import UserError
 from recognizer.progress import Alone, say
@@ -74,6 +76,13 @@ class Arms:
         refused: Counter[str] = Counter()
         passed, right, seconds = 0, 0.0, 0.0
         for method, count in wanted.items():
+            if method == UNLABELLED:
+                taken, facts = take(run, count, [reader, *judges.readers], run.settings.seed, hard=False)
+                made, kept, passed = made + taken, kept + taken, passed + len(taken)
+                refused.update(facts["refused"])
+                right, seconds = right + facts["read_right"] * len(taken), seconds + facts["seconds"]
+                say(Alone(), f"  {method}: {len(taken)} of {count} taken, {facts['sure']} are read surely")
+                continue
             own, known = fitted(run, method, reader)
             mine: list[Sample] = []
             drawn = 0

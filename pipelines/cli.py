@@ -24,6 +24,10 @@ Resume = Annotated[Path | None, typer.Option(help="Go on with this run.")]
 Start = Annotated[
     str | None, typer.Option("--from", help="Weights or run to start from, or 'nothing'; else the default reader.")
 ]
+Unlabelled = Annotated[
+    list[Path] | None,
+    typer.Option(help="Pictures without labels, of which sure readings are practised as well; repeatable."),
+]
 Limit = Annotated[int | None, typer.Option(help="Use only the first so many samples.")]
 Jobs = Annotated[int | None, typer.Option(help="Trainings beside each other; else one a processor.")]
 Seed = Annotated[int | None, typer.Option(help="Of everything random.")]
@@ -47,6 +51,7 @@ def run(
     resume: Resume = None,
     validation: Annotated[Path | None, typer.Option(help="Labelled pictures to validate on; else a quarter.")] = None,
     test: Annotated[Path | None, typer.Option(help="Labelled pictures that are read once, at the end.")] = None,
+    unlabelled: Unlabelled = None,
     start: Start = None,
     methods: Annotated[str | None, typer.Option(help="Methods that make pictures, with commas.")] = None,
     rounds: Annotated[int | None, typer.Option(help="At most so many rounds; 3.")] = None,
@@ -70,7 +75,8 @@ def run(
 
     settings, out = _asked(
         PracticeSettings, "practice run", "practise", resume, out, config, sets,
-        data=data, validation=validation, test=test, start=start, methods=methods and methods.split(","),
+        data=data, validation=validation, test=test, unlabelled=unlabelled or None, start=start,
+        methods=methods and methods.split(","),
         rounds=rounds, folds=folds, controls=controls and controls.split(","), seeds=seeds, pictures=pictures,
         limit=limit, jobs=jobs, seed=seed, label_pattern=label_pattern,
     )  # fmt: skip
@@ -88,6 +94,7 @@ def compare(
     out: Out = None,
     resume: Resume = None,
     methods: Annotated[str | None, typer.Option(help="Methods, with commas; 'none' is real pictures alone.")] = None,
+    unlabelled: Unlabelled = None,
     losses: Annotated[bool, typer.Option("--losses", help="Compare losses of a fixed-length head instead.")] = False,
     seeds: Annotated[int | None, typer.Option(help="Trainings of each method; 3.")] = None,
     start: Start = None,
@@ -107,8 +114,8 @@ def compare(
     if losses:
         from pipelines.losses import LossSettings, compare_losses
 
-        if methods:
-            raise UserError("--losses compares losses: leave --methods out")
+        if methods or unlabelled:
+            raise UserError(f"--losses compares losses: leave --{'methods' if methods else 'unlabelled'} out")
         told, out = _asked(
             LossSettings, "comparison of losses", "train", resume, out, config, sets, data=data, test=test, seeds=seeds,
             start=start, pictures=pictures, limit=limit, jobs=jobs, seed=seed, label_pattern=label_pattern,
@@ -118,8 +125,8 @@ def compare(
         return
     settings, out = _asked(
         CompareSettings, "comparison", "train", resume, out, config, sets,
-        data=data, test=test, methods=methods and methods.split(","), seeds=seeds, start=start, pictures=pictures,
-        limit=limit, jobs=jobs, seed=seed, label_pattern=label_pattern,
+        data=data, test=test, methods=methods and methods.split(","), unlabelled=unlabelled or None, seeds=seeds,
+        start=start, pictures=pictures, limit=limit, jobs=jobs, seed=seed, label_pattern=label_pattern,
     )  # fmt: skip
     run_comparison(settings, out)
     print((out / "table.md").read_text(encoding="utf-8"), end="")
@@ -177,9 +184,9 @@ def _asked(
         raise UserError("say where the run goes: --out RUN")
     if not given.get("data") and config is None:
         raise UserError(f"say what to {to} on: --data DIR")
-    for name in ("data", "validation", "test"):
+    for name in ("data", "unlabelled", "validation", "test"):
         if name in given:
-            given[name] = [str(path) for path in given[name]] if name == "data" else str(given[name])
+            given[name] = [str(p) for p in given[name]] if isinstance(given[name], list) else str(given[name])
     return load(cls, config, given, sets or ()), out
 
 

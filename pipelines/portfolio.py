@@ -14,6 +14,7 @@ import numpy as np
 
 from recognizer.readings import Reading
 
+UNLABELLED = "unlabelled"  # what pictures without labels are called beside methods
 PARTS = ("even", "earned")  # of a round's pictures, in the order in which they are made
 MOST = 5.0  # nats of one picture that count, at most
 SURELY = 3.0  # standard errors that count in one round, at most

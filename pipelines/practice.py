@@ -32,7 +32,7 @@ from augment.mining import by_look, mine, plan, write_mined
 from augment.synthesize import answered_by
 from pipelines.arms import NONE, Arms, difference_rows, difference_table
 from pipelines.ledger import Entry, Ledger, locked
-from pipelines.portfolio import PARTS, Earned, earned, shared, weighed
+from pipelines.portfolio import PARTS, UNLABELLED, Earned, earned, shared, weighed
 from pipelines.run import (
     NEVER,
     Judges,
@@ -49,6 +49,7 @@ from pipelines.run import (
     scores_of,
     write_trusted,
 )
+from pipelines.unlabelled import take
 from recognizer.deploy.export import export
 from recognizer.errors import UserError
 from recognizer.progress import Alone, say
@@ -204,13 +205,13 @@ def mine_and_make(
 
     several, parts = len(names) > 1, [f"{step} {part}" for part in PARTS]
     even = shared(round(count * settings.even) if several else count, dict.fromkeys(names, 1.0))
-    make_part(run, parts[0], folder / PARTS[0], even, plans, judges)
+    make_part(run, parts[0], folder / PARTS[0], even, plans, best, judges)
     weights = dict.fromkeys(names, 1.0)
     if several:
         weights = try_methods(run, settings, number, folder, best)
         start = sum(even.values())
         rest = tuple(requests[start:] for requests in plans)
-        make_part(run, parts[1], folder / PARTS[1], shared(count - start, weights), rest, judges)
+        make_part(run, parts[1], folder / PARTS[1], shared(count - start, weights), rest, best, judges)
     kept = [s for part in PARTS for path in sorted((folder / part / "kept").glob("*")) for s in read_manifest(path)]
     if not kept:
         raise UserError(f"round {number}: no made picture was kept; look at {folder}")
@@ -226,10 +227,11 @@ def mine_and_make(
 
 
 def make_part(
-    run: Run, step: str, folder: Path, counts: Mapping[str, int], plans: Sequence[Sequence[Request]], judges: Judges
-) -> None:
+    run: Run, step: str, folder: Path, counts: Mapping[str, int], plans: Sequence[Sequence[Request]], best: Path,
+    judges: Judges,
+) -> None:  # fmt: skip
     """Make so many pictures by each method, from plans that begin with what these methods answer; the faithful go to
-    `folder/kept/METHOD`."""
+    `folder/kept/METHOD`. What `best` reads in pictures without labels is judged by the others."""
     if step in run.ledger:
         return
     shutil.rmtree(folder, ignore_errors=True)
@@ -241,6 +243,14 @@ def make_part(
     for name, count in counts.items():
         vary, draw = (requests[first : first + count] for requests in plans)
         first += count
+        if name == UNLABELLED:
+            seed, readers = vary[0].seed if vary else 0, [best, *judges.readers]
+            taken = {s.meta["found"] for path in run.out.glob(f"round-*/*/kept/{name}") for s in read_manifest(path)}
+            found, methods[name] = take(run, count, readers, seed, taken)
+            if found:
+                write_folder(found, folder / "kept" / name)
+            say(Alone(), f"  {name}: {len(found)} of {count} taken, {methods[name]['sure']} are read surely")
+            continue
         try:
             own, known = fitted(run, name, run.out / "baseline")
         except UserError as error:  # one method must not cost a run the others
@@ -317,7 +327,10 @@ def fold_readers(run: Run, settings: PracticeSettings, number: int, kept: Sequen
         if not made.exists():
             # what a learned method makes has strokes of all training pictures in it, those of this fold as well
             others = [
-                s for path in kept for s in read_manifest(path) if s.meta.get("source") not in names and not learned(s)
+                s
+                for path in kept
+                for s in read_manifest(path)
+                if s.meta.get("method") == UNLABELLED or (s.meta.get("source") not in names and not learned(s))
             ]
             write_folder(others, made)
         out = run.out / "folds" / f"fold-{k}-round-{number}"

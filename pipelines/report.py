@@ -24,7 +24,7 @@ from rich.table import Table
 
 from augment.fidelity import REFUSALS
 from pipelines.ledger import Entry
-from pipelines.portfolio import PARTS
+from pipelines.portfolio import PARTS, UNLABELLED
 from recognizer.data.pages import Piece, Tile, embedded, percent, pieces_of, read_pieces, templates, tile_of, write_page
 from recognizer.errors import UserError
 from recognizer.journal import locked as held
@@ -493,7 +493,8 @@ def _drawn_tile(sample: Sample, text: str, wanted: str) -> Tile:
     if _is_pair(sample, text):
         marks = [a != b for a, b in zip(sample.text, text, strict=True)]
         return tile_of(sample, pieces_of(sample.text, marks), f"{method}, contrast pair", f", drawn by {method}")
-    return tile_of(sample, pieces_of(sample.text, [c in wanted for c in sample.text]), method, f", drawn by {method}")
+    how = ", found among the unlabelled" if method == UNLABELLED else f", drawn by {method}"
+    return tile_of(sample, pieces_of(sample.text, [c in wanted for c in sample.text]), method, how)
 
 
 def _refused(folder: Path, methods: Iterable[str]) -> list[Sample]:

@@ -18,7 +18,7 @@ from typing import Any, TypeVar, cast
 
 import torch
 from accelerate import Accelerator
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from augment.fidelity import EASIEST, Band, Judged, band_of, exact_text, judge, near_copies, widened
 from augment.method import Learner, Request, sources_of
@@ -26,6 +26,7 @@ from augment.methods import create, load_class
 from augment.mining import hardness
 from augment.synthesize import synthesize
 from pipelines.ledger import Ledger
+from pipelines.portfolio import UNLABELLED
 from recognizer.charset import Charset
 from recognizer.deploy.export import export
 from recognizer.errors import MOST_THREADS, UserError
@@ -46,6 +47,7 @@ from recognizer.settings import Settings, load, make, to_toml
 from recognizer.training.batches import Pictures
 from recognizer.training.evaluate import default_case, evaluate
 from recognizer.training.folds import folds_of
+from recognizer.training.pseudo import without_labels
 from recognizer.training.side_by_side import Training, die_with_parent
 from recognizer.training.train import TrainSettings, provenance
 
@@ -70,12 +72,23 @@ class RunSettings(DataSettings):
     validation: str | None = None  # else a part of data
     validation_share: float = Field(0.25, gt=0, lt=1)
     methods: tuple[str, ...] = ("captcha", "classical")
+    unlabelled: tuple[str, ...] = ()  # folders of pictures without labels; they join the methods as `UNLABELLED`
+    unlabelled_confidence: float = Field(0.9, gt=0, lt=1)  # of readers together, to take what they read for a label
     folds: int = Field(3, ge=2, le=20)
     # share of real pictures than which made ones must not be easier to a reader out of fold
     easiest: float = Field(EASIEST, ge=0, lt=1)
     made_share: float = Field(0.5, gt=0, le=0.5)  # of each batch
     method: dict[str, dict[str, Any]] = Field({})  # settings of `augment synthesize`, by method
     fit: dict[str, dict[str, Any]] = Field({})  # settings of `augment fit`, by method
+
+    @model_validator(mode="before")
+    @classmethod
+    def _join(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("unlabelled"):
+            methods = values.get("methods", cls.model_fields["methods"].default)
+            if isinstance(methods, list | tuple) and UNLABELLED not in methods:
+                return {**values, "methods": [*methods, UNLABELLED]}
+        return values
 
 
 S = TypeVar("S", bound=DataSettings)
@@ -140,7 +153,9 @@ def check_methods(settings: RunSettings, names: Sequence[str]) -> None:
     Raises:
         UserError: no such method, or a setting that it refuses.
     """
-    for name in names:
+    if UNLABELLED in names and not settings.unlabelled:
+        raise UserError(f"methods: {UNLABELLED} needs pictures without labels: --unlabelled DIR")
+    for name in [name for name in names if name != UNLABELLED]:
         cls: Any = load_class(name)
         values = settings.method.get(name, {})
         if hasattr(cls, "fit"):
@@ -168,7 +183,7 @@ def open_run(settings: S, out: Path, *free: str) -> None:
         for name in settings.reader.keys() & OWN:
             raise UserError(f"reader.{name}: the run gives its readers that itself: {OWN[name]}")
         if unlabelled := [name for name in settings.reader if name.startswith("unlabelled")]:
-            raise UserError(f"reader.{unlabelled[0]}: pictures without labels are for recognizer train --unlabelled")
+            raise UserError(f"reader.{unlabelled[0]}: pictures without labels are a method of the run: --unlabelled")
         make(TrainSettings, {**settings.reader, "data": settings.data}, "reader settings")
         out.mkdir(parents=True, exist_ok=True)
     if before != settings:
@@ -220,6 +235,9 @@ def prepare(settings: RunSettings, out: Path, ledger: Ledger) -> Run:
             "test": tell_leaks(test.samples, [*parts[0], *parts[1]], "test on"),
             "validation": tell_leaks(parts[1], parts[0], "validate on"),
         }
+        loose = []
+        if settings.unlabelled:
+            loose = without_labels(settings.unlabelled, [*whole, *held, *test], Alone())
         shutil.rmtree(data, ignore_errors=True)
         for name, part in zip(("train", "validation"), parts, strict=True):
             write_folder(part, data / name)
@@ -227,10 +245,12 @@ def prepare(settings: RunSettings, out: Path, ledger: Ledger) -> Run:
         folds = folds_of(train, settings.folds, settings.seed)
         for k in range(settings.folds):
             write_folder([s for j, fold in enumerate(folds) if j != k for s in fold], data / f"fold-{k}")
+        if loose:
+            (data / "unlabelled.json").write_text(json.dumps([str(path.resolve()) for path in loose]))
         ledger.record(
             "prepare", train=len(parts[0]), validation=len(parts[1]), test=len(test), charset=charset.characters,
-            problems=len(problems), leaks=leaks, known_as=default_case(parts[0]), provenance=provenance(),
-            seconds=time.monotonic() - began,
+            unlabelled=len(loose), problems=len(problems), leaks=leaks, known_as=default_case(parts[0]),
+            provenance=provenance(), seconds=time.monotonic() - began,
         )  # fmt: skip
     train = read_manifest(data / "train").samples
     return Run(

@@ -210,7 +210,8 @@ def test_controls_are_added_to_a_finished_run(whole: Path, drawn: Path) -> None:
         (["--resume", "{new}"], "is no practice run"),
         (["--data", "{scheme}", "--test", "{scheme}", "--out", "{new}"], "are among those to train on, as 000"),
         (["--data", "{scheme}", "--out", "{new}", "--set", "reader.seed=3"], "reader.seed: the run gives its readers"),
-        (["--data", "{scheme}", "--out", "{new}", "--set", 'reader.unlabelled=["x"]'], "recognizer train --unlabelled"),
+        (["--data", "{scheme}", "--out", "{new}", "--set", 'reader.unlabelled=["x"]'], "a method of the run: --unlabelled"),
+        (["--data", "{scheme}", "--out", "{new}", "--methods", "unlabelled"], "pictures without labels: --unlabelled"),
         (["--data", "{scheme}", "--out", "{new}", "--controls", "random"], "controls are read on test pictures"),
         (["--data", "{scheme}", "--out", "{new}", "--controls", "rndom"], "controls"),
     ],
@@ -228,3 +229,30 @@ def test_a_mistake_is_one_line(
     assert ended.value.code == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert said in lines[-1] and lines[-1].startswith("error: ")
+
+
+def test_pictures_without_labels_are_practised_as_they_are_read(drawn: Path) -> None:
+    write_scheme(drawn / "more", 40, 6, 1)
+    shutil.copytree(drawn / "scheme" / "test", drawn / "more" / "labelled" / "test")  # is never trained on
+    out, loose = drawn / "found", drawn / "more" / "labelled"
+    done = subprocess.run(
+        [*words(drawn, "found"), "--methods", "classical", "--unlabelled", str(loose), "--controls", "random"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    steps = {entry["step"]: entry for entry in facts(out)}
+    assert steps["prepare"]["unlabelled"] == 40
+    own = steps["round 1 mine"]["methods"]["unlabelled"]
+    assert 0 < own["kept"] <= own["asked"]
+    assert own["kept"] == own["asked"] or own["refused"] == {"unsure": own["asked"] - own["kept"]}
+    kept = [s for s in read_manifest(out / "round-1" / "kept") if s.meta["method"] == "unlabelled"]
+    assert len(kept) == own["kept"]
+    assert len({s.meta["found"] for s in kept}) == len(kept), "none is taken twice"
+    truth = {str(s.path.resolve()): s.text for s in read_manifest(loose) if s.path}
+    assert np.mean([truth[s.meta["found"]] == s.text for s in kept]) > 0.8, "what is read surely is mostly right"
+    assert all(s.meta["confidence"] >= 0.9 for s in kept)
+    assert all(s.read_bytes() == Path(s.meta["found"]).read_bytes() for s in kept)
+    assert steps["made random"]["kept"] == steps["controls trained"]["practised"]
+    assert "unlabelled" in (out / "report.html").read_text()
+    done = subprocess.run(command("run", "--resume", str(out)), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

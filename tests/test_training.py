@@ -49,7 +49,7 @@ from recognizer.training.checkpoint import (
 from recognizer.training.collapse import find_collapse
 from recognizer.training.evaluate import evaluate, read_pictures, shown_case
 from recognizer.training.model import SIZES, FixedHead, HeadName, Network
-from recognizer.training.pseudo import train_with_unlabelled, without_labels
+from recognizer.training.pseudo import labelled_by, train_with_unlabelled, without_labels
 from recognizer.training.train import (
     Average,
     TrainSettings,
@@ -966,10 +966,10 @@ def test_pictures_that_have_a_label_are_not_taken_for_unlabelled(drawn: Path, tm
     draw_folder(tmp_path / "new", ["12"], 99)
     shutil.copy(next((tmp_path / "new").glob("*.png")), loose / "new.png")
     own = settings(drawn / "train", drawn / "validation")
-    assert without_labels([loose], own, Alone()) == [loose / "new.png"]
+    assert without_labels([loose], labelled_by(own), Alone()) == [loose / "new.png"]
     with pytest.raises(UserError, match="no picture is there that has no label"):
-        without_labels([drawn / "train"], own, Alone())
-    some = without_labels([drawn / "train"], own.model_copy(update={"limit": 5}), Alone())
+        without_labels([drawn / "train"], labelled_by(own), Alone())
+    some = without_labels([drawn / "train"], labelled_by(own.model_copy(update={"limit": 5})), Alone())
     assert 50 < len(some) < 60, "beyond a limit labels are not known"
 
 

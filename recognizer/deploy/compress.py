@@ -28,7 +28,7 @@ from recognizer.samples import merge, read_manifest
 from recognizer.training.batches import Pictures
 from recognizer.training.checkpoint import build, find_weights, read_weights, save_weights, widths_of, written
 from recognizer.training.evaluate import shown_case
-from recognizer.training.pseudo import take_surest, without_labels
+from recognizer.training.pseudo import labelled_by, take_surest, without_labels
 from recognizer.training.teach import frame_of_teachers
 from recognizer.training.train import TrainSettings, train
 
@@ -141,7 +141,7 @@ def _trained(settings: TrainSettings, out: Path) -> Scores:
 def _label(settings: TrainSettings, folders: Sequence[Path], out: Path) -> None:
     """Write the pictures of some folders under what the first teacher reads in them, in the characters and the case of
     the labels."""
-    files = without_labels(folders, settings, Alone())
+    files = without_labels(folders, labelled_by(settings), Alone())
     teacher = Path(settings.teacher[0])
     labelled = merge([read_manifest(p, settings.label_pattern) for p in settings.data])
     if settings.limit:

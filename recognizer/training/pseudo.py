@@ -40,7 +40,7 @@ def train_with_unlabelled(settings: TrainSettings, out: Path, resume: bool = Fal
         Stopped: Ctrl-C; the run is saved and can be resumed.
     """
     process = PartialState(cpu=no_device())
-    files = without_labels([Path(folder) for folder in settings.unlabelled], settings, process)
+    files = without_labels(settings.unlabelled, labelled_by(settings), process)
     if not resume and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} exists and is not empty: name a new folder, or go on with --resume {out}")
     if process.is_main_process:
@@ -72,18 +72,21 @@ def train_with_unlabelled(settings: TrainSettings, out: Path, resume: bool = Fal
     return scores[best]
 
 
-def without_labels(folders: Sequence[Path], settings: TrainSettings, process: Process) -> list[Path]:
-    """The pictures of some folders, but for those that a training has the labels of: if one validates, it must not be
-    trained on.
+def labelled_by(settings: TrainSettings) -> list[Sample]:
+    """All samples whose labels a training is given."""
+    known = merge([read_manifest(path, settings.label_pattern) for path in settings.data])
+    known = known.first(settings.limit) if settings.limit else known
+    others = [*settings.keep, *([settings.validation] if settings.validation else [])]
+    return [*known, *(s for path in others for s in read_manifest(path, settings.label_pattern))]
+
+
+def without_labels(folders: Sequence[str | Path], labelled: Sequence[Sample], process: Process) -> list[Path]:
+    """The pictures of some folders, but for the labelled: what validates or tests must not be trained on.
 
     Raises:
         UserError: none is there.
     """
-    files = [file for folder in folders for file in list_pictures(folder)]
-    known = merge([read_manifest(path, settings.label_pattern) for path in settings.data])
-    known = known.first(settings.limit) if settings.limit else known
-    others = [*settings.keep, *([settings.validation] if settings.validation else [])]
-    labelled = [*known, *(s for path in others for s in read_manifest(path, settings.label_pattern))]
+    files = [file for folder in folders for file in list_pictures(Path(folder))]
     twice = {s.path for s in shared_pictures([Sample(str(file), "", file) for file in files], labelled)}
     left = [file for file in files if file not in twice]
     if twice:

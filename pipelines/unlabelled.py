@@ -1,0 +1,70 @@
+"""Pictures without labels, as one more method of practice: what several readers read alike and surely is taken for its
+label, the more often the harder it is (Lee 2013, "Pseudo-Label"; that several readers judge is co-training's, Blum and
+Mitchell 1998)."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipelines.portfolio import UNLABELLED
+from pipelines.run import Run, read_some
+from recognizer.progress import Alone, Bar
+from recognizer.samples import Sample
+
+MOST = 10  # times as many pictures as are asked for are read, at most
+EVEN = 5  # the least sure of what is taken is drawn six times as often as the surest
+
+
+def take(
+    run: Run, count: int, readers: Sequence[Path], seed: int, taken: Collection[str] = (), hard: bool = True
+) -> tuple[list[Sample], dict[str, Any]]:
+    """So many unlabelled pictures with what is read in them for labels, or as many as are read surely enough, and what
+    came of it, told as of a method's pictures.
+
+    Args:
+        readers: the first says what a picture shows, all together how sure that is: the mean of the probabilities of
+            that text.
+        taken: files that were taken before, as `meta["found"]` names them.
+        hard: draw the harder ones more often, else each alike.
+    """
+    began, rng = time.monotonic(), np.random.default_rng([seed, 19])
+    files = [f for f in json.loads((run.out / "data" / "unlabelled.json").read_text()) if f not in taken]
+    files = [files[i] for i in rng.permutation(len(files))[: MOST * count]]
+    blank = str(run.ledger["prepare"]["charset"][0])  # any label that readers know
+    with Bar(Alone(), "reading unlabelled", len(readers)) as bar:
+        found = read_some(readers[0], [Sample(f, blank, Path(f)) for f in files])
+        bar.advance()
+        named = [Sample(f, found[f].text, Path(f)) for f in files if f in found and found[f].text]
+        every = []
+        for reader in readers:
+            every.append(read_some(reader, named))
+            bar.advance()
+    named = [s for s in named if all(s.name in own for own in every)]
+    held = np.array([[own[s.name].nll or 0.0 for own in every] for s in named]).reshape(len(named), len(every))
+    likely, least = np.exp(-held).mean(1), run.settings.unlabelled_confidence
+    sure = np.flatnonzero(likely >= least)
+    doubt = 1 - likely[sure] + (1 - least) / EVEN
+    share = doubt / doubt.sum() if hard and len(sure) else None
+    chosen = rng.choice(sure, min(count, len(sure)), replace=False, p=share) if len(sure) else sure
+    alike = [all(own[named[i].name].text == named[i].text for own in every) for i in chosen]
+    samples = [
+        replace(
+            named[i], name=f"{k:06d}{Path(named[i].name).suffix.lower()}",
+            meta={"method": UNLABELLED, "source": None, "found": named[i].name,
+                  "confidence": round(float(likely[i]), 4)},
+        )
+        for k, i in enumerate(chosen.tolist())
+    ]  # fmt: skip
+    lacking = count - len(samples)
+    return samples, {
+        "asked": count, "kept": len(samples), "refused": {"unsure": lacking} if lacking else {},
+        "read_right": sum(alike) / max(len(alike), 1), "read": len(files), "sure": len(sure),
+        "seconds": time.monotonic() - began,
+    }  # fmt: skip
