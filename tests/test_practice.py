@@ -210,7 +210,10 @@ def test_controls_are_added_to_a_finished_run(whole: Path, drawn: Path) -> None:
         (["--resume", "{new}"], "is no practice run"),
         (["--data", "{scheme}", "--test", "{scheme}", "--out", "{new}"], "are among those to train on, as 000"),
         (["--data", "{scheme}", "--out", "{new}", "--set", "reader.seed=3"], "reader.seed: the run gives its readers"),
-        (["--data", "{scheme}", "--out", "{new}", "--set", 'reader.unlabelled=["x"]'], "a method of the run: --unlabelled"),
+        (
+            ["--data", "{scheme}", "--out", "{new}", "--set", 'reader.unlabelled=["x"]'],
+            "a method of the run: --unlabelled",
+        ),
         (["--data", "{scheme}", "--out", "{new}", "--methods", "unlabelled"], "pictures without labels: --unlabelled"),
         (["--data", "{scheme}", "--out", "{new}", "--controls", "random"], "controls are read on test pictures"),
         (["--data", "{scheme}", "--out", "{new}", "--controls", "rndom"], "controls"),

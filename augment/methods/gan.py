@@ -37,11 +37,12 @@ class GanFit(FitSettings):
 
 
 def penalty(
-    critic: Callable[[Tensor, Tensor, Tensor], Tensor], real: Tensor, fake: Tensor, canvas: Canvas
+    critic: Callable[[Tensor, Tensor, Tensor], Tensor], real: Tensor, wrong: Tensor, canvas: Canvas
 ) -> tuple[Tensor, Tensor]:
-    """The mean of (|gradient| - 1)^2 between real and made pictures under their layouts, and the gradients' norms."""
+    """The mean of (|gradient| - 1)^2 between real pictures and wrong ones under the real ones' layouts, and the
+    gradients' norms."""
     share = torch.rand(len(real), 1, 1, 1, device=real.device, dtype=real.dtype)
-    between = torch.lerp(real, fake, share).requires_grad_(True)
+    between = torch.lerp(real, wrong, share).requires_grad_(True)
     score = critic(between, canvas.characters, canvas.within).float()
     (gradient,) = torch.autograd.grad(score.sum(), between, create_graph=True)
     norms = gradient.flatten(1).norm(dim=1)
@@ -105,9 +106,11 @@ class GanLearning:
                 scores = self.critic(torch.cat([real, fake, others]), characters, within)
             on_real, on_fake, on_other = scores.float().chunk(3)
             if self.wasserstein:
+                # all that is called wrong is bounded: without, the score of real pictures under others' layouts runs off
+                other = torch.rand(len(fake), 1, 1, 1, device=fake.device) < s.mismatch / (1 + s.mismatch)
                 estimate = on_real.mean() - (on_fake.mean() + s.mismatch * on_other.mean()) / (1 + s.mismatch)
                 with accelerator.autocast():
-                    towards, norms = penalty(self.critic, real, fake, canvas)
+                    towards, norms = penalty(self.critic, real, torch.where(other, others, fake), canvas)
                 loss = -estimate + s.penalty * towards
                 figures = {"estimate": estimate.item(), "penalty": towards.item(), "gradient": norms.mean().item()}
             else:
