@@ -106,7 +106,7 @@ class GanLearning:
                 scores = self.critic(torch.cat([real, fake, others]), characters, within)
             on_real, on_fake, on_other = scores.float().chunk(3)
             if self.wasserstein:
-                # all that is called wrong is bounded: without, the score of real pictures under others' layouts runs off
+                # of all that is called wrong: else the score of real pictures under others' layouts runs off
                 other = torch.rand(len(fake), 1, 1, 1, device=fake.device) < s.mismatch / (1 + s.mismatch)
                 estimate = on_real.mean() - (on_fake.mean() + s.mismatch * on_other.mean()) / (1 + s.mismatch)
                 with accelerator.autocast():
