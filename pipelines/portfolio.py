@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from recognizer.readings import Reading
 
@@ -36,8 +37,8 @@ class Earned(NamedTuple):
 def earned(alone: Sequence[Sequence[Reading]], practised: Sequence[Reading]) -> Earned:
     """From readings of the same validation pictures, by readers tried without made pictures, each of another seed, and
     by one with them. The error is of the pictures and of the seed: a trial of another seed reads otherwise as well."""
-    before = np.array([[min(_nll(r), MOST) for r in own] for own in alone])
-    gain = before.mean(0) - np.array([min(_nll(r), MOST) for r in practised])
+    before = np.array([nats(own) for own in alone])
+    gain = before.mean(0) - nats(practised)
     pictures = gain.var(ddof=1) / len(gain) if len(gain) > 1 else 0.0
     seeds = before.mean(1).var(ddof=1) * (1 + 1 / len(before)) if len(before) > 1 else 0.0
     return Earned(float(gain.mean()), float((pictures + seeds) ** 0.5))
@@ -55,6 +56,6 @@ def shared(count: int, weights: Mapping[str, float]) -> dict[str, int]:
     return dict(zip(weights, np.diff(edges, prepend=0).tolist(), strict=True))
 
 
-def _nll(reading: Reading) -> float:
-    assert reading.nll is not None
-    return reading.nll
+def nats(readings: Sequence[Reading]) -> NDArray[np.float64]:
+    """By which each label is unlikely, so many as count."""
+    return np.array([min(MOST if r.nll is None else r.nll, MOST) for r in readings])

@@ -32,7 +32,7 @@ from augment.mining import by_look, mine, plan, write_mined
 from augment.synthesize import answered_by
 from pipelines.arms import NONE, Arms, difference_rows, difference_table
 from pipelines.ledger import Entry, Ledger, locked
-from pipelines.portfolio import PARTS, UNLABELLED, Earned, earned, shared, weighed
+from pipelines.portfolio import PARTS, UNLABELLED, Earned, earned, nats, shared, weighed
 from pipelines.run import (
     NEVER,
     Judges,
@@ -53,8 +53,8 @@ from pipelines.unlabelled import take
 from recognizer.deploy.export import export
 from recognizer.errors import UserError
 from recognizer.progress import Alone, say
-from recognizer.readings import Scores, mcnemar
-from recognizer.samples import Manifest, read_manifest, write_folder
+from recognizer.readings import Reading, mcnemar
+from recognizer.samples import Manifest, Sample, read_manifest, write_folder
 from recognizer.training.checkpoint import find_start
 from recognizer.training.side_by_side import Training, train_side_by_side
 
@@ -149,10 +149,9 @@ def practise_round(
     ]
     train_side_by_side(trainings, run.jobs, f"round {number}")
     before = read(best, run.validation)
-    pupil = scores_of(run.validation, readings := read(folder / "pupil", run.validation))
-    alone = scores_of(run.validation, read(folder / "control", run.validation))
-    last = scores_of(run.validation, before)
-    gained = rank(pupil) > rank(alone)
+    readings, others = (read(folder / role, run.validation) for role in ("pupil", "control"))
+    pupil, alone, last = (scores_of(run.validation, own) for own in (readings, others, before))
+    gained = rank(run.validation, readings) > rank(run.validation, others)
     run.ledger.record(
         step, pupil=pupil.to_dict(), control=alone.to_dict(), before=last.to_dict(), goes_on=gained,
         changed=sum(a.text != b.text for a, b in zip(before, readings, strict=True)), seconds=time.monotonic() - began,
@@ -376,10 +375,12 @@ def choose(run: Run, settings: PracticeSettings, control: Path) -> None:
         if run.ledger.get(f"round {n}", {"goes_on": False})["goes_on"]:
             control_of[run.out / f"round-{n}" / "pupil"] = run.out / f"round-{n}" / "control"
     readers = dict.fromkeys([*control_of, *control_of.values(), *filter(None, settled.values())])
-    scores = {path: scores_of(run.validation, read(path, run.validation)) for path in readers}
-    if settled["pupil"] and rank(scores[settled["pupil"]]) > rank(scores[last]):
+    readings = {path: read(path, run.validation) for path in readers}
+    scores = {path: scores_of(run.validation, own) for path, own in readings.items()}
+    ranks = {path: rank(run.validation, own) for path, own in readings.items()}
+    if settled["pupil"] and ranks[settled["pupil"]] > ranks[last]:
         control_of[settled["pupil"]] = last
-    winner = max(control_of, key=lambda path: rank(scores[path]))
+    winner = max(control_of, key=lambda path: ranks[path])
     control = control_of[winner]
     shutil.copy(winner / "weights.safetensors", run.out / "weights.safetensors.tmp")
     (run.out / "weights.safetensors.tmp").replace(run.out / "weights.safetensors")
@@ -471,6 +472,6 @@ def read_controls(run: Run, settings: PracticeSettings) -> None:
     )  # fmt: skip
 
 
-def rank(scores: Scores) -> tuple[float, float]:
-    """By exact match; character error rate breaks ties."""
-    return scores.exact, -scores.character_error_rate
+def rank(samples: Sequence[Sample], readings: Sequence[Reading]) -> tuple[float, float]:
+    """By exact match; how likely the labels are held breaks ties, which are frequent where few pictures are misread."""
+    return scores_of(samples, readings).exact, -float(nats(readings).mean())
