@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cached_property
@@ -209,8 +209,8 @@ class Generated(ABC):
 
     @classmethod
     @abstractmethod
-    def learning(cls, settings: Any, classes: int, judge: Judge) -> Learning:
-        """What is trained."""
+    def learning(cls, settings: Any, classes: int, judge: Judge, start: Collection[str]) -> Learning:
+        """What is trained; `start` are the networks of where it starts, by name."""
 
     @classmethod
     def fit(
@@ -243,7 +243,7 @@ class Generated(ABC):
             told = f"{len(drawings)} pictures" + (f", {drawings.left_out} left out" if drawings.left_out else "")
         set_seed(settings.seed)
         judge = Judge(find_weights(Path(settings.model)) if settings.model else TINY, charset, known_as)
-        learning = cls.learning(settings, charset.classes, judge)
+        learning = cls.learning(settings, charset.classes, judge, start[0] if start else ())
         try:
             if start:
                 same = start[1]["method"] == cls.name
@@ -264,9 +264,10 @@ class Generated(ABC):
 
         def finish(average: Mapping[str, Tensor]) -> None:
             states = {name: network.state_dict() for name, network in learning.networks.items()}
-            if (encode := getattr(learning, "latents", None)) is not None:
-                device = next(learning.networks[learning.shown].parameters()).device
-                found = encode(source.kept(device)).cpu()
+            device = next(learning.networks[learning.shown].parameters()).device
+            encode = getattr(learning, "latents", lambda canvas: None)
+            if (found := encode(source.kept(device))) is not None:
+                found = found.cpu()
                 states["latents"] = {"mean": found, "deviation": found.std(0)}
             save(out / "generator.safetensors", states | {learning.shown: dict(average)}, about)
 

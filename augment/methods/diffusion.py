@@ -8,7 +8,7 @@ text, or under another (SDEdit, Meng et al. 2021, arXiv 2108.01073).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -229,7 +229,7 @@ class Diffusion(Generated):
                 raise UserError(f"at strength {strength:g} none of {settings.steps} steps runs")
 
     @classmethod
-    def learning(cls, settings: DiffusionFit, classes: int, judge: Judge) -> DiffusionLearning:
+    def learning(cls, settings: DiffusionFit, classes: int, judge: Judge, start: Collection[str]) -> DiffusionLearning:
         return DiffusionLearning(settings, classes)
 
     @classmethod

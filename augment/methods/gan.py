@@ -8,7 +8,7 @@ against the critic's, is ScrabbleGAN's (Fogel et al. 2020, arXiv 2003.10557). Di
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import ClassVar
 
 import torch
@@ -21,7 +21,7 @@ from augment.canvas import HEIGHT, Canvas
 from augment.fit import FitSettings, Turn
 from augment.generated import Generated
 from augment.judge import Judge
-from augment.networks import LATENT, Critic, Generator
+from augment.networks import LATENT, Critic, Encoder, Generator
 from recognizer.settings import Settings
 
 AGREED = 0.3  # nats a character; under it a picture is most likely read as its text
@@ -43,7 +43,7 @@ def penalty(
     gradients' norms."""
     share = torch.rand(len(real), 1, 1, 1, device=real.device, dtype=real.dtype)
     between = torch.lerp(real, wrong, share).requires_grad_(True)
-    score = critic(between, canvas.characters, canvas.within).float()
+    score = critic(between, canvas.characters, canvas.within)
     (gradient,) = torch.autograd.grad(score.sum(), between, create_graph=True)
     norms = gradient.flatten(1).norm(dim=1)
     return ((norms - 1) ** 2).mean(), norms
@@ -69,14 +69,21 @@ def swapped(canvas: Canvas) -> Canvas:
 
 
 class GanLearning:
-    """A generator, a critic and a frozen reader. `wasserstein` says which of the two losses."""
+    """A generator, a critic and a frozen reader. `wasserstein` says which of the two losses.
+
+    `paired`: it starts where there is an autoencoder's encoder. Then the latent of a made picture is the one that the
+    encoder, frozen, finds in the real picture beside it (as in Larsen et al. 2016, "Autoencoding beyond pixels", arXiv
+    1512.09300). Both share paper and ink, and the critic estimates what else is different. With latents of their own
+    the noise of that estimate is ten times what it estimates (docs/log.md).
+    """
 
     shown = "generator"
 
-    def __init__(self, settings: GanFit, classes: int, judge: Judge, wasserstein: bool) -> None:
+    def __init__(self, settings: GanFit, classes: int, judge: Judge, paired: bool, wasserstein: bool) -> None:
         self.settings, self.judge, self.wasserstein = settings, judge, wasserstein
         self.generator, self.critic = Generator(classes), Critic(classes)
-        self.networks: Mapping[str, nn.Module] = {"generator": self.generator, "critic": self.critic}
+        encoder = {"encoder": Encoder(classes).requires_grad_(False)} if paired else {}
+        self.networks: Mapping[str, nn.Module] = {"generator": self.generator, "critic": self.critic, **encoder}
         betas = (0.0, 0.9) if wasserstein else (0.5, 0.999)
         rate = settings.learning_rate
         self._for_generator = torch.optim.Adam(self.generator.parameters(), rate, betas)
@@ -89,7 +96,17 @@ class GanLearning:
         n, w = canvas.characters.shape
         device = canvas.characters.device
         z, grain = torch.randn(n, LATENT, device=device), torch.randn(n, 1, HEIGHT, w, device=device)
+        if (encoder := self.networks.get("encoder")) is not None:
+            with torch.no_grad():
+                mean, log_variance = encoder(canvas.pictures, canvas.characters, canvas.within)
+            z = mean + z * (log_variance / 2).exp()
         return network(z, canvas.characters, canvas.within, grain).float()  # type: ignore[no-any-return]
+
+    @torch.inference_mode()
+    def latents(self, canvas: Canvas) -> Tensor | None:
+        """The latents (N, LATENT) of pictures, where there is an encoder."""
+        encoder = self.networks.get("encoder")
+        return None if encoder is None else encoder(canvas.pictures, canvas.characters, canvas.within)[0]
 
     def turns(self, batch: Callable[[int], Canvas], accelerator: Accelerator) -> Iterator[Turn]:
         s = self.settings
@@ -102,15 +119,12 @@ class GanLearning:
             real, fake = augmented(canvas.pictures, numbers), augmented(fake, numbers)
             others = augmented(swapped(canvas).pictures, numbers)
             characters, within = canvas.characters.repeat(3, 1), canvas.within.repeat(3, 1)
-            with accelerator.autocast():
-                scores = self.critic(torch.cat([real, fake, others]), characters, within)
-            on_real, on_fake, on_other = scores.float().chunk(3)
+            on_real, on_fake, on_other = self.critic(torch.cat([real, fake, others]), characters, within).chunk(3)
             if self.wasserstein:
                 # of all that is called wrong: else the score of real pictures under others' layouts runs off
                 other = torch.rand(len(fake), 1, 1, 1, device=fake.device) < s.mismatch / (1 + s.mismatch)
                 estimate = on_real.mean() - (on_fake.mean() + s.mismatch * on_other.mean()) / (1 + s.mismatch)
-                with accelerator.autocast():
-                    towards, norms = penalty(self.critic, real, torch.where(other, others, fake), canvas)
+                towards, norms = penalty(self.critic, real, torch.where(other, others, fake), canvas)
                 loss = -estimate + s.penalty * towards
                 figures = {"estimate": estimate.item(), "penalty": towards.item(), "gradient": norms.mean().item()}
             else:
@@ -122,8 +136,8 @@ class GanLearning:
         canvas = batch(s.critic_steps)
         with accelerator.autocast():
             fake = self.sample(self.generator, canvas)
-            seen = augmented(fake, torch.rand(len(fake), 6, device=fake.device))
-            score = self.critic(seen, canvas.characters, canvas.within).float()
+        seen = augmented(fake, torch.rand(len(fake), 6, device=fake.device))
+        score = self.critic(seen, canvas.characters, canvas.within)
         adversarial = -score.mean() if self.wasserstein else F.softplus(-score).mean()
         (pull,) = torch.autograd.grad(adversarial, fake, retain_graph=True)
         reading, _ = self.judge(fake, canvas)
@@ -145,8 +159,8 @@ class Wgan(Generated):
     FitSettings: ClassVar[type[Settings]] = GanFit
 
     @classmethod
-    def learning(cls, settings: GanFit, classes: int, judge: Judge) -> GanLearning:
-        return GanLearning(settings, classes, judge, wasserstein=True)
+    def learning(cls, settings: GanFit, classes: int, judge: Judge, start: Collection[str]) -> GanLearning:
+        return GanLearning(settings, classes, judge, "encoder" in start, wasserstein=True)
 
 
 class PlainFit(GanFit):
@@ -163,5 +177,5 @@ class Cgan(Generated):
     FitSettings: ClassVar[type[Settings]] = PlainFit
 
     @classmethod
-    def learning(cls, settings: GanFit, classes: int, judge: Judge) -> GanLearning:
-        return GanLearning(settings, classes, judge, wasserstein=False)
+    def learning(cls, settings: GanFit, classes: int, judge: Judge, start: Collection[str]) -> GanLearning:
+        return GanLearning(settings, classes, judge, "encoder" in start, wasserstein=False)

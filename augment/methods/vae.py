@@ -6,7 +6,7 @@ latent and its layout, another text.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import ClassVar
 
 import torch
@@ -94,5 +94,5 @@ class Vae(Generated):
     FitSettings: ClassVar[type[Settings]] = VaeFit
 
     @classmethod
-    def learning(cls, settings: VaeFit, classes: int, judge: Judge) -> VaeLearning:
+    def learning(cls, settings: VaeFit, classes: int, judge: Judge, start: Collection[str]) -> VaeLearning:
         return VaeLearning(settings, classes, judge)
