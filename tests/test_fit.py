@@ -272,8 +272,12 @@ def test_a_gan_starts_from_the_generator_of_an_autoencoder_and_diffusion_cannot(
     load_learner("vae").fit(data, settings("vae"), tmp_path / "vae")
     own = settings("wgan", start=str(tmp_path / "vae"), steps=1, learning_rate=1e-9)
     load_learner("wgan").fit(data, own, tmp_path / "wgan")
-    first, second = load(tmp_path / "vae", "vae")[0]["generator"], load(tmp_path / "wgan", "wgan")[0]["generator"]
-    assert all(torch.allclose(second[key], tensor, atol=2e-3) for key, tensor in first.items())
+    first, second = load(tmp_path / "vae", "vae")[0], load(tmp_path / "wgan", "wgan")[0]
+    for network in ("generator", "encoder"):
+        assert all(torch.allclose(second[network][key], own, atol=2e-3) for key, own in first[network].items())
+    assert torch.allclose(second["latents"]["mean"], first["latents"]["mean"], atol=0.02), "drawn near real pictures"
+    load_learner("cgan").fit(data, settings("cgan"), tmp_path / "alone")
+    assert set(load(tmp_path / "alone", "cgan")[0]) == {"generator", "critic"}
     with pytest.raises(UserError, match="was fitted for vae: diffusion cannot start there"):
         load_learner("diffusion").fit(data, settings("diffusion", start=str(tmp_path / "vae")), tmp_path / "new")
     assert not (tmp_path / "new").exists()
