@@ -70,6 +70,8 @@ class PracticeSettings(RunSettings):
 
     rounds: int = Field(3, ge=1, le=100)
     made: float = Field(2.0, gt=0)  # pictures to make in a round, for each training picture, all methods together
+    # unlabelled pictures to take where a method would make one: they cost nothing, and none is like another
+    found: float = Field(4.0, gt=0)
     even: float = Field(0.5, gt=0, le=1)  # share of them that all methods make alike, and that their trials see
     trial_share: float = Field(0.25, gt=0)  # of the pictures of a round's training, seen in each method's trial
     round_share: float = Field(0.5, gt=0)  # of the pictures that the first readers see, seen in a round's training
@@ -204,13 +206,13 @@ def mine_and_make(
 
     several, parts = len(names) > 1, [f"{step} {part}" for part in PARTS]
     even = shared(round(count * settings.even) if several else count, dict.fromkeys(names, 1.0))
-    make_part(run, parts[0], folder / PARTS[0], even, plans, best, judges)
+    make_part(run, settings, parts[0], folder / PARTS[0], even, plans, best, judges)
     weights = dict.fromkeys(names, 1.0)
     if several:
         weights = try_methods(run, settings, number, folder, best)
         start = sum(even.values())
         rest = tuple(requests[start:] for requests in plans)
-        make_part(run, parts[1], folder / PARTS[1], shared(count - start, weights), rest, best, judges)
+        make_part(run, settings, parts[1], folder / PARTS[1], shared(count - start, weights), rest, best, judges)
     kept = [s for part in PARTS for path in sorted((folder / part / "kept").glob("*")) for s in read_manifest(path)]
     if not kept:
         raise UserError(f"round {number}: no made picture was kept; look at {folder}")
@@ -226,8 +228,8 @@ def mine_and_make(
 
 
 def make_part(
-    run: Run, step: str, folder: Path, counts: Mapping[str, int], plans: Sequence[Sequence[Request]], best: Path,
-    judges: Judges,
+    run: Run, settings: PracticeSettings, step: str, folder: Path, counts: Mapping[str, int],
+    plans: Sequence[Sequence[Request]], best: Path, judges: Judges,
 ) -> None:  # fmt: skip
     """Make so many pictures by each method, from plans that begin with what these methods answer; the faithful go to
     `folder/kept/METHOD`. What `best` reads in pictures without labels is judged by the others."""
@@ -245,6 +247,7 @@ def make_part(
         if name == UNLABELLED:
             seed, readers = vary[0].seed if vary else 0, [best, *judges.readers]
             taken = {s.meta["found"] for path in run.out.glob(f"round-*/*/kept/{name}") for s in read_manifest(path)}
+            count = round(count * settings.found)
             found, methods[name] = take(run, count, readers, seed, taken)
             if found:
                 write_folder(found, folder / "kept" / name)
