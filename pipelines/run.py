@@ -25,7 +25,7 @@ from augment.method import Learner, Request, sources_of
 from augment.methods import create, load_class
 from augment.mining import hardness
 from augment.synthesize import synthesize
-from pipelines.ledger import Ledger
+from pipelines.ledger import Ledger, locked
 from pipelines.portfolio import UNLABELLED
 from recognizer.charset import Charset
 from recognizer.deploy.export import export
@@ -93,6 +93,7 @@ class RunSettings(DataSettings):
 
 S = TypeVar("S", bound=DataSettings)
 NEVER = 1_000_000  # validations to wait for a better one: no training stops early where compute must be equal
+AT_FIRST = {"settings.toml", "settings.toml.tmp", "lock", "data", "ledger.jsonl"}  # of a run that has done no step
 # settings of `recognizer train` that a run gives its readers itself, and how it is told
 OWN = {
     "data": "--data", "validation": "--validation", "limit": "--limit", "label_pattern": "--label-pattern",
@@ -167,17 +168,17 @@ def check_methods(settings: RunSettings, names: Sequence[str]) -> None:
 
 def open_run(settings: S, out: Path, *free: str) -> None:
     """Make the run folder, or see that the one to go on with was made with the same settings, but for those that are
-    `free`.
+    `free`. A run that ended before its first step was done may begin again with others.
 
     Raises:
         UserError: other settings, a folder that is taken, or settings of `reader` that it cannot have.
     """
-    kept, before = out / "settings.toml", None
-    if kept.is_file():
+    kept, done, before = out / "settings.toml", out / "ledger.jsonl", None
+    if kept.is_file() and done.is_file() and done.stat().st_size:
         before = load(type(settings), kept, {})
         if before.model_copy(update={name: getattr(settings, name) for name in free}) != settings:
             raise UserError(f"{out} was begun with other settings (see {kept}): name a new folder, or --resume {out}")
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+    elif out.exists() and (not out.is_dir() or {path.name for path in out.iterdir()} - AT_FIRST):
         raise UserError(f"{out} exists and is not empty: name a new folder")
     else:
         for name in settings.reader.keys() & OWN:
@@ -187,8 +188,9 @@ def open_run(settings: S, out: Path, *free: str) -> None:
         make(TrainSettings, {**settings.reader, "data": settings.data}, "reader settings")
         out.mkdir(parents=True, exist_ok=True)
     if before != settings:
-        kept.with_name("settings.toml.tmp").write_text(to_toml(settings), encoding="utf-8")
-        kept.with_name("settings.toml.tmp").replace(kept)
+        with locked(out):
+            kept.with_name("settings.toml.tmp").write_text(to_toml(settings), encoding="utf-8")
+            kept.with_name("settings.toml.tmp").replace(kept)
 
 
 def resumed_settings(cls: type[S], out: Path, what: str) -> S:

@@ -162,6 +162,19 @@ def test_pictures_that_are_gone_end_in_one_line_and_the_run_goes_on_when_they_ar
     assert done.returncode == 0 and facts(run) == facts(whole)
 
 
+def test_a_slip_of_the_first_command_does_not_cost_the_folder(drawn: Path, tmp_path: Path) -> None:
+    asked = [*words(drawn, "slip"), "--set", "rounds=2"]
+    for slip, said in (
+        (["--test", str(tmp_path / "none")], "none: no such"),
+        (["--limit", "8", "--folds", "5"], "too few"),
+    ):
+        done = subprocess.run([*asked, *slip], capture_output=True, text=True, check=False)
+        assert done.returncode == 2 and said in done.stderr
+    (drawn / "slip" / "weights.safetensors").write_bytes(b"")  # of a training, which has settings and no ledger as well
+    done = subprocess.run(asked, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "exists and is not empty" in done.stderr
+
+
 def test_a_loss_that_is_not_finite_ends_the_run_in_one_line(drawn: Path) -> None:
     asked = [*words(drawn, "diverged"), "--set", "reader.learning_rate=1e30"]
     done = subprocess.run(asked, capture_output=True, text=True, check=False)
