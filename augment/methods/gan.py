@@ -34,6 +34,7 @@ class GanFit(FitSettings):
     penalty: float = Field(10.0, ge=0)  # on the gradient's distance from 1
     mismatch: float = Field(0.5, ge=0)  # weight of real pictures under the layout of others
     reading: float = Field(1.0, ge=0)  # the reader's gradient, as a multiple of the critic's
+    anchor: float = Field(0.5, ge=0)  # and that towards the real picture of the same latent, where there is one
 
 
 def penalty(
@@ -148,6 +149,10 @@ class GanLearning:
             "log balance": balance.log10().item(),
         }  # fmt: skip
         together = pull + s.reading * balance * lesson
+        if "encoder" in self.networks:
+            away = (fake - canvas.pictures).detach()
+            together = together + s.anchor * pull.std() / away.std().clamp_min(1e-12) * away
+            figures["apart"] = away.abs().mean().item()
         yield Turn(fake, self._for_generator, (self.generator,), figures, together)
 
 
