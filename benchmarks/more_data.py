@@ -54,17 +54,22 @@ def keep(given: argparse.Namespace) -> None:
                 note(seed=seed, reader=how, read=data.name, **read_test(run, data / "test"))
 
 
+def rest_of(train: Path, labels: int, rest: Path) -> Path:
+    """The folder `rest`, with the pictures that follow the first so many of `train`, without their labels."""
+    if not rest.exists():
+        part = rest.with_name(rest.name + ".part")
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        for sample in read_manifest(train).samples[labels:]:
+            shutil.copy(train / sample.name, part / Path(sample.name).name)
+        part.replace(rest)
+    return rest
+
+
 def unlabelled(given: argparse.Namespace) -> None:
     for name in given.sets:
         train = given.data / name / "train"
-        rest = given.out / f"{name}-rest"
-        if not rest.exists():
-            part = given.out / f"{name}-rest.part"
-            shutil.rmtree(part, ignore_errors=True)
-            part.mkdir(parents=True)
-            for sample in read_manifest(train).samples[given.labels :]:
-                shutil.copy(train / sample.name, part / Path(sample.name).name)
-            part.replace(rest)
+        rest = rest_of(train, given.labels, given.out / f"{name}-rest")
         for seed in given.seeds:
             run = given.out / f"{name}-{given.labels}-{seed}"
             own = settings(train, seed, given, limit=given.labels, unlabelled=[str(rest)])
