@@ -264,10 +264,9 @@ class Generated(ABC):
 
         def finish(average: Mapping[str, Tensor]) -> None:
             states = {name: network.state_dict() for name, network in learning.networks.items()}
-            device = next(learning.networks[learning.shown].parameters()).device
-            encode = getattr(learning, "latents", lambda canvas: None)
-            if (found := encode(source.kept(device))) is not None:
-                found = found.cpu()
+            if (encode := getattr(learning, "latents", None)) is not None and "encoder" in learning.networks:
+                device = next(learning.networks[learning.shown].parameters()).device
+                found = encode(source.kept(device)).cpu()
                 states["latents"] = {"mean": found, "deviation": found.std(0)}
             save(out / "generator.safetensors", states | {learning.shown: dict(average)}, about)
 

@@ -74,13 +74,14 @@ class Arms:
         kept: list[Sample] = []
         made: list[Sample] = []
         refused: Counter[str] = Counter()
-        passed, right, seconds = 0, 0.0, 0.0
+        every, passed, right, seconds = 0, 0, 0.0, 0.0
         for method, count in wanted.items():
             if method == UNLABELLED:
                 taken, facts = take(run, count, [reader, *judges.readers], run.settings.seed, hard=False)
-                made, kept, passed = made + taken, kept + taken, passed + len(taken)
+                made, kept = made + taken, kept + taken
+                every, passed = every + facts["read"], passed + facts["sure"]
                 refused.update(facts["refused"])
-                right, seconds = right + facts["read_right"] * len(taken), seconds + facts["seconds"]
+                right, seconds = right + facts["read_right"] * facts["read"], seconds + facts["seconds"]
                 say(Alone(), f"  {method}: {len(taken)} of {count} taken, {facts['sure']} are read surely")
                 continue
             own, known = fitted(run, method, reader)
@@ -100,18 +101,18 @@ class Arms:
                 drawn += len(asked)
                 if len(mine) >= count or len(mine) < HOPELESS * drawn:
                     break
-            passed += len(mine)
+            every, passed = every + drawn, passed + len(mine)
             kept += mine[:count]
             say(Alone(), f"  {method}: {len(mine[:count])} kept, {drawn - len(mine)} of {drawn} refused")
             for line in doubts({method: len(mine)}, {method: drawn}):
                 say(Alone(), f"  {line}")
         if not kept:
-            raise UserError(f"{name}: none of {len(made)} pictures was kept; look at {folder / 'made'}")
+            raise UserError(f"{name}: none of {every} pictures was kept; look at {folder / 'made'}")
         write_folder(kept, folder / "kept")
         never = sorted({c for s in run.train for c in s.text} - {c for s in kept for c in s.text})
         run.ledger.record(
-            f"made {name}", asked=len(made), passed=passed, kept=len(kept), wanted=sum(wanted.values()),
-            refused=dict(refused), read_right=right / len(made), a_second=len(made) / max(seconds, 1e-9),
+            f"made {name}", asked=every, passed=passed, kept=len(kept), wanted=sum(wanted.values()),
+            refused=dict(refused), read_right=right / every, a_second=every / max(seconds, 1e-9),
             never_seen="".join(never), **likeness(run, made, judges.readers[0]), seconds=time.monotonic() - began,
         )  # fmt: skip
 

@@ -107,7 +107,7 @@ def compare(
     sets: Sets = None,
 ) -> None:
     """Say which method's pictures help, at equal compute. Killed at any moment, the same command goes on, also with
-    more methods."""
+    more methods; pictures without labels are given from the start."""
     from pipelines.compare import CompareSettings
     from pipelines.compare import compare as run_comparison
 

@@ -17,6 +17,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -49,7 +50,7 @@ from pipelines.run import (
     scores_of,
     write_trusted,
 )
-from pipelines.unlabelled import take
+from pipelines.unlabelled import relabelled, take
 from recognizer.deploy.export import export
 from recognizer.errors import UserError
 from recognizer.progress import Alone, say
@@ -153,12 +154,16 @@ def practise_round(
     before = read(best, run.validation)
     readings, others = (read(folder / role, run.validation) for role in ("pupil", "control"))
     pupil, alone, last = (scores_of(run.validation, own) for own in (readings, others, before))
-    gained = rank(run.validation, readings) > rank(run.validation, others)
+    gained = beats(run.validation, readings, others)
     run.ledger.record(
         step, pupil=pupil.to_dict(), control=alone.to_dict(), before=last.to_dict(), goes_on=gained,
+        nats=[float(nats(own).mean()) for own in (readings, others)],
         changed=sum(a.text != b.text for a, b in zip(before, readings, strict=True)), seconds=time.monotonic() - began,
     )  # fmt: skip
     say(Alone(), f"round {number}: {in_words(pupil)} with made pictures, {in_words(alone)} without, on validation")
+    if pupil.exact == alone.exact:
+        own, other = (nats(r).mean() for r in (readings, others))
+        say(Alone(), f"  as many; the labels are unlikely by {own:.3f} nats with them, {other:.3f} without")
     if not gained:
         say(Alone(), f"round {number} earned nothing over its control: practice ends")
 
@@ -328,13 +333,15 @@ def fold_readers(run: Run, settings: PracticeSettings, number: int, kept: Sequen
         made = run.out / "folds" / f"made-{k}-round-{number}"
         if not made.exists():
             # what a learned method makes has strokes of all training pictures in it, those of this fold as well
-            others = [
-                s
-                for path in kept
-                for s in read_manifest(path)
-                if s.meta.get("method") == UNLABELLED or (s.meta.get("source") not in names and not learned(s))
+            # and what a reader of all of them read in pictures without labels, this fold's reader must read itself
+            every = [s for path in kept for s in read_manifest(path)]
+            loose = [
+                replace(s, name=f"{i}{Path(s.name).suffix}")
+                for i, s in enumerate(every)
+                if s.meta.get("method") == UNLABELLED
             ]
-            write_folder(others, made)
+            others = [s for s in every if s.meta.get("source") not in names and not learned(s)]
+            write_folder([*others, *relabelled(loose, before[k], settings.unlabelled_confidence)], made)
         out = run.out / "folds" / f"fold-{k}-round-{number}"
         data = run.out / "data" / f"fold-{k}"
         trainings.append(round_training(run, settings, number, out, data, before[k], [str(made)]))
@@ -381,7 +388,7 @@ def choose(run: Run, settings: PracticeSettings, control: Path) -> None:
     readings = {path: read(path, run.validation) for path in readers}
     scores = {path: scores_of(run.validation, own) for path, own in readings.items()}
     ranks = {path: rank(run.validation, own) for path, own in readings.items()}
-    if settled["pupil"] and ranks[settled["pupil"]] > ranks[last]:
+    if settled["pupil"] and beats(run.validation, readings[settled["pupil"]], readings[last]):
         control_of[settled["pupil"]] = last
     winner = max(control_of, key=lambda path: ranks[path])
     control = control_of[winner]
@@ -473,6 +480,13 @@ def read_controls(run: Run, settings: PracticeSettings) -> None:
         "controls", names=settings.controls, rows=rows, against=against, n=len(test), pictures=pictures,
         seconds=time.monotonic() - began,
     )  # fmt: skip
+
+
+def beats(samples: Sequence[Sample], own: Sequence[Reading], others: Sequence[Reading]) -> bool:
+    """Whether a reader reads more pictures right than another, or as many and holds the labels to be likelier by more
+    than a standard error."""
+    mine, theirs = (scores_of(samples, readings).exact for readings in (own, others))
+    return mine > theirs or (mine == theirs and earned([others], own).z > 1)
 
 
 def rank(samples: Sequence[Sample], readings: Sequence[Reading]) -> tuple[float, float]:

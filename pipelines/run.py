@@ -93,7 +93,7 @@ class RunSettings(DataSettings):
 
 S = TypeVar("S", bound=DataSettings)
 NEVER = 1_000_000  # validations to wait for a better one: no training stops early where compute must be equal
-AT_FIRST = {"settings.toml", "settings.toml.tmp", "lock", "data", "ledger.jsonl"}  # of a run that has done no step
+AT_FIRST = {"settings.toml", "settings.toml.tmp", "lock"}  # of a run that has done nothing
 # settings of `recognizer train` that a run gives its readers itself, and how it is told
 OWN = {
     "data": "--data", "validation": "--validation", "limit": "--limit", "label_pattern": "--label-pattern",
@@ -168,23 +168,25 @@ def check_methods(settings: RunSettings, names: Sequence[str]) -> None:
 
 def open_run(settings: S, out: Path, *free: str) -> None:
     """Make the run folder, or see that the one to go on with was made with the same settings, but for those that are
-    `free`. A run that ended before its first step was done may begin again with others.
+    `free`. A run that ended before it had done anything may begin again with others.
 
     Raises:
         UserError: other settings, a folder that is taken, or settings of `reader` that it cannot have.
     """
-    kept, done, before = out / "settings.toml", out / "ledger.jsonl", None
-    if kept.is_file() and done.is_file() and done.stat().st_size:
+    kept, before = out / "settings.toml", None
+    there = {path.name for path in out.iterdir()} if out.is_dir() else set()
+    if kept.is_file() and there - AT_FIRST:
         before = load(type(settings), kept, {})
         if before.model_copy(update={name: getattr(settings, name) for name in free}) != settings:
             raise UserError(f"{out} was begun with other settings (see {kept}): name a new folder, or --resume {out}")
-    elif out.exists() and (not out.is_dir() or {path.name for path in out.iterdir()} - AT_FIRST):
+    elif out.exists() and (not out.is_dir() or there - AT_FIRST):
         raise UserError(f"{out} exists and is not empty: name a new folder")
     else:
         for name in settings.reader.keys() & OWN:
             raise UserError(f"reader.{name}: the run gives its readers that itself: {OWN[name]}")
         if unlabelled := [name for name in settings.reader if name.startswith("unlabelled")]:
-            raise UserError(f"reader.{unlabelled[0]}: pictures without labels are a method of the run: --unlabelled")
+            where = "the run's" if isinstance(settings, RunSettings) else "for recognizer train"
+            raise UserError(f"reader.{unlabelled[0]}: pictures without labels are {where} --unlabelled")
         make(TrainSettings, {**settings.reader, "data": settings.data}, "reader settings")
         out.mkdir(parents=True, exist_ok=True)
     if before != settings:
@@ -207,7 +209,8 @@ def resumed_settings(cls: type[S], out: Path, what: str) -> S:
 
 
 def prepare(settings: RunSettings, out: Path, ledger: Ledger) -> Run:
-    """Copy train, validation and each fold's training part into the run, so that it depends on nothing outside."""
+    """Copy train, validation and each fold's training part into the run, so that it depends on nothing outside but test
+    pictures and those without labels, which it lists."""
     data, began = out / "data", time.monotonic()
     if "prepare" not in ledger:
         whole = merge([read_manifest(path, settings.label_pattern) for path in settings.data])

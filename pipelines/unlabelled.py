@@ -1,5 +1,5 @@
-"""Pictures without labels, as one more method of practice: what several readers read alike and surely is taken for its
-label, the more often the harder it is (Lee 2013, "Pseudo-Label"; that several readers judge is co-training's, Blum and
+"""Pictures without labels, as one more method of practice: what several readers together are sure of is taken for its
+label, the less sure the more often (Lee 2013, "Pseudo-Label"; that several readers judge is co-training's, Blum and
 Mitchell 1998)."""
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 
 from pipelines.portfolio import UNLABELLED
 from pipelines.run import Run, read_some
+from recognizer.errors import UserError
 from recognizer.progress import Alone, Bar
 from recognizer.samples import Sample
 
@@ -32,13 +33,18 @@ def take(
         readers: the first says what a picture shows, all together how sure that is: the mean of the probabilities of
             that text.
         taken: files that were taken before, as `meta["found"]` names them.
-        hard: draw the harder ones more often, else each alike.
+        hard: draw the less sure ones more often, else each alike.
+
+    Raises:
+        UserError: pictures that the run lists are there no more.
     """
     began, rng = time.monotonic(), np.random.default_rng([seed, 19])
     files = [f for f in json.loads((run.out / "data" / "unlabelled.json").read_text()) if f not in taken]
     files = [files[i] for i in rng.permutation(len(files))[: MOST * count]]
+    if gone := [f for f in files if not Path(f).exists()]:
+        raise UserError(f"{gone[0]}: no such file; {len(gone)} of {len(files)} pictures without labels are gone")
     blank = str(run.ledger["prepare"]["charset"][0])  # any label that readers know
-    with Bar(Alone(), "reading unlabelled", len(readers)) as bar:
+    with Bar(Alone(), "reading unlabelled", len(readers) + 1) as bar:
         found = read_some(readers[0], [Sample(f, blank, Path(f)) for f in files])
         bar.advance()
         named = [Sample(f, found[f].text, Path(f)) for f in files if f in found and found[f].text]
@@ -48,12 +54,12 @@ def take(
             bar.advance()
     named = [s for s in named if all(s.name in own for own in every)]
     held = np.array([[own[s.name].nll or 0.0 for own in every] for s in named]).reshape(len(named), len(every))
+    alike = [own[s.name].text == s.text for own in every[1:] for s in named]
     likely, least = np.exp(-held).mean(1), run.settings.unlabelled_confidence
     sure = np.flatnonzero(likely >= least)
     doubt = 1 - likely[sure] + (1 - least) / EVEN
     share = doubt / doubt.sum() if hard and len(sure) else None
     chosen = rng.choice(sure, min(count, len(sure)), replace=False, p=share) if len(sure) else sure
-    alike = [all(own[named[i].name].text == named[i].text for own in every) for i in chosen]
     samples = [
         replace(
             named[i], name=f"{k:06d}{Path(named[i].name).suffix.lower()}",
@@ -64,7 +70,17 @@ def take(
     ]  # fmt: skip
     lacking = count - len(samples)
     return samples, {
-        "asked": count, "kept": len(samples), "refused": {"unsure": lacking} if lacking else {},
+        "asked": count, "kept": len(samples), "refused": {"too few are sure": lacking} if lacking else {},
         "read_right": sum(alike) / max(len(alike), 1), "read": len(files), "sure": len(sure),
         "seconds": time.monotonic() - began,
     }  # fmt: skip
+
+
+def relabelled(samples: Sequence[Sample], reader: Path, least: float) -> list[Sample]:
+    """Pictures without labels as another reader reads them, those of which it is sure itself."""
+    found = read_some(reader, samples)
+    return [
+        replace(s, text=found[s.name].text)
+        for s in samples
+        if s.name in found and found[s.name].text and found[s.name].confidence >= least
+    ]

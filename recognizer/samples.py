@@ -671,6 +671,16 @@ def shared_pictures(held: Sequence[Sample], train: Sequence[Sample]) -> list[Sam
     return [s for s in held if _known_by(s) in known]
 
 
+def each_once(samples: Sequence[Sample], but: Sequence[Sample]) -> list[Sample]:
+    """Samples without a second one of a picture, byte for byte, and without those whose pictures are among `but`."""
+    seen, left = {_known_by(s) for s in but} - {None}, []
+    for sample in samples:
+        if (own := _known_by(sample)) not in seen:
+            left.append(sample)
+            seen |= {own} - {None}
+    return left
+
+
 def picture_hash(sample: Sample) -> str:
     """SHA-256 of a picture's bytes."""
     return hashlib.sha256(sample.read_bytes()).hexdigest()

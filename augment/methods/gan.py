@@ -104,10 +104,9 @@ class GanLearning:
         return network(z, canvas.characters, canvas.within, grain).float()  # type: ignore[no-any-return]
 
     @torch.inference_mode()
-    def latents(self, canvas: Canvas) -> Tensor | None:
+    def latents(self, canvas: Canvas) -> Tensor:
         """The latents (N, LATENT) of pictures, where there is an encoder."""
-        encoder = self.networks.get("encoder")
-        return None if encoder is None else encoder(canvas.pictures, canvas.characters, canvas.within)[0]
+        return self.networks["encoder"](canvas.pictures, canvas.characters, canvas.within)[0]  # type: ignore[no-any-return]
 
     def turns(self, batch: Callable[[int], Canvas], accelerator: Accelerator) -> Iterator[Turn]:
         s = self.settings

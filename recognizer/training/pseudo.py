@@ -22,7 +22,7 @@ from recognizer.images import Grey, PictureError
 from recognizer.progress import Bar, Process, say
 from recognizer.reader import Reader
 from recognizer.readings import Scores
-from recognizer.samples import FolderWriter, Sample, list_pictures, merge, read_manifest, shared_pictures
+from recognizer.samples import FolderWriter, Sample, each_once, list_pictures, merge, read_manifest
 from recognizer.settings import to_toml
 from recognizer.training.evaluate import no_device
 from recognizer.training.train import TrainSettings, train
@@ -81,16 +81,15 @@ def labelled_by(settings: TrainSettings) -> list[Sample]:
 
 
 def without_labels(folders: Sequence[str | Path], labelled: Sequence[Sample], process: Process) -> list[Path]:
-    """The pictures of some folders, but for the labelled: what validates or tests must not be trained on.
+    """The pictures of some folders, each once, but for the labelled: what validates or tests must not be trained on.
 
     Raises:
         UserError: none is there.
     """
     files = [file for folder in folders for file in list_pictures(Path(folder))]
-    twice = {s.path for s in shared_pictures([Sample(str(file), "", file) for file in files], labelled)}
-    left = [file for file in files if file not in twice]
-    if twice:
-        say(process, f"{len(twice)} of {len(files)} unlabelled pictures have a label already, and are left out")
+    left = [s.path for s in each_once([Sample(str(file), "", file) for file in files], labelled) if s.path]
+    if twice := len(files) - len(left):
+        say(process, f"{twice} of {len(files)} unlabelled pictures are labelled or there twice, and are left out")
     if not left:
         raise UserError(f"--unlabelled {' '.join(map(str, folders))}: no picture is there that has no label")
     return left
