@@ -286,10 +286,10 @@ def test_a_gan_starts_from_the_generator_of_an_autoencoder_and_diffusion_cannot(
 def test_a_gan_starts_from_the_shipped_autoencoder_where_none_of_its_own_is_shipped(
     data: Manifest, tmp_path: Path
 ) -> None:
-    own = settings("wgan", start="default", steps=1, learning_rate=1e-9)
-    load_learner("wgan").fit(data, own, tmp_path / "wgan")
+    own = settings("cgan", start="default", steps=1, learning_rate=1e-9)
+    load_learner("cgan").fit(data, own, tmp_path / "cgan")
     shipped = load(SHIPPED / "vae.safetensors", "vae")[0]["generator"]
-    found = load(tmp_path / "wgan", "wgan")[0]["generator"]
+    found = load(tmp_path / "cgan", "cgan")[0]["generator"]
     assert all(torch.allclose(found[key], tensor, atol=2e-3) for key, tensor in shipped.items())
 
 
