@@ -332,7 +332,7 @@ def fold_readers(run: Run, settings: PracticeSettings, number: int, kept: Sequen
         names = {s.name for s in fold}
         made = run.out / "folds" / f"made-{k}-round-{number}"
         if not made.exists():
-            # what a learned method makes has strokes of all training pictures in it, those of this fold as well
+            # what a learned method makes has strokes of all training pictures in it, those of this fold as well,
             # and what a reader of all of them read in pictures without labels, this fold's reader must read itself
             every = [s for path in kept for s in read_manifest(path)]
             loose = [

@@ -44,18 +44,19 @@ def take(
     if gone := [f for f in files if not Path(f).exists()]:
         raise UserError(f"{gone[0]}: no such file; {len(gone)} of {len(files)} pictures without labels are gone")
     blank = str(run.ledger["prepare"]["charset"][0])  # any label that readers know
-    with Bar(Alone(), "reading unlabelled", len(readers) + 1) as bar:
+    with Bar(Alone(), "reading unlabelled", len(readers)) as bar:
         found = read_some(readers[0], [Sample(f, blank, Path(f)) for f in files])
         bar.advance()
         named = [Sample(f, found[f].text, Path(f)) for f in files if f in found and found[f].text]
-        every = []
-        for reader in readers:
-            every.append(read_some(reader, named))
+        others = []
+        for reader in readers[1:]:
+            others.append(read_some(reader, named))
             bar.advance()
-    named = [s for s in named if all(s.name in own for own in every)]
-    held = np.array([[own[s.name].nll or 0.0 for own in every] for s in named]).reshape(len(named), len(every))
-    alike = [own[s.name].text == s.text for own in every[1:] for s in named]
-    likely, least = np.exp(-held).mean(1), run.settings.unlabelled_confidence
+    named = [s for s in named if all(s.name in own for own in others)]
+    alike = [own[s.name].text == s.text for own in others for s in named]
+    # a confidence is the probability of what is read
+    held = [[found[s.name].confidence, *(float(np.exp(-(own[s.name].nll or 0.0))) for own in others)] for s in named]
+    likely, least = np.array(held).reshape(len(named), len(readers)).mean(1), run.settings.unlabelled_confidence
     sure = np.flatnonzero(likely >= least)
     doubt = 1 - likely[sure] + (1 - least) / EVEN
     share = doubt / doubt.sum() if hard and len(sure) else None

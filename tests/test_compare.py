@@ -99,6 +99,25 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_end(whole: tuple[Path, str]
     assert facts(drawn / "killed") == facts(whole[0])
 
 
+def test_pictures_without_labels_are_compared_as_a_method(drawn: Path) -> None:
+    write_scheme(drawn / "more", 90, 6, 1)
+    done = subprocess.run(
+        command(
+            "--data", str(drawn / "scheme/labelled"), "--test", str(drawn / "scheme/test"),
+            "--out", str(drawn / "found"), "--unlabelled", str(drawn / "more/labelled"), "--methods", "none",
+            "--seeds", "1", "--pictures", "64",
+            "--jobs", "1", "--set", "reader.validations=1", "--set", "reader.batch=16", "--set", "made=0.4",
+        ), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    made = {entry["step"]: entry for entry in facts(drawn / "found")}["made unlabelled"]
+    found = read_manifest(drawn / "found/unlabelled/kept").samples
+    assert made["wanted"] == made["kept"] == len(found) <= made["passed"] < made["asked"] == 90
+    truth = {str(s.path.resolve()): s.text for s in read_manifest(drawn / "more/labelled") if s.path}
+    assert np.mean([truth[s.meta["found"]] == s.text for s in found]) > 0.8
+    assert "| unlabelled | 90 |" in done.stdout
+
+
 def test_more_methods_join_a_finished_comparison_and_nothing_is_trained_twice(
     whole: tuple[Path, str], drawn: Path
 ) -> None:
