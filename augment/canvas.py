@@ -1,5 +1,6 @@
-"""Pictures as generators take them: colour, one height, and for every column which character stands there, and where
-in it. That is the condition of every method that learns: a text of any length, in any layout."""
+"""Pictures as generators take them: the part with the text, in colour and at one height, and for every column which
+character stands there, and where in it. That is the condition of every method that learns: a text of any length, in any
+layout."""
 
 from __future__ import annotations
 
@@ -11,6 +12,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+
+from recognizer.images import Frame, Part
 
 HEIGHT = 32  # pixels
 STEP = 8  # widths are multiples of it
@@ -37,9 +40,14 @@ def canvas_width(width: int, height: int) -> int:
     return int(min(max(round(width * HEIGHT / height / STEP), 2) * STEP, WIDEST))
 
 
-def to_canvas(picture: Image.Image, width: int) -> NDArray[np.uint8]:
-    """An RGB picture at `HEIGHT` and a width, uint8 (3, HEIGHT, width)."""
-    small = picture.convert("RGB").resize((width, HEIGHT), Image.Resampling.BILINEAR)
+def text_part(picture: Image.Image) -> Part:
+    """The part of an RGB picture in which its text stands, in its pixels."""
+    return Frame(HEIGHT, trim=True).part(picture)
+
+
+def to_canvas(picture: Image.Image, width: int, part: Part | None = None) -> NDArray[np.uint8]:
+    """An RGB picture, or a part of it, at `HEIGHT` and a width, uint8 (3, HEIGHT, width)."""
+    small = picture.convert("RGB").resize((width, HEIGHT), Image.Resampling.BILINEAR, box=part)
     return np.array(small).transpose(2, 0, 1).copy()
 
 
@@ -47,6 +55,43 @@ def from_canvas(pictures: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Imag
     """RGB pictures of the asked sizes (width, height) from (N, 3, HEIGHT, W) of -1 to 1."""
     pixels = ((pictures.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
     return [Image.fromarray(p).resize(size, Image.Resampling.BICUBIC) for p, size in zip(pixels, sizes, strict=True)]
+
+
+def put_back(
+    part: Image.Image, place: Part, onto: Image.Image, painted: NDArray[np.float32] | None = None
+) -> Image.Image:
+    """A copy of the picture `onto` with a part of it, in its pixels, painted over by `part`, resized; where `painted`
+    (W,) is given, in those columns of the part alone, by shares of 0 to 1."""
+    left, top, right, bottom = (round(edge) for edge in place)
+    whole = onto.copy()
+    size = (max(right - left, 1), max(bottom - top, 1))
+    mask = None
+    if painted is not None:
+        mask = Image.fromarray((painted[None] * 255).astype(np.uint8)).resize(size, Image.Resampling.BILINEAR)
+    whole.paste(part.resize(size, Image.Resampling.BICUBIC), (left, top), mask)
+    return whole
+
+
+def paper_around(part: Image.Image, place: Part, size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
+    """Paper of a size (width, height) that goes on from the sides of `part`, which shall lie at `place`: shade as it is
+    along each side where no stroke meets it, and grain."""
+    left, top, right, bottom = (round(edge) for edge in place)
+    small = part.resize((max(right - left, 1), max(bottom - top, 1)), Image.Resampling.BICUBIC)
+    inner = np.asarray(small, np.float32)
+    smooth, grain = inner.copy(), []
+    for side in (smooth[0], smooth[-1], smooth[:, 0], smooth[:, -1]):  # views
+        reach = len(side) // 4
+        longer = np.pad(side, ((reach, reach), (0, 0)), "edge")
+        shade = np.median(np.lib.stride_tricks.sliding_window_view(longer, 2 * reach + 1, 0), -1)
+        grain.append(side - shade)
+        side[:] = shade
+    around = ((top, size[1] - bottom), (left, size[0] - right), (0, 0))
+    found = np.concatenate(grain)
+    usual = np.median(np.abs(found)) * 3
+    found = found[(np.abs(found) <= usual).all(1)]  # a stroke is none
+    paper = np.pad(smooth, [(max(a, 0), max(b, 0)) for a, b in around], "edge")[: size[1], : size[0]]
+    paper = paper + found[rng.integers(0, len(found), paper.shape[:2])]
+    return Image.fromarray(paper.clip(0, 255).round().astype(np.uint8))
 
 
 def columns(borders: Sequence[NDArray[np.float64]], ids: Sequence[Sequence[int]], width: int) -> tuple[Tensor, Tensor]:

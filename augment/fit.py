@@ -20,12 +20,12 @@ from PIL import Image
 from pydantic import Field
 from torch import Tensor, nn
 
-from augment.canvas import STEP, Canvas, canvas_width, columns, from_canvas, padded, to_canvas
+from augment.canvas import STEP, Canvas, canvas_width, columns, from_canvas, padded, text_part, to_canvas
 from augment.layout import Aligner, Spacing
 from augment.method import FEWEST, Known
 from recognizer.charset import Charset
 from recognizer.errors import MOST_THREADS, Stopped, UserError
-from recognizer.images import PictureError, open_picture
+from recognizer.images import Part, PictureError, open_picture
 from recognizer.progress import Bar, say
 from recognizer.reader import Reader
 from recognizer.samples import Manifest
@@ -141,9 +141,22 @@ def see_enough(data: Manifest, alike: Sequence[bool], sizes: Sequence[tuple[int,
         )
 
 
+def within(borders: NDArray[np.float64], part: Part, width: int) -> NDArray[np.float64] | None:
+    """Borders in a picture, in its pixels, on a canvas of a width that shows a part of it; None where a character has
+    less than a pixel there."""
+    found = ((borders - part[0]) * width / (part[2] - part[0])).clip(0, width)
+    return None if (np.diff(found) < 1).any() else found
+
+
+def as_shares(part: Part, size: tuple[int, int]) -> Part:
+    """A part of a picture of a size (width, height) as shares of its sides."""
+    (left, top, right, bottom), (width, height) = part, size
+    return left / width, top / height, right / width, bottom / height
+
+
 class Drawings:
-    """Labelled pictures with their layouts, in memory at one size. Those of another shape than most and those without a
-    layout are left out. Without a `charset` it is that of the characters that are left."""
+    """The parts with the text of labelled pictures, with their layouts, in memory at one size. Those of another shape
+    than most and those without a layout are left out. Without a `charset` it is that of the characters left."""
 
     def __init__(
         self, data: Manifest, aligner: Aligner, charset: Charset | None, known_as: Mapping[str, str], seed: int
@@ -162,19 +175,23 @@ class Drawings:
         see_enough(data, usual, sizes)
         self.left_out += len(opened) - sum(usual)
         opened = [own for own, fits in zip(opened, usual, strict=True) if fits]
-        widths = [canvas_width(p.width, p.height) for p, _ in opened]
+        parts = [text_part(p) for p, _ in opened]
+        widths = [canvas_width(round(right - left), round(bottom - top)) for left, top, right, bottom in parts]
         self.width = int(np.median(widths)) // STEP * STEP
         layouts = aligner.find([p for p, _ in opened], [t for _, t in opened])
         unknown = sorted({c for _, t in opened for c in t if charset and known_as.get(c, c) not in charset})
         if unknown:
             raise UserError(f"the generator never saw {' '.join(unknown[:10])!r}: --set start=nothing learns them anew")
         pictures, self.borders, self.texts, self.marks = [], [], [], list[str]()
-        for (picture, text), layout in zip(opened, layouts, strict=True):
-            if layout is None or (np.diff(layout.borders) * self.width / picture.width < 1).any():
+        self.parts: list[Part] = []  # shares of the pictures' sides
+        for (picture, text), layout, part in zip(opened, layouts, parts, strict=True):
+            borders = None if layout is None else within(layout.borders, part, self.width)
+            if borders is None:
                 self.left_out += 1
                 continue
-            pictures.append(to_canvas(picture, self.width))
-            self.borders.append(layout.borders * self.width / picture.width)
+            pictures.append(to_canvas(picture, self.width, part))
+            self.borders.append(borders)
+            self.parts.append(as_shares(part, picture.size))
             self.texts.append(text)
             self.marks.append(mark_of(picture))
         if len(pictures) < FEWEST:
@@ -186,7 +203,7 @@ class Drawings:
         self.ids = [self.charset.encode(text) for text in shown]
         self.pictures = np.stack(pictures)
         self.hash = hashlib.sha256("".join([*self.marks, *self.texts]).encode()).hexdigest()
-        self.marks = self.marks[:MOST_KEPT]
+        self.marks, self.parts = self.marks[:MOST_KEPT], self.parts[:MOST_KEPT]
         self.known = Known.of(self.texts, [p.size for p, _ in opened])
         self.spacing = Spacing.of(self.texts[:MOST_KEPT], self.borders[:MOST_KEPT], self.width)
         self._seed = seed

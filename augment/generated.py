@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cached_property
@@ -20,8 +20,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from augment.canvas import HEIGHT, columns, from_canvas
-from augment.fit import Drawings, FitSettings, Learning, Source, aligner_for, fit, mark_of
+from augment.canvas import HEIGHT, columns, from_canvas, paper_around, put_back, text_part
+from augment.fit import Drawings, FitSettings, Learning, Source, aligner_for, fit, mark_of, within
 from augment.judge import Judge
 from augment.layout import Aligner, Spacing
 from augment.method import FEWEST, Known, Request
@@ -29,6 +29,7 @@ from augment.networks import LATENT, Generator
 from augment.stream import Canvases
 from recognizer.charset import Charset
 from recognizer.errors import UserError
+from recognizer.images import Part
 from recognizer.reader import Reader
 from recognizer.samples import Manifest
 from recognizer.settings import Settings
@@ -36,6 +37,7 @@ from recognizer.training.checkpoint import TINY, find_weights, written
 
 FORMAT = 1
 NARROWEST = 3  # pixels that a character takes on a canvas, at least
+WHOLE: Part = (0.0, 0.0, 1.0, 1.0)
 WANDER = 0.3  # how far from a real picture's latent, in deviations of those of all
 SHIPPED = Path(__file__).parent / "weights"
 
@@ -118,6 +120,11 @@ class Generated(ABC):
         s = self.about["spacing"]
         return Spacing(s["width"], tuple(s["texts"]), tuple(map(tuple, s["borders"])), s["widths"])
 
+    @cached_property
+    def parts(self) -> list[Part]:
+        """Which parts of the pictures that its spacing keeps it was fitted to, as shares of their sides."""
+        return self.about.get("parts") or [WHOLE] * len(self.spacing.texts)
+
     @property
     def known(self) -> Known:
         """What it was fitted to."""
@@ -132,10 +139,14 @@ class Generated(ABC):
     @cached_property
     def network(self) -> nn.Module:
         """That network, with its weights."""
+        return self.part_network(self.about["shown"], self.build)
+
+    def part_network(self, name: str, build: Callable[[int], nn.Module]) -> nn.Module:
+        """One of the networks in its file, by name."""
         with torch.device("meta"):  # no random weights, from anyone's random state, that are thrown away at once
-            network = self.build(self.charset.classes)
+            network = build(self.charset.classes)
         try:
-            network.load_state_dict(self._loaded[0][self.about["shown"]], assign=True)
+            network.load_state_dict(self._loaded[0][name], assign=True)
         except (RuntimeError, KeyError) as error:
             raise UserError(
                 f"{self._path} does not fit its description: {str(error).splitlines()[-1].strip()}"
@@ -170,8 +181,8 @@ class Generated(ABC):
                 raise UserError(f"{request.source!r} shows {own!r} and cannot be made to show {request.text!r}")
             return np.array(self.spacing.borders[k])
         (found,) = self._aligner.find([source], [request.text])
-        borders = None if found is None else found.borders * self.spacing.width / source.width
-        if borders is None or (np.diff(borders) < 1).any():
+        borders = None if found is None else within(found.borders, text_part(source), self.spacing.width)
+        if borders is None:
             raise UserError(f"{request.source!r} has no room for {request.text!r}")
         return borders
 
@@ -194,16 +205,30 @@ class Generated(ABC):
         with one_thread(), torch.no_grad():
             return [self.draw(r, s) for r, s in zip(requests, sources, strict=True)]
 
+    def latent(self, near: int, rng: np.random.Generator) -> Tensor:
+        """A latent (1, LATENT): near that of a real picture, where there are latents of those."""
+        z = torch.from_numpy(rng.standard_normal((1, LATENT), np.float32))
+        if (real := self._loaded[0].get("latents")) is not None:
+            z = real["mean"][near] + WANDER * real["deviation"] * z
+        return z
+
     def draw(self, request: Request, source: Image.Image | None) -> Image.Image:
         """The picture of one request."""
         rng, ids = request.rng(), self.shown(request.text)
         borders, near = self.spacing.lay_out(request.text, rng)
-        z = torch.from_numpy(rng.standard_normal((1, LATENT), np.float32))
-        if (real := self._loaded[0].get("latents")) is not None:  # of a real picture, and that layout's own
-            z = real["mean"][near] + WANDER * real["deviation"] * z
+        z = self.latent(near, rng)  # of the picture whose layout it has
         grain = torch.from_numpy(rng.standard_normal((1, 1, HEIGHT, self.spacing.width), np.float32))
         picture = self.network(z, *columns([borders], [ids], self.spacing.width), grain)
-        return from_canvas(picture, [(request.width, request.height)])[0]
+        return self.framed(picture, near, request, rng)
+
+    def framed(self, picture: Tensor, near: int, request: Request, rng: np.random.Generator) -> Image.Image:
+        """A picture (1, 3, HEIGHT, W) of -1 to 1 in a request's size: where the text of a real one stands in that, with
+        paper around it."""
+        size = (request.width, request.height)
+        left, top, right, bottom = self.parts[near]
+        place = (left * size[0], top * size[1], right * size[0], bottom * size[1])
+        part = from_canvas(picture, [(self.spacing.width, HEIGHT)])[0]
+        return put_back(part, place, paper_around(part, place, size, rng))
 
     # --------------------------------------------------------------------------------------------------------- fitting
 
@@ -227,6 +252,7 @@ class Generated(ABC):
         source: Source
         known_as: dict[str, str] = {}
         marks: list[str] = []
+        parts: list[Part] = []  # of rendered text all
         if data is None:
             if settings.model:
                 raise UserError("rendered text is judged by the shipped reader: leave model out")
@@ -240,6 +266,7 @@ class Generated(ABC):
             source = drawings = Drawings(data, aligner, charset if start else None, known_as, settings.seed)
             charset = drawings.charset
             spacing, known, marks, mark = drawings.spacing, drawings.known, drawings.marks, drawings.hash
+            parts = drawings.parts
             told = f"{len(drawings)} pictures" + (f", {drawings.left_out} left out" if drawings.left_out else "")
         set_seed(settings.seed)
         judge = Judge(find_weights(Path(settings.model)) if settings.model else TINY, charset, known_as)
@@ -247,10 +274,6 @@ class Generated(ABC):
         try:
             if start:
                 same = start[1]["method"] == cls.name
-                if not same and learning.shown not in start[0]:
-                    raise UserError(
-                        f"{settings.start} was fitted for {start[1]['method']}: {cls.name} cannot start there"
-                    )
                 for name, network in learning.networks.items():
                     if same or name in start[0]:  # a vae's generator has no critic
                         network.load_state_dict(start[0][name])
@@ -258,7 +281,7 @@ class Generated(ABC):
             raise UserError(f"start {settings.start!r} does not fit: {str(error).splitlines()[-1].strip()}") from None
         about = {
             "method": cls.name, "charset": charset.characters, "known_as": known_as, "spacing": asdict(spacing),
-            "known": known._asdict(), "shown": learning.shown, "marks": marks,
+            "known": known._asdict(), "shown": learning.shown, "marks": marks, "parts": parts,
             "settings": settings.model_dump(mode="json"),
         }  # fmt: skip
 

@@ -14,17 +14,29 @@ import pytest
 import torch
 from conftest import augment
 from diffusers import DDPMScheduler, DPMSolverMultistepScheduler
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from safetensors.torch import load_file
 
-from augment.canvas import HEIGHT, Canvas, borders_of_boxes, canvas_width, columns, from_canvas, padded, to_canvas
-from augment.fit import mark_of
+from augment.canvas import (
+    HEIGHT,
+    Canvas,
+    borders_of_boxes,
+    canvas_width,
+    columns,
+    from_canvas,
+    padded,
+    paper_around,
+    put_back,
+    text_part,
+    to_canvas,
+)
+from augment.fit import Drawings, aligner_for, mark_of
 from augment.generated import SHIPPED, load
 from augment.judge import Judge, grey_of, text_of
 from augment.layout import Spacing
 from augment.method import Request
 from augment.methods import create, load_learner
-from augment.methods.diffusion import NOISE, Denoiser, LayoutPipeline, reading_lesson
+from augment.methods.diffusion import NOISE, Denoiser, Drafter, LayoutPipeline, reading_lesson
 from augment.methods.gan import augmented, penalty, swapped
 from augment.methods.vae import divergence
 from augment.networks import Critic, Generator
@@ -268,7 +280,7 @@ def test_a_fit_starts_from_another(data: Manifest, tmp_path: Path) -> None:
         load(tmp_path / "first", "wgan")
 
 
-def test_a_gan_starts_from_the_generator_of_an_autoencoder_and_diffusion_cannot(data: Manifest, tmp_path: Path) -> None:
+def test_all_that_draw_by_an_autoencoders_generator_start_from_one(data: Manifest, tmp_path: Path) -> None:
     load_learner("vae").fit(data, settings("vae"), tmp_path / "vae")
     own = settings("wgan", start=str(tmp_path / "vae"), steps=1, learning_rate=1e-9)
     load_learner("wgan").fit(data, own, tmp_path / "wgan")
@@ -278,18 +290,17 @@ def test_a_gan_starts_from_the_generator_of_an_autoencoder_and_diffusion_cannot(
     assert torch.allclose(second["latents"]["mean"], first["latents"]["mean"], atol=0.02), "drawn near real pictures"
     load_learner("cgan").fit(data, settings("cgan"), tmp_path / "alone")
     assert set(load(tmp_path / "alone", "cgan")[0]) == {"generator", "critic"}
-    with pytest.raises(UserError, match="was fitted for vae: diffusion cannot start there"):
-        load_learner("diffusion").fit(data, settings("diffusion", start=str(tmp_path / "vae")), tmp_path / "new")
-    assert not (tmp_path / "new").exists()
+    own = settings("diffusion", start=str(tmp_path / "vae"), steps=1, drafts=False)
+    load_learner("diffusion").fit(data, own, tmp_path / "diffusion")
+    third = load(tmp_path / "diffusion", "diffusion")[0]
+    assert all(torch.equal(third["generator"][key], own) for key, own in first["generator"].items()), "it only drafts"
 
 
-def test_a_gan_starts_from_the_shipped_autoencoder_where_none_of_its_own_is_shipped(
-    data: Manifest, tmp_path: Path
-) -> None:
-    own = settings("cgan", start="default", steps=1, learning_rate=1e-9)
-    load_learner("cgan").fit(data, own, tmp_path / "cgan")
+def test_diffusion_starts_from_the_shipped_autoencoder(data: Manifest, tmp_path: Path) -> None:
+    own = settings("diffusion", start="default", steps=1, drafts=False)
+    load_learner("diffusion").fit(data, own, tmp_path / "run")
     shipped = load(SHIPPED / "vae.safetensors", "vae")[0]["generator"]
-    found = load(tmp_path / "cgan", "cgan")[0]["generator"]
+    found = load(tmp_path / "run", "diffusion")[0]["generator"]
     assert all(torch.allclose(found[key], tensor, atol=2e-3) for key, tensor in shipped.items())
 
 
@@ -311,6 +322,50 @@ def test_shipped_generators_draw_what_they_are_asked_for(tmp_path: Path) -> None
         assert np.mean(right) > 0.75, name
 
 
+def test_only_the_part_with_the_text_is_learned_and_paper_is_drawn_around_it(tmp_path: Path) -> None:
+    """Small text in a large picture: the canvas is the text's, and what is made stands where texts stood."""
+    shade = np.linspace(250, 235, 160).astype(np.uint8)  # from the left to the right
+    with FolderWriter(tmp_path / "wide") as writer:
+        for k, text in enumerate(["aB3", "Ba33", "3aB", "BB3a"] * 6):
+            page = Image.fromarray(np.repeat(shade[None], 96, 0)).convert("RGB")
+            ImageDraw.Draw(page).text((45 + k % 5, 30), text, "black", ImageFont.load_default(30))
+            pixels = io.BytesIO()
+            page.save(pixels, "png")
+            writer.add(f"{k}.png", pixels.getvalue(), text)
+    wide = read_manifest(tmp_path / "wide")
+    drawings = Drawings(wide, aligner_for(wide, None)[0], None, {}, 0)
+    ink = (drawings.pictures.min(1) < 140).any(2)  # rows of the canvases, dark ones
+    assert np.median(ink.sum(1)) > HEIGHT / 2
+    first = np.array([own[0] for own in drawings.borders]) / drawings.width
+    assert np.median(first) < 0.25, "a text begins near the left side of its canvas"
+    load_learner("vae").fit(wide, settings("vae", steps=2), tmp_path / "run")
+    method = create("vae", {"fitted": str(tmp_path / "run")})
+    for made in method.make([Request("aB3", k, 320, 192) for k in range(4)], [None] * 4):
+        grey = np.asarray(made.convert("L"), int)
+        assert np.abs(np.diff(grey[:30], axis=0)).max() <= 20, "paper above, as it is beside the part"
+        assert grey.std(0)[100:220].max() > 1
+
+
+def test_a_part_is_put_back_and_paper_goes_on_around_it() -> None:
+    rng = np.random.default_rng(0)
+    page = np.full((60, 120, 3), 200.0) + np.linspace(0, 40, 120)[None, :, None] + rng.normal(0, 2, (60, 120, 1))
+    page[20:40, 30:33] = 0  # a stroke
+    page[10:20, 60:62] = 0  # and one that reaches the part's upper side
+    page = Image.fromarray(page.clip(0, 255).astype(np.uint8))
+    place = (20.0, 10.0, 100.0, 50.0)
+    around = paper_around(page.crop((20, 10, 100, 50)), place, page.size, rng)
+    left, right = np.asarray(around, float)[:, :20], np.asarray(around, float)[:, 100:]
+    assert abs(left.mean() - 207) < 3 and abs(right.mean() - 234) < 3, "shaded as it is on that side"
+    assert np.asarray(around)[:10].min() > 180, "no stroke is drawn out"
+    assert 0.5 < np.asarray(around, float)[:8, 25:95].std(0).mean() < 4, "grain"
+    back = np.asarray(put_back(page.crop((20, 10, 100, 50)), place, around), int)
+    assert np.array_equal(back[10:50, 20:100], np.asarray(page, int)[10:50, 20:100])
+    painted = np.zeros(80, np.float32)
+    painted[40:] = 1
+    half = np.asarray(put_back(Image.new("RGB", (80, 40)), place, page, painted), int)
+    assert not half[10:50, 62:100].any() and np.array_equal(half[:, :58], np.asarray(page, int)[:, :58])
+
+
 def test_what_no_generator_can_be_fitted_to_is_refused(data: Manifest, tmp_path: Path) -> None:
     cls = load_learner("vae")
     with pytest.raises(UserError, match="has 5 pictures: a method needs 20"):
@@ -328,8 +383,8 @@ def test_what_no_generator_can_be_fitted_to_is_refused(data: Manifest, tmp_path:
         load(blank, "vae")
     with pytest.raises(UserError, match="no such generator"):
         load(tmp_path / "nowhere", "vae")
-    with pytest.raises(UserError, match="first augment fit --method cgan"):
-        create("cgan")
+    with pytest.raises(UserError, match="first augment fit --method diffusion"):
+        create("diffusion")
 
 
 def test_a_generator_overfits_a_few_pictures(data: Manifest) -> None:
@@ -360,7 +415,7 @@ class Oracle(torch.nn.Module):
         self.alphas = DDPMScheduler(**NOISE).alphas_cumprod
         self.calls = 0
 
-    def forward(self, noisy: torch.Tensor, t: torch.Tensor, characters: Any, within: Any) -> torch.Tensor:
+    def forward(self, noisy: torch.Tensor, t: torch.Tensor, *layouts: torch.Tensor) -> torch.Tensor:
         self.calls += 1
         alpha = self.alphas[t[0]] ** 0.5
         sigma = (1 - alpha**2) ** 0.5
@@ -370,7 +425,7 @@ class Oracle(torch.nn.Module):
 
 def oracle_pipeline(clean: torch.Tensor) -> tuple[Any, Oracle]:
     oracle = Oracle(clean)
-    pipeline = LayoutPipeline(Denoiser(3, (16, 16), 8), DPMSolverMultistepScheduler(**NOISE))
+    pipeline = LayoutPipeline(Denoiser(3, (16, 16), 8), Drafter(3), DPMSolverMultistepScheduler(**NOISE))
     pipeline.denoiser = oracle
     return pipeline, oracle
 
@@ -391,11 +446,11 @@ def test_strength_says_how_many_steps_run_from_a_real_picture(strength: float, r
     batch = canvas(2)
     pipeline, oracle = oracle_pipeline(batch.pictures[:1])
     noise = torch.randn(1, 3, HEIGHT, 48)
-    made = pipeline(batch.characters[:1], batch.within[:1], noise, batch.pictures[:1], strength, guidance=1)
+    made = pipeline(batch.characters[:1], batch.within[:1], noise, None, batch.pictures[:1], strength, guidance=1)
     assert oracle.calls == runs and (made - batch.pictures[:1]).abs().mean() < 0.02
     pipeline, _ = oracle_pipeline(torch.zeros(1, 3, HEIGHT, 48))
-    pipeline.denoiser.forward = lambda noisy, t, c, w: torch.zeros_like(noisy)  # keeps what it is given, shrunk
-    kept = pipeline(batch.characters[:1], batch.within[:1], noise * 0, batch.pictures[:1], strength, guidance=1)
+    pipeline.denoiser.forward = lambda noisy, t, c, w, d: torch.zeros_like(noisy)  # keeps what it is given, shrunk
+    kept = pipeline(batch.characters[:1], batch.within[:1], noise * 0, None, batch.pictures[:1], strength, guidance=1)
     if strength == 1:  # nothing of the picture is left
         assert not kept.any()
     else:
@@ -407,17 +462,17 @@ def test_a_strength_without_a_step_is_refused() -> None:
     pipeline, _ = oracle_pipeline(batch.pictures[:1])
     noise = torch.randn(1, 3, HEIGHT, 48)
     with pytest.raises(UserError, match=r"at strength 0.05 none of 12 steps runs"):
-        pipeline(batch.characters[:1], batch.within[:1], noise, batch.pictures[:1], 0.05)
+        pipeline(batch.characters[:1], batch.within[:1], noise, None, batch.pictures[:1], 0.05)
 
 
 def test_guidance_goes_beyond_what_the_layout_changes() -> None:
     class Two(torch.nn.Module):
-        def forward(self, noisy: torch.Tensor, t: Any, characters: torch.Tensor, within: Any) -> torch.Tensor:
+        def forward(self, noisy: torch.Tensor, t: Any, characters: torch.Tensor, *_: Any) -> torch.Tensor:
             return torch.full_like(noisy, 2.0 if characters.any() else 1.0)
 
     seen = []
     for guidance in (0.0, 1.0, 2.0):
-        pipeline = LayoutPipeline(Denoiser(3, (16, 16), 8), DPMSolverMultistepScheduler(**NOISE))
+        pipeline = LayoutPipeline(Denoiser(3, (16, 16), 8), Drafter(3), DPMSolverMultistepScheduler(**NOISE))
         pipeline.denoiser = Two()
         batch = canvas(1)
         step = pipeline.scheduler.step
@@ -435,7 +490,7 @@ def test_guidance_goes_beyond_what_the_layout_changes() -> None:
 
 def test_a_pipeline_is_saved_and_read_back(tmp_path: Path) -> None:
     batch = canvas(2)
-    pipeline = LayoutPipeline(Denoiser(3, (16, 32), 8), DPMSolverMultistepScheduler(**NOISE))
+    pipeline = LayoutPipeline(Denoiser(3, (16, 32), 8), Drafter(3), DPMSolverMultistepScheduler(**NOISE))
     pipeline.save_pretrained(tmp_path / "pipe")
     again = LayoutPipeline.from_pretrained(tmp_path / "pipe")
     noise = torch.randn(2, 3, HEIGHT, 48)
@@ -492,8 +547,10 @@ def test_a_contrast_pair_repaints_one_character_alone(data: Manifest, tmp_path: 
     assert asked.source == sample.name
     (made,) = method.make([asked], [source])
     apart = np.abs(np.asarray(made, int) - np.asarray(source, int)).max((0, 2))
-    (border,) = method.spacing.borders[method.about["marks"].index(mark_of(source))][3:4]
-    assert apart[: int(border) - 4].max() <= 1, "what was not swapped stays as it is"
+    left, _, right, _ = text_part(source)
+    on_canvas = method.spacing.borders[method.about["marks"].index(mark_of(source))][3]
+    border = left + on_canvas * (right - left) / method.spacing.width
+    assert apart[: int(border) - 4].max() == 0, "what was not swapped stays as it is"
     assert apart[int(border) + 2 :].max() > 20
     assert with_pairs(method, [replace(swapped, text="aB3aB")], lambda name: source)[0].source is None
 

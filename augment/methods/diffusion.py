@@ -1,5 +1,9 @@
 """A small pixel-space diffusion model over layouts, as a pipeline of diffusers: pictures from text, or from real ones.
 
+It begins with a draft, an autoencoder's picture of the text in a real picture's look, and adds what that lost: edges,
+lines, grain (Pandey et al. 2022, "DiffuseVAE", arXiv 2201.00308). From noise alone small networks take very long to
+learn letters.
+
 Ho et al. 2020, arXiv 2006.11239, predicting velocity (Salimans and Ho 2022, arXiv 2202.00512) with min-SNR weights
 (Hang et al. 2023, arXiv 2303.09556) and classifier-free guidance (Ho and Salimans 2022, arXiv 2207.12598), sampled by
 DPM-Solver++ (Lu et al. 2022, arXiv 2211.01095). From a real picture: noised to a strength and denoised under its own
@@ -31,12 +35,13 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from augment.canvas import HEIGHT, Canvas, columns, from_canvas, to_canvas
-from augment.fit import FitSettings, Turn, mark_of
+from augment.canvas import HEIGHT, Canvas, columns, from_canvas, put_back, text_part, to_canvas
+from augment.fit import Turn, mark_of
 from augment.generated import Generated, GeneratedSettings
 from augment.judge import Judge
 from augment.method import Request
-from augment.networks import Columns
+from augment.methods.vae import VaeFit, VaeLearning
+from augment.networks import LATENT, Columns, Encoder, Generator
 from recognizer.errors import UserError
 from recognizer.settings import Settings
 
@@ -45,33 +50,72 @@ SWAPPED = 0.75  # the least of them where a character is swapped
 BESIDE = 2.0  # columns to each side of a swapped character that are painted with it
 SNR = 5.0  # gamma of min-SNR
 NOISE: dict[str, Any] = {"beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction"}
+ALPHAS: Tensor = DDPMScheduler(**NOISE).alphas_cumprod
+DRAFTED = 0.35  # how far pictures lie from their drafts, root mean square
 
 
 class Denoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]
-    """Noisy pictures, 2 x 2 pixels as 12 channels (N, 12, HEIGHT / 2, W / 2), under layouts (N, W), to velocities."""
+    """Noisy pictures, 2 x 2 pixels as 12 channels (N, 12, HEIGHT / 2, W / 2), under layouts (N, W) and beside drafts of
+    the same form, to velocities.
+
+    The network adds to what would be best if pictures lay `DRAFTED` around their drafts, normally: at the start, its
+    weights zero, the draft is drawn (as the skip of Karras et al. 2022, "Elucidating the Design Space", arXiv
+    2206.00364, around a draft instead of zero).
+    """
 
     @register_to_config  # type: ignore[untyped-decorator]
-    def __init__(self, classes: int, channels: tuple[int, ...] = (48, 72, 112), condition: int = 24) -> None:
+    def __init__(self, classes: int, channels: tuple[int, ...] = (32, 64, 96), condition: int = 24) -> None:
         super().__init__()
         self.columns = Columns(classes, condition)
         self.unet = UNet2DModel(
-            in_channels=12 + condition, out_channels=12, block_out_channels=channels, layers_per_block=1,
+            in_channels=24 + condition, out_channels=12, block_out_channels=channels, layers_per_block=1,
             down_block_types=("DownBlock2D",) * (len(channels) - 1) + ("AttnDownBlock2D",),
             up_block_types=("AttnUpBlock2D",) + ("UpBlock2D",) * (len(channels) - 1), norm_num_groups=8,
             attention_head_dim=channels[-1] // 4,
         )  # fmt: skip
+        nn.init.zeros_(self.unet.conv_out.weight)
 
-    def forward(self, noisy: Tensor, timesteps: Tensor, characters: Tensor, within: Tensor) -> Tensor:
+    def forward(self, noisy: Tensor, timesteps: Tensor, characters: Tensor, within: Tensor, drafts: Tensor) -> Tensor:
         layout = F.avg_pool1d(self.columns(characters, within), 2)[:, :, None].expand(-1, -1, noisy.shape[2], -1)
-        return self.unet(torch.cat([noisy, layout], 1), timesteps).sample  # type: ignore[no-any-return]
+        more: Tensor = self.unet(torch.cat([noisy, drafts, layout], 1), timesteps).sample
+        alpha = ALPHAS.to(noisy)[timesteps.to(noisy.device)][:, None, None, None]
+        scale, sigma = alpha.sqrt(), (1 - alpha).sqrt()
+        known = scale * sigma * (1 - DRAFTED**2) / (alpha * DRAFTED**2 + 1 - alpha)
+        return known * (noisy - scale * drafts) - sigma * drafts + more
+
+
+class Drafter(ModelMixin, ConfigMixin):  # type: ignore[misc]
+    """Latents (N, LATENT) and layouts (N, W) to drafts (N, 3, HEIGHT, W): an autoencoder's generator without grain."""
+
+    @register_to_config  # type: ignore[untyped-decorator]
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.generator = Generator(classes)
+
+    @classmethod
+    def of(cls, generator: nn.Module, classes: int) -> Drafter:
+        """Drafts by a generator that there is."""
+        with torch.device("meta"):  # no random weights that are thrown away at once
+            drafter: Drafter = cls(classes)
+        drafter.generator = generator
+        return drafter
+
+    def forward(self, latents: Tensor, characters: Tensor, within: Tensor) -> Tensor:
+        return drafts_of(self.generator, latents, characters, within)
+
+
+def drafts_of(generator: nn.Module, latents: Tensor, characters: Tensor, within: Tensor) -> Tensor:
+    """What a generator draws without grain."""
+    grain = latents.new_zeros(len(latents), 1, HEIGHT, characters.shape[1])
+    return generator(latents, characters, within, grain)  # type: ignore[no-any-return]
 
 
 class LayoutPipeline(DiffusionPipeline):  # type: ignore[misc]
     """Pictures under layouts, from nothing or from real pictures. Saved and read as every pipeline of diffusers."""
 
-    def __init__(self, denoiser: Denoiser, scheduler: DPMSolverMultistepScheduler) -> None:
+    def __init__(self, denoiser: Denoiser, drafter: Drafter, scheduler: DPMSolverMultistepScheduler) -> None:
         super().__init__()
-        self.register_modules(denoiser=denoiser, scheduler=scheduler)
+        self.register_modules(denoiser=denoiser, drafter=drafter, scheduler=scheduler)
 
     @classmethod
     def from_pretrained(cls, path: str | Path, **_: Any) -> LayoutPipeline:
@@ -79,7 +123,8 @@ class LayoutPipeline(DiffusionPipeline):  # type: ignore[misc]
         if not (Path(path) / "model_index.json").is_file():
             raise UserError(f"{path}: no pipeline is there")
         scheduler = DPMSolverMultistepScheduler.from_pretrained(str(path), subfolder="scheduler")
-        return cls(Denoiser.from_pretrained(str(path), subfolder="denoiser"), scheduler)
+        denoiser = Denoiser.from_pretrained(str(path), subfolder="denoiser")
+        return cls(denoiser, Drafter.from_pretrained(str(path), subfolder="drafter"), scheduler)
 
     @torch.no_grad()
     def __call__(
@@ -87,6 +132,7 @@ class LayoutPipeline(DiffusionPipeline):  # type: ignore[misc]
         characters: Tensor,
         within: Tensor,
         noise: Tensor,
+        latents: Tensor | None = None,
         pictures: Tensor | None = None,
         strength: float = 1.0,
         steps: int = 12,
@@ -99,6 +145,7 @@ class LayoutPipeline(DiffusionPipeline):  # type: ignore[misc]
         Args:
             characters, within: the layouts (N, W), as `augment.canvas` has them.
             noise: normal (N, 3, HEIGHT, W): all randomness there is.
+            latents: what they look like (N, LATENT), as the autoencoder's encoder finds it; the average without.
             pictures: real ones (N, 3, HEIGHT, W) to begin from, noised to `strength`.
             guidance: how far from what it would draw without a layout; 1 is none.
             lesson: a gradient of the estimated pictures, to go against at each step.
@@ -119,13 +166,15 @@ class LayoutPipeline(DiffusionPipeline):  # type: ignore[misc]
         if pictures is not None and run < steps:
             self.scheduler.set_begin_index(steps - run)
             x = self.scheduler.add_noise(F.pixel_unshuffle(pictures, 2), x, timesteps[:1].expand(len(x)))
-        none = torch.zeros_like(characters), torch.zeros_like(within)
+        latents = noise.new_zeros(len(noise), LATENT) if latents is None else latents
+        drafts = F.pixel_unshuffle(self.drafter(latents, characters, within), 2)
+        none = torch.zeros_like(characters), torch.zeros_like(within), torch.zeros_like(drafts)
         kept = None
         if repaint is not None and pictures is not None:
             kept = F.pixel_unshuffle((1 - repaint)[:, None, None].expand_as(pictures), 2)
             clean, own = F.pixel_unshuffle(pictures, 2), F.pixel_unshuffle(noise, 2)
         for k, t in enumerate(timesteps):
-            v = self.denoiser(x, t.expand(len(x)), characters, within)
+            v = self.denoiser(x, t.expand(len(x)), characters, within, drafts)
             if guidance != 1:
                 v = torch.lerp(self.denoiser(x, t.expand(len(x)), *none), v, guidance)
             if lesson is not None:
@@ -158,33 +207,40 @@ def reading_lesson(judge: Judge, canvas: Canvas, label: float, entropy: float) -
     return lesson
 
 
-class DiffusionFit(FitSettings):
-    """How the diffusion model is trained."""
+class DiffusionFit(VaeFit):
+    """How the diffusion model is trained, and the autoencoder of its drafts beside it."""
 
-    learning_rate: float = Field(1e-3, gt=0)
-    unconditioned: float = Field(0.1, ge=0, lt=1)  # share of the pictures that are shown without their layout
+    steps: int = Field(600, ge=1)
+    unconditioned: float = Field(0.1, ge=0, lt=1)  # share of the pictures that are shown without layout and draft
+    drafts: bool = True  # the autoencoder learns as well; else it stays as it was at the start
 
 
 class DiffusionLearning:
-    """A denoiser."""
+    """A denoiser, and the autoencoder that drafts for it."""
 
     shown = "denoiser"
 
-    def __init__(self, settings: DiffusionFit, classes: int) -> None:
-        self.settings = settings
+    def __init__(self, settings: DiffusionFit, classes: int, judge: Judge) -> None:
+        self.settings, self.classes = settings, classes
         self.denoiser = Denoiser(classes)
-        self.networks: Mapping[str, nn.Module] = {"denoiser": self.denoiser}
+        self.autoencoder = VaeLearning(settings, classes, judge)
+        self.networks: Mapping[str, nn.Module] = {"denoiser": self.denoiser, **self.autoencoder.networks}
         self._optimizer = torch.optim.AdamW(self.denoiser.parameters(), settings.learning_rate, weight_decay=0.01)
         self._noise = DDPMScheduler(**NOISE)
+        self.latents = self.autoencoder.latents
 
     def optimizers(self) -> list[torch.optim.Optimizer]:
-        return [self._optimizer]
+        return [self._optimizer, *self.autoencoder.optimizers()]
 
     def sample(self, network: nn.Module, canvas: Canvas) -> Tensor:
-        pipeline = LayoutPipeline(network, DPMSolverMultistepScheduler(**NOISE))  # type: ignore[arg-type]
-        return pipeline(canvas.characters, canvas.within, torch.randn_like(canvas.pictures))
+        drafter = Drafter.of(self.networks["generator"], self.classes)
+        pipeline = LayoutPipeline(network, drafter, DPMSolverMultistepScheduler(**NOISE))  # type: ignore[arg-type]
+        noise = torch.randn_like(canvas.pictures)
+        return pipeline(canvas.characters, canvas.within, noise, self.latents(canvas))
 
     def turns(self, batch: Callable[[int], Canvas], accelerator: Accelerator) -> Iterator[Turn]:
+        if self.settings.drafts:
+            yield from self.autoencoder.turns(batch, accelerator)
         canvas = batch(0)
         n, device = len(canvas.pictures), canvas.pictures.device
         clean = F.pixel_unshuffle(canvas.pictures, 2)
@@ -195,12 +251,17 @@ class DiffusionLearning:
         noisy, velocity = self._noise.add_noise(clean, noise, t), self._noise.get_velocity(clean, noise, t)
         shown = torch.rand(n, 1, device=device) >= self.settings.unconditioned
         with accelerator.autocast():
-            guess = self.denoiser(noisy, t, canvas.characters * shown, canvas.within * shown)
+            with torch.no_grad():
+                z = self.autoencoder.drawn(canvas)[0]
+                drafts = drafts_of(self.networks["generator"], z, canvas.characters, canvas.within)
+            drafts = F.pixel_unshuffle(drafts.float() * shown[:, :, None, None], 2)
+            guess = self.denoiser(noisy, t, canvas.characters * shown, canvas.within * shown, drafts)
         apart = (guess.float() - velocity).square().mean((1, 2, 3))
         alpha = self._noise.alphas_cumprod.to(device)[t]
         ratio = alpha / (1 - alpha)
         loss = (apart * ratio.clamp(max=SNR) / (ratio + 1)).mean()
-        yield Turn(loss, self._optimizer, (self.denoiser,), {"loss": loss.item(), "velocity": apart.mean().item()})
+        figures = {"loss": loss.item(), "velocity": apart.mean().item()}
+        yield Turn(loss, self._optimizer, (self.denoiser,), figures)
 
 
 class DiffusionSettings(GeneratedSettings):
@@ -217,6 +278,7 @@ class Diffusion(Generated):
     """Draws by diffusion. A request with a source is drawn from it, under its text or another of the same length."""
 
     name: ClassVar[str] = "diffusion"
+    kin: ClassVar[tuple[str, ...]] = ("vae",)
     FitSettings: ClassVar[type[Settings]] = DiffusionFit
     Settings: ClassVar[type[Settings]] = DiffusionSettings
     takes_source: ClassVar[bool] = True
@@ -230,7 +292,7 @@ class Diffusion(Generated):
 
     @classmethod
     def learning(cls, settings: DiffusionFit, classes: int, judge: Judge, start: Collection[str]) -> DiffusionLearning:
-        return DiffusionLearning(settings, classes)
+        return DiffusionLearning(settings, classes, judge)
 
     @classmethod
     def build(cls, classes: int) -> nn.Module:
@@ -240,7 +302,12 @@ class Diffusion(Generated):
     @cached_property
     def pipeline(self) -> LayoutPipeline:
         """The pipeline, to be saved with `save_pretrained` or used by itself."""
-        return LayoutPipeline(self.network, DPMSolverMultistepScheduler(**NOISE))  # type: ignore[arg-type]
+        drafter = Drafter.of(self.part_network("generator", Generator), self.charset.classes)
+        return LayoutPipeline(self.network, drafter, DPMSolverMultistepScheduler(**NOISE))  # type: ignore[arg-type]
+
+    @cached_property
+    def _encoder(self) -> nn.Module:
+        return self.part_network("encoder", Encoder)
 
     @cached_property
     def _judge(self) -> Judge:
@@ -257,12 +324,15 @@ class Diffusion(Generated):
     def draw(self, request: Request, source: Image.Image | None) -> Image.Image:
         """The picture of one request; from its source, where it has one."""
         rng, ids, width = request.rng(), self.shown(request.text), self.spacing.width
-        borders, real, strength, repaint = self.spacing.lay_out(request.text, rng)[0], None, 1.0, None
+        (borders, near), real, strength, repaint = self.spacing.lay_out(request.text, rng), None, 1.0, None
+        latent, part = self.latent(near, rng), None
         if request.source is not None:
             if source is None:
                 raise UserError(f"{request.source!r}, which {request.text!r} is drawn from, is not there")
             borders = self.layout_of(request, source)
-            real = torch.from_numpy(to_canvas(source, width)).float()[None] / 127.5 - 1
+            part = text_part(source)
+            real = torch.from_numpy(to_canvas(source, width, part)).float()[None] / 127.5 - 1
+            latent = self._encoder(real, *columns([borders], [ids], width))[0]
             strengths = self.settings.strengths
             if request.pair is not None:  # what was there must go
                 strengths = tuple(s for s in strengths if s >= SWAPPED) or (max(strengths),)
@@ -274,8 +344,12 @@ class Diffusion(Generated):
         if s.label or s.entropy:
             canvas = Canvas(noise, characters, within, torch.tensor([ids]), torch.tensor([len(ids)]))
             lesson = reading_lesson(self._judge, canvas, s.label, s.entropy)
-        picture = self.pipeline(characters, within, noise, real, strength, s.steps, s.guidance, lesson, repaint)
-        return from_canvas(picture, [(request.width, request.height)])[0]
+        picture = self.pipeline(characters, within, noise, latent, real, strength, s.steps, s.guidance, lesson, repaint)
+        if part is None or source is None:
+            return self.framed(picture, near, request, rng)
+        painted = None if repaint is None else repaint[0].numpy()
+        whole = put_back(from_canvas(picture, [(width, HEIGHT)])[0], part, source, painted)
+        return whole.resize((request.width, request.height), Image.Resampling.BICUBIC)
 
     def _swapped(self, request: Request, source: Image.Image, borders: NDArray[np.float64]) -> Tensor | None:
         """The columns (1, W) of the characters that a request swaps in a picture whose text is known, 1 there and 0

@@ -161,7 +161,6 @@ class Wgan(Generated):
     """A conditional WGAN-GP."""
 
     name: ClassVar[str] = "wgan"
-    kin: ClassVar[tuple[str, ...]] = ("vae",)
     FitSettings: ClassVar[type[Settings]] = GanFit
 
     @classmethod
@@ -180,7 +179,6 @@ class Cgan(Generated):
     """A conditional GAN without a gradient penalty: the control."""
 
     name: ClassVar[str] = "cgan"
-    kin: ClassVar[tuple[str, ...]] = ("vae",)
     FitSettings: ClassVar[type[Settings]] = PlainFit
 
     @classmethod

@@ -66,8 +66,7 @@ class VaeLearning:
         s, canvas = self.settings, batch(0)
         self.judge.to(accelerator.device)
         with accelerator.autocast():
-            mean, log_variance = self.encoder(canvas.pictures, canvas.characters, canvas.within)
-            z = mean + torch.randn_like(mean) * (log_variance / 2).exp()
+            z, mean, log_variance = self.drawn(canvas)
             grain = torch.randn_like(canvas.pictures[:, :1])
             made = self.generator(z, canvas.characters, canvas.within, grain)
         made = made.float()
@@ -80,6 +79,11 @@ class VaeLearning:
         parts = {"apart": apart, "edges": blur, "prior": prior, "reading": reading}
         figures = {name: part.item() for name, part in parts.items()}
         yield Turn(loss, self._optimizer, (self.generator, self.encoder), figures)
+
+    def drawn(self, canvas: Canvas) -> tuple[Tensor, Tensor, Tensor]:
+        """Latents (N, LATENT) drawn for pictures, and the mean and log variance of what they were drawn from."""
+        mean, log_variance = self.encoder(canvas.pictures, canvas.characters, canvas.within)
+        return mean + torch.randn_like(mean) * (log_variance / 2).exp(), mean, log_variance
 
     @torch.inference_mode()
     def latents(self, canvas: Canvas) -> Tensor:
