@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from conftest import augment
 from diffusers import DDPMScheduler, DPMSolverMultistepScheduler
 from PIL import Image, ImageDraw, ImageFont
@@ -100,6 +101,37 @@ def test_augmentation_is_one_for_real_and_made_and_moves_nothing() -> None:
         assert np.allclose(np.polyval(fit, before.flatten().numpy()), after.flatten().numpy(), atol=1e-4)
     numbers[:, 5] = 0
     assert (augmented(batch.pictures, numbers) == 0).any()
+
+
+@pytest.mark.parametrize("name", ["vae", "wgan"])
+def test_texts_are_judged_in_the_look_of_another_picture(name: str) -> None:
+    """Else a latent that tells of its text passes, and a new text in that look is not readable."""
+    seen: list[torch.Tensor] = []
+
+    class Spy(torch.nn.Module):
+        def forward(self, pictures: torch.Tensor, canvas: Canvas) -> tuple[torch.Tensor, torch.Tensor]:
+            seen.append(pictures.detach())
+            return pictures.square().mean((1, 2, 3)), pictures.mean((1, 2, 3))
+
+    batch, start = canvas(), ("generator", "encoder")
+    learning = load_learner(name).learning(
+        settings(name, critic_steps=1) if name == "wgan" else settings(name), 3, Spy(), start
+    )
+    encoder, generator = (learning.networks[n] for n in ("encoder", "generator"))
+    with torch.no_grad():
+        encoder.out.weight *= 30  # looks that differ
+        encoder.out.bias[64:] = -1e3  # and hardly vary
+        z = encoder(batch.pictures, batch.characters, batch.within)[0]
+        drawn = [
+            generator(own, batch.characters, batch.within, torch.zeros(4, 1, HEIGHT, 48)) for own in (z, z.roll(1, 0))
+        ]
+    for turn in learning.turns(lambda k: batch, Accelerator(cpu=True)):
+        assert torch.isfinite(turn.loss).all()
+    (judged,) = seen
+    others = 4 if name == "vae" else 2
+    for k in range(4):
+        near, far = (drawn[int(k < others)][k], drawn[int(k >= others)][k])
+        assert (judged[k] - near).abs().mean() < 0.2 * (judged[k] - far).abs().mean(), k
 
 
 def test_swapped_pictures_stand_under_layouts_of_others() -> None:

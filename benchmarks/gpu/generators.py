@@ -22,6 +22,8 @@ from typing import Any
 
 import torch
 
+from augment.generated import SHIPPED
+
 SHARES = {"vae": 1.0, "cgan": 1.5, "wgan": 3.0, "diffusion": 2.5}  # of the minutes
 LOOK = {"cuda": 60, "cpu": 4}  # steps of a first look
 
@@ -32,9 +34,11 @@ def fit(method: str, steps: int, given: argparse.Namespace, out: Path) -> float:
         "steps": steps, "batch": given.batch, "tracker": "none", "grids": 20 if steps > 100 else 2, "start": "nothing",
         "fonts": [str(given.fonts)] if given.fonts else [], "average": 0.02,
     }  # fmt: skip
-    for file in (given.out / "vae.safetensors" if method.endswith("gan") else None,
-                 given.start / f"{method}.safetensors" if given.start is not None else None):  # fmt: skip
-        if file is not None and file.is_file():
+    if method == "diffusion":
+        values["drafts"] = False  # by the autoencoder as it is
+    others = [] if method == "vae" else [SHIPPED / "vae.safetensors", given.out / "vae.safetensors"]
+    for file in [*others, *([given.start / f"{method}.safetensors"] if given.start else [])]:
+        if file.is_file():
             values["start"] = str(file)
     sets = [w for k, v in values.items() for w in ("--set", f"{k}={json.dumps(v)}")]
     subprocess.run(
