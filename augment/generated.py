@@ -92,14 +92,11 @@ class Generated(ABC):
     """Pictures of a fitted generator."""
 
     name: ClassVar[str]
-    kin: ClassVar[tuple[str, ...]] = ()  # methods in whose shipped generator it may start, where it has none of its own
     Settings: ClassVar[type[Settings]] = GeneratedSettings
     needs_source: ClassVar[bool] = False
     exact_text: ClassVar[bool] = False
 
     def __init__(self, settings: GeneratedSettings) -> None:
-        if settings.fitted is None and not (SHIPPED / f"{self.name}.safetensors").is_file():
-            raise UserError(f"{self.name} makes pictures like yours: first augment fit --method {self.name} --data DIR")
         self._path = Path(settings.fitted) if settings.fitted else SHIPPED / f"{self.name}.safetensors"
 
     @cached_property
@@ -300,10 +297,8 @@ class Generated(ABC):
     def _start(cls, settings: FitSettings) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]] | None:
         if settings.start == "nothing":
             return None
-        if settings.start != "default":
-            return load(Path(settings.start), cls.name, others=True)
-        shipped = [path for name in (cls.name, *cls.kin) if (path := SHIPPED / f"{name}.safetensors").is_file()]
-        return load(shipped[0], cls.name, others=True) if shipped else None
+        path = SHIPPED / f"{cls.name}.safetensors" if settings.start == "default" else Path(settings.start)
+        return load(path, cls.name, others=True)
 
 
 @contextmanager

@@ -48,7 +48,7 @@ from recognizer.settings import Settings
 STRENGTHS = (0.25, 0.5, 0.75, 1.0)  # how far a real picture is noised
 SWAPPED = 0.75  # the least of them where a character is swapped
 BESIDE = 2.0  # columns to each side of a swapped character that are painted with it
-SNR = 20.0  # gamma of min-SNR; with 5 of the paper paper stays grainy
+SNR = 20.0  # gamma of min-SNR; with the paper's 5, white stays grainy
 NOISE: dict[str, Any] = {"beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction"}
 ALPHAS: Tensor = DDPMScheduler(**NOISE).alphas_cumprod
 DRAFTED = 0.35  # how far pictures lie from their drafts, root mean square
@@ -268,7 +268,7 @@ class DiffusionSettings(GeneratedSettings):
     """How pictures are drawn."""
 
     steps: int = Field(12, ge=1, le=100)
-    guidance: float = Field(1.5, ge=0)
+    guidance: float = Field(3.0, ge=0)
     strengths: tuple[float, ...] = Field(STRENGTHS, min_length=1)  # of a picture that has a source, one by chance
     label: float = Field(0.0, ge=0)  # how hard a reader pulls towards the text, a step
     entropy: float = Field(0.0, ge=0)  # and towards what it is unsure of
@@ -278,7 +278,6 @@ class Diffusion(Generated):
     """Draws by diffusion. A request with a source is drawn from it, under its text or another of the same length."""
 
     name: ClassVar[str] = "diffusion"
-    kin: ClassVar[tuple[str, ...]] = ("vae",)
     FitSettings: ClassVar[type[Settings]] = DiffusionFit
     Settings: ClassVar[type[Settings]] = DiffusionSettings
     takes_source: ClassVar[bool] = True

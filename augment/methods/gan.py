@@ -95,9 +95,7 @@ class GanLearning:
     def optimizers(self) -> list[torch.optim.Optimizer]:
         return [self._for_generator, self._for_critic]
 
-    def sample(self, network: nn.Module, canvas: Canvas, exchanged: int = 0) -> Tensor:
-        """Pictures under the layouts of a batch; where there is an encoder, the first `exchanged` in the look of their
-        neighbour's picture, and the others in that of their own."""
+    def sample(self, network: nn.Module, canvas: Canvas) -> Tensor:
         n, w = canvas.characters.shape
         device = canvas.characters.device
         z, grain = torch.randn(n, LATENT, device=device), torch.randn(n, 1, HEIGHT, w, device=device)
@@ -105,7 +103,6 @@ class GanLearning:
             with torch.no_grad():
                 mean, log_variance = encoder(canvas.pictures, canvas.characters, canvas.within)
             z = mean + z * (log_variance / 2).exp()
-            z = torch.cat([z.roll(1, 0)[:exchanged], z[exchanged:]])
         return network(z, canvas.characters, canvas.within, grain).float()  # type: ignore[no-any-return]
 
     @torch.inference_mode()
@@ -139,10 +136,8 @@ class GanLearning:
             yield Turn(loss, self._for_critic, (self.critic,), figures | {"critic": loss.item()})
 
         canvas = batch(s.critic_steps)
-        # half of them in another's look: a latent that told of its text would spoil the reading
-        exchanged = len(canvas.pictures) // 2 if "encoder" in self.networks else 0
         with accelerator.autocast():
-            fake = self.sample(self.generator, canvas, exchanged)
+            fake = self.sample(self.generator, canvas)
         seen = augmented(fake, torch.rand(len(fake), 6, device=fake.device))
         score = self.critic(seen, canvas.characters, canvas.within)
         adversarial = -score.mean() if self.wasserstein else F.softplus(-score).mean()
@@ -157,9 +152,8 @@ class GanLearning:
         together = pull + s.reading * balance * lesson
         if "encoder" in self.networks:
             away = (fake - canvas.pictures).detach()
-            away[:exchanged] = 0
             together = together + s.anchor * pull.std() / away.std().clamp_min(1e-12) * away
-            figures["apart"] = away[exchanged:].abs().mean().item()
+            figures["apart"] = away.abs().mean().item()
         yield Turn(fake, self._for_generator, (self.generator,), figures, together)
 
 
