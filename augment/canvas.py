@@ -78,7 +78,7 @@ def paper_around(part: Image.Image, place: Part, size: tuple[int, int], rng: np.
     left, top, right, bottom = (round(edge) for edge in place)
     small = part.resize((max(right - left, 1), max(bottom - top, 1)), Image.Resampling.BICUBIC)
     inner = np.asarray(small, np.float32)
-    smooth, grain = inner.copy(), []
+    smooth, grain = inner.copy(), [np.zeros((1, 3), np.float32)]
     for side in (smooth[0], smooth[-1], smooth[:, 0], smooth[:, -1]):  # views
         reach = len(side) // 4
         longer = np.pad(side, ((reach, reach), (0, 0)), "edge")
