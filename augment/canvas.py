@@ -45,6 +45,19 @@ def text_part(picture: Image.Image) -> Part:
     return Frame(HEIGHT, trim=True).part(picture)
 
 
+def on_canvas(borders: NDArray[np.float64], part: Part, width: int) -> NDArray[np.float64] | None:
+    """Borders in a picture, in its pixels, on a canvas of a width that shows a part of it; None where a character has
+    less than a pixel there."""
+    found = ((borders - part[0]) * width / (part[2] - part[0])).clip(0, width)
+    return None if (np.diff(found) < 1).any() else found
+
+
+def as_shares(part: Part, size: tuple[int, int]) -> Part:
+    """A part of a picture of a size (width, height) as shares of its sides."""
+    (left, top, right, bottom), (width, height) = part, size
+    return left / width, top / height, right / width, bottom / height
+
+
 def to_canvas(picture: Image.Image, width: int, part: Part | None = None) -> NDArray[np.uint8]:
     """An RGB picture, or a part of it, at `HEIGHT` and a width, uint8 (3, HEIGHT, width)."""
     small = picture.convert("RGB").resize((width, HEIGHT), Image.Resampling.BILINEAR, box=part)

@@ -20,7 +20,18 @@ from PIL import Image
 from pydantic import Field
 from torch import Tensor, nn
 
-from augment.canvas import STEP, Canvas, canvas_width, columns, from_canvas, padded, text_part, to_canvas
+from augment.canvas import (
+    STEP,
+    Canvas,
+    as_shares,
+    canvas_width,
+    columns,
+    from_canvas,
+    on_canvas,
+    padded,
+    text_part,
+    to_canvas,
+)
 from augment.layout import Aligner, Spacing
 from augment.method import FEWEST, Known
 from recognizer.charset import Charset
@@ -141,19 +152,6 @@ def see_enough(data: Manifest, alike: Sequence[bool], sizes: Sequence[tuple[int,
         )
 
 
-def within(borders: NDArray[np.float64], part: Part, width: int) -> NDArray[np.float64] | None:
-    """Borders in a picture, in its pixels, on a canvas of a width that shows a part of it; None where a character has
-    less than a pixel there."""
-    found = ((borders - part[0]) * width / (part[2] - part[0])).clip(0, width)
-    return None if (np.diff(found) < 1).any() else found
-
-
-def as_shares(part: Part, size: tuple[int, int]) -> Part:
-    """A part of a picture of a size (width, height) as shares of its sides."""
-    (left, top, right, bottom), (width, height) = part, size
-    return left / width, top / height, right / width, bottom / height
-
-
 class Drawings:
     """The parts with the text of labelled pictures, with their layouts, in memory at one size. Those of another shape
     than most and those without a layout are left out. Without a `charset` it is that of the characters left."""
@@ -185,7 +183,7 @@ class Drawings:
         pictures, self.borders, self.texts, self.marks = [], [], [], list[str]()
         self.parts: list[Part] = []  # shares of the pictures' sides
         for (picture, text), layout, part in zip(opened, layouts, parts, strict=True):
-            borders = None if layout is None else within(layout.borders, part, self.width)
+            borders = None if layout is None else on_canvas(layout.borders, part, self.width)
             if borders is None:
                 self.left_out += 1
                 continue

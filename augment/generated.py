@@ -20,8 +20,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from augment.canvas import HEIGHT, columns, from_canvas, paper_around, put_back, text_part
-from augment.fit import Drawings, FitSettings, Learning, Source, aligner_for, fit, mark_of, within
+from augment.canvas import HEIGHT, columns, from_canvas, on_canvas, paper_around, put_back, text_part
+from augment.fit import Drawings, FitSettings, Learning, Source, aligner_for, fit, mark_of
 from augment.judge import Judge
 from augment.layout import Aligner, Spacing
 from augment.method import FEWEST, Known, Request
@@ -178,7 +178,7 @@ class Generated(ABC):
                 raise UserError(f"{request.source!r} shows {own!r} and cannot be made to show {request.text!r}")
             return np.array(self.spacing.borders[k])
         (found,) = self._aligner.find([source], [request.text])
-        borders = None if found is None else within(found.borders, text_part(source), self.spacing.width)
+        borders = None if found is None else on_canvas(found.borders, text_part(source), self.spacing.width)
         if borders is None:
             raise UserError(f"{request.source!r} has no room for {request.text!r}")
         return borders
