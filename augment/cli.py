@@ -262,7 +262,17 @@ def filter_made(
     """Keep the made pictures that still show their text and copy no training picture; say what was refused, and why."""
     from accelerate import Accelerator
 
-    from augment.fidelity import Band, band_of, coverage_table, doubts, exact_text, near_copies, refusal_table, widened
+    from augment.fidelity import (
+        Band,
+        band_of,
+        band_of_drawn,
+        coverage_table,
+        doubts,
+        exact_text,
+        near_copies,
+        refusal_table,
+        widened,
+    )
     from augment.fidelity import judge as sort
     from augment.mining import hardness
     from recognizer.charset import Charset
@@ -289,15 +299,21 @@ def filter_made(
     if not len(pictures) or not len(known):
         empty = manifest if not len(pictures) else real
         raise UserError(f"{empty.source}: no sample is left that the judge can read")
-    band = band_of(known.samples, known_outcome.readings)
-    band = band if low is None else replace(band, low=low)
-    hard = {s.name: hardness(r, s.text) for s, r in zip(known.samples, known_outcome.readings, strict=True)}
-    bands = [
-        Band(low or 0.0, float("inf")) if exact_text(s) else widened(band, hard.get(str(s.meta.get("source"))))
-        for s in pictures.samples
-    ]
+    varied, drawn = (
+        band if low is None else replace(band, low=low)
+        for band in (f(known.samples, known_outcome.readings) for f in (band_of, band_of_drawn))
+    )
+    hard = {(s.name, s.text): hardness(r, s.text) for s, r in zip(known.samples, known_outcome.readings, strict=True)}
+
+    def band_for(made: Sample) -> Band:
+        if exact_text(made):
+            return Band(low or 0.0, float("inf"))
+        own = hard.get((str(made.meta.get("source")), made.text))
+        return drawn if own is None else widened(varied, own)
+
+    bands = [band_for(s) for s in pictures.samples]
     copies = near_copies(pictures.samples, train.samples)
-    judged = sort(pictures.samples, outcome.readings, bands, copies)
+    judged = sort(pictures.samples, [[r] for r in outcome.readings], bands, copies)
     if problems := [*manifest.problems, *pictures.problems]:
         print(problem_table(problems, len(manifest) + len(manifest.problems)), file=sys.stderr)
     print(refusal_table(judged))

@@ -21,6 +21,8 @@ from recognizer.readings import Reading
 from recognizer.samples import Problem, Sample
 
 EASIEST, HARDEST = 0.1, 0.02  # shares of real pictures beyond whose hardness made ones are not kept
+DOUBTFUL = 0.05  # the same share for pictures whose text a method drew: what is hard may as well be wrong
+LEAST, LEAST_DRAWN = 1.0, 0.3  # nats a character that are always kept: of pictures under their own text, of drawn ones
 COPY = 1 / 3  # nearest neighbour under this share of the second nearest: a near copy
 WORTH = 0.5  # a method of whose pictures a smaller share is kept is named
 
@@ -41,17 +43,23 @@ class Band:
 
 
 def band_of(
-    samples: Sequence[Sample], readings: Sequence[Reading], easiest: float = EASIEST, hardest: float = HARDEST
-) -> Band:
+    samples: Sequence[Sample], readings: Sequence[Reading], easiest: float = EASIEST, hardest: float = HARDEST,
+    least: float = LEAST,
+) -> Band:  # fmt: skip
     """The band that a judge's own readings of real pictures give: without so large a share of the easiest and of the
     hardest ones.
 
-    A weak judge finds real pictures hard as well, and so refuses no more than a strong one. At least 1 nat a character
-    is always kept.
+    A weak judge finds real pictures hard as well, and so refuses no more than a strong one. At least up to `least` nats
+    a character are always kept.
     """
     found = [hardness(r, s.text) for s, r in zip(samples, readings, strict=True)]
     low, high = np.quantile(found, [easiest, 1 - hardest]).tolist() if found else (0.0, 1.0)
-    return Band(low if easiest else 0.0, max(1.0, high))
+    return Band(low if easiest else 0.0, max(least, high))
+
+
+def band_of_drawn(samples: Sequence[Sample], readings: Sequence[Reading], easiest: float = EASIEST) -> Band:
+    """The band for pictures whose text a method drew or changed, which may have come out as another."""
+    return band_of(samples, readings, easiest, DOUBTFUL, LEAST_DRAWN)
 
 
 @dataclass(frozen=True)
@@ -83,15 +91,18 @@ def widened(band: Band, source_hardness: float | None) -> Band:
     return band if source_hardness is None else Band(band.low, max(band.high, source_hardness + 1.0))
 
 
-def judge(made: Sequence[Sample], readings: Sequence[Reading], bands: Sequence[Band], copies: Sequence[bool]) -> Judged:
-    """Sort made samples into kept and refused. `readings[i]` is the judge's of `made[i]`, `bands[i]` that judge's."""
+def judge(
+    made: Sequence[Sample], readings: Sequence[Sequence[Reading]], bands: Sequence[Band], copies: Sequence[bool]
+) -> Judged:
+    """Sort made samples into kept and refused. `readings[i]` are the judges' of `made[i]`, whose mean counts, and
+    `bands[i]` is theirs."""
     kept, refused = [], []
-    for sample, reading, band, copy in zip(made, readings, bands, copies, strict=True):
-        hard = hardness(reading, sample.text)
+    for sample, own, band, copy in zip(made, readings, bands, copies, strict=True):
+        hard = sum(hardness(reading, sample.text) for reading in own) / len(own)
         if copy:
             refused.append(Problem(sample.name, "near copy", "of a training picture"))
         elif hard > band.high:
-            detail = f"read as {reading.text!r}, {hard:.2f} nats a character, over {band.high:.2f}"
+            detail = f"read as {own[0].text!r}, {hard:.2f} nats a character, over {band.high:.2f}"
             refused.append(Problem(sample.name, "too hard", detail))
         elif hard < band.low:
             refused.append(Problem(sample.name, "too easy", f"{hard:.4f} nats a character, under {band.low:.4f}"))

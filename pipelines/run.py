@@ -20,7 +20,7 @@ import torch
 from accelerate import Accelerator
 from pydantic import Field, model_validator
 
-from augment.fidelity import EASIEST, Band, Judged, band_of, exact_text, judge, near_copies, widened
+from augment.fidelity import EASIEST, Band, Judged, band_of, band_of_drawn, exact_text, judge, near_copies, widened
 from augment.method import Learner, Request, sources_of
 from augment.methods import create, load_class
 from augment.mining import hardness
@@ -326,8 +326,10 @@ class Judges:
     samples: tuple[Sample, ...]  # of all folds
     readings: tuple[Reading, ...]
     bands: tuple[Band, ...]
+    drawn: Band  # for pictures whose text a method drew or changed
     fold_of: Mapping[str, int]  # by a sample's name
     hardness: Mapping[str, float]
+    texts: Mapping[str, str]
 
     @classmethod
     def of(cls, run: Run, readers: Sequence[Path]) -> Judges:
@@ -336,16 +338,37 @@ class Judges:
         return cls(
             tuple(readers), tuple(samples), tuple(readings),
             tuple(band_of(fold, own, run.settings.easiest) for fold, own in zip(run.folds, per_fold, strict=True)),
+            band_of_drawn(samples, readings, run.settings.easiest),
             {s.name: k for k, fold in enumerate(run.folds) for s in fold},
             {s.name: hardness(r, s.text) for s, r in zip(samples, readings, strict=True)},
+            {s.name: s.text for s in samples},
         )  # fmt: skip
+
+    def read(self, made: Sequence[Sample]) -> list[list[Reading]]:
+        """What is read in made pictures by those judges that did not train on their source: of a picture without one,
+        by all."""
+        fold = [self.fold_of.get(s.meta["source"] or "") for s in made]
+        readings: list[list[Reading]] = [[] for _ in made]
+        for k, reader in enumerate(self.readers):
+            own = [i for i in range(len(made)) if fold[i] in (k, None)]
+            for i, reading in zip(own, read(reader, [made[i] for i in own]), strict=True):
+                readings[i].append(reading)
+        return readings
+
+    def band(self, made: Sample) -> Band:
+        """The hardness of a made picture that is kept."""
+        if exact_text(made):
+            return Band(0.0, float("inf"))
+        source = made.meta["source"]
+        if self.texts.get(source or "") != made.text:
+            return self.drawn
+        return widened(self.bands[self.fold_of[source]], self.hardness[source])
 
 
 def make_and_judge(
     run: Run, name: str, settings: dict[str, Any], asked: Sequence[Request], made: Path, judges: Judges
 ) -> tuple[Judged, dict[str, Any]]:
-    """Make one method's pictures into `made/name` and judge each by the reader that did not train on its source, where
-    one must."""
+    """Make one method's pictures into `made/name` and judge them."""
     began = time.monotonic()
     sources = sources_of(Manifest(run.train, source=str(run.out / "data" / "train")))
     with Bar(Alone(), f"making with {name}", len(asked)) as bar:
@@ -353,21 +376,12 @@ def make_and_judge(
     seconds = time.monotonic() - began
     pictures = read_manifest(made / name).samples
     pictures = tuple(Sample(f"{name}/{s.name}", s.text, s.path, meta=s.meta) for s in pictures)
-    fold = [judges.fold_of.get(s.meta["source"] or "", i % len(judges.readers)) for i, s in enumerate(pictures)]
-    readings: dict[int, Reading] = {}
-    for k, reader in enumerate(judges.readers):
-        own = [i for i in range(len(pictures)) if fold[i] == k]
-        readings.update(zip(own, read(reader, [pictures[i] for i in own]), strict=True))
-    own_bands = [
-        Band(0.0, float("inf"))
-        if exact_text(s)
-        else widened(judges.bands[k], judges.hardness.get(s.meta["source"] or ""))
-        for s, k in zip(pictures, fold, strict=True)
-    ]
-    judged = judge(pictures, [readings[i] for i in range(len(pictures))], own_bands, near_copies(pictures, run.train))
+    readings = judges.read(pictures)
+    judged = judge(pictures, readings, [judges.band(s) for s in pictures], near_copies(pictures, run.train))
+    right = [sum(r.text == s.text for r in own) / len(own) for s, own in zip(pictures, readings, strict=True)]
     return judged, {
         "asked": len(asked), "kept": len(judged.kept), "refused": dict(Counter(p.kind for p in judged.refused)),
-        "read_right": sum(readings[i].text == s.text for i, s in enumerate(pictures)) / len(pictures),
+        "read_right": sum(right) / len(right),
         "seconds": seconds,
     }  # fmt: skip
 

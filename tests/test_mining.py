@@ -14,7 +14,17 @@ import pytest
 from conftest import CHARACTERS, Trained, augment, draw, draw_folder, random_labels, refusal
 from PIL import Image
 
-from augment.fidelity import REFUSALS, Band, band_of, coverage_table, doubts, judge, near_copies, refusal_table
+from augment.fidelity import (
+    REFUSALS,
+    Band,
+    band_of,
+    band_of_drawn,
+    coverage_table,
+    doubts,
+    judge,
+    near_copies,
+    refusal_table,
+)
 from augment.method import Request, read_requests
 from augment.mining import Mined, by_look, hardness, mine, plan
 from recognizer.errors import UserError
@@ -264,10 +274,20 @@ def test_the_band_reaches_to_the_hardness_of_nearly_all_real_pictures(samples: l
     assert band([]) == Band(0.0, 1.0)
 
 
+def test_the_band_of_drawn_pictures_is_narrower(samples: list[Sample]) -> None:
+    few = samples[:51]
+    for of in ([k / 10 for k in range(51)], [0.01] * 51):
+        readings = [reading("", h * len(s.text)) for h, s in zip(of, few, strict=True)]
+        varied, drawn = band_of(few, readings), band_of_drawn(few, readings)
+        assert drawn.low == varied.low and drawn.high < varied.high
+        assert drawn.high == pytest.approx(4.75 if of[-1] > 1 else 0.3)
+
+
 def test_judging_keeps_the_band_and_says_why_it_refuses(samples: list[Sample]) -> None:
     few, texts = samples[:5], [s.text for s in samples[:5]]
     hard = [0.001, 0.5, 2.5, 2.5, 0.5]
-    readings = [reading(t, h * len(t)) for t, h in zip(texts, hard, strict=True)]
+    # of two judges the mean counts
+    readings = [[reading(t, h * len(t) * share) for share in (0.8, 1.2)] for t, h in zip(texts, hard, strict=True)]
     bands = [Band(0.01, 2.0)] * 3 + [Band(0.01, 3.0)] * 2
     judged = judge(few, readings, bands, [False, False, False, False, True])
     assert judged.kept == (few[1], few[3])

@@ -24,7 +24,9 @@ from recognizer.settings import Settings
 
 Pixels = NDArray[np.float32]
 
-SEAM = 0.08  # of a picture's height: half the stretch in which one piece fades into the next
+CLEAR = 0.15  # of a picture's height: how far beside its text its paper begins
+STRAY = 0.05  # of the narrower neighbour: how far a cut strays from the border to go between strokes
+FAINT = 0.2  # of the ink's strength: less than that is paper, and its grain
 NARROWEST, WIDEST = 0.8, 1.25  # how far pieces are squeezed or drawn out before a text's width gives way
 CLOSEST = 6  # pieces, of those that show a character, that a picture's own looks are alike to
 
@@ -42,12 +44,34 @@ class PieceSettings(Settings):
     fitted: str | None = None  # the folder that `augment fit --method splice` wrote
 
 
+class Cut(NamedTuple):
+    """A picture (H, W, 3), the colours of its paper (W, 3), its text, the borders (L + 1,) of its characters, the paths
+    (L + 1, H) along which it is cut there, and what share of each runs through ink."""
+
+    pixels: Pixels
+    paper: Pixels
+    text: str
+    borders: NDArray[np.float64]
+    paths: NDArray[np.float64]
+    crossed: NDArray[np.float64]
+
+
 class Piece(NamedTuple):
-    """One character of a picture: the picture's place, and its left and right border in pixels."""
+    """One character of a picture: the picture's place, and the character's in its text."""
 
     picture: int
+    place: int
+
+
+class Part(NamedTuple):
+    """A stretch of a cut picture, between two of its columns and two of its paths (H,), and where that comes to lie."""
+
+    cut: Cut
     left: float
     right: float
+    paths: tuple[NDArray[np.float64], NDArray[np.float64]]
+    at: float
+    end: float
 
 
 class Splice:
@@ -121,12 +145,12 @@ class Splice:
     @property
     def known(self) -> Known:
         """What the cut pictures show."""
-        return Known.of([t for _, t, _ in self._pictures], [(p.shape[1], p.shape[0]) for p, _, _ in self._pictures])
+        return Known.of([c.text for c in self._pictures], [c.pixels.shape[1::-1] for c in self._pictures])
 
     # ------------------------------------------------------------------------------------------------------ the pieces
 
     @cached_property
-    def _pictures(self) -> list[tuple[Pixels, str, list[float]]]:
+    def _pictures(self) -> list[Cut]:
         found = []
         for sample in read_manifest(self._folder):
             borders: Any = sample.meta.get("borders")
@@ -138,28 +162,33 @@ class Splice:
                 pixels = np.asarray(open_picture(sample.read_bytes(), "RGB"), np.float32)
             except PictureError as error:
                 raise UserError(f"{sample.name!r} of {self._folder} cannot be opened: {error.kind}, {error}") from None
-            found.append((pixels, sample.text, [float(b) for b in borders]))
+            found.append(cut(pixels, sample.text, np.array(borders, np.float64)))
         return found
 
     @cached_property
     def _pieces(self) -> dict[str, list[Piece]]:
         found: dict[str, list[Piece]] = {}
-        for i, (_, text, borders) in enumerate(self._pictures):
-            for character, left, right in zip(text, borders, borders[1:], strict=False):
-                found.setdefault(character, []).append(Piece(i, left, right))
+        for i, picture in enumerate(self._pictures):
+            for k, character in enumerate(picture.text):
+                found.setdefault(character, []).append(Piece(i, k))
         return found
 
     @cached_property
     def _looks(self) -> NDArray[np.float32]:
         """Of each picture the colours of its paper and of its ink, and how high it is, in comparable numbers (N, 7)."""
         looks = []
-        for pixels, _, borders in self._pictures:
-            paper = paper_of(pixels).mean(0)
-            text = pixels[:, max(int(borders[0]), 0) : max(int(borders[-1]), int(borders[0]) + 1)].reshape(-1, 3)
-            away = np.abs(text - paper).sum(1)
-            inked = text[away >= np.quantile(away, 0.85)]
-            looks.append([*paper, *inked.mean(0), len(pixels)])
+        for pixels, paper, _, borders, _, _ in self._pictures:
+            text = slice(max(int(borders[0]), 0), max(int(borders[-1]), int(borders[0]) + 1))
+            away = np.abs(pixels - paper)[:, text].sum(2).ravel()
+            inked = pixels[:, text].reshape(-1, 3)[away >= np.quantile(away, 0.85)]
+            looks.append([*paper.mean(0), *inked.mean(0), len(pixels)])
         return np.array(looks, np.float32)
+
+    @cached_property
+    def _dark(self) -> NDArray[np.bool_]:
+        """Of each picture whether its ink is darker than its paper (N,)."""
+        paper, ink = self._looks[:, :3], self._looks[:, 3:6]
+        return np.asarray(ink.mean(1) < paper.mean(1))
 
     # ------------------------------------------------------------------------------------------------------ one picture
 
@@ -169,11 +198,13 @@ class Splice:
         if lacking or not request.text:
             raise UserError(f"no piece shows {lacking[0]!r}: it stands in no label" if lacking else "a text is empty")
         base = int(rng.integers(len(self._pictures)))
-        ground, _, own = self._pictures[base]
+        ground = self._pictures[base]
         w, h = request.width, request.height
-        scale = h / len(ground)
+        own, scale = ground.borders, h / len(ground.pixels)
         chosen = [self._choose(c, base, rng) for c in request.text]
-        widths = np.array([(p.right - p.left) * h / len(self._pictures[p.picture][0]) for p in chosen])
+        stretches = [self._pictures[p.picture].borders[p.place : p.place + 2] for p in chosen]
+        heights = [len(self._pictures[p.picture].pixels) for p in chosen]
+        widths = np.array([(b - a) * h / high for (a, b), high in zip(stretches, heights, strict=True)])
         own_width = (own[-1] - own[0]) * scale
         wanted = own_width * len(request.text) / (len(own) - 1)
         stretch = float(np.clip(wanted / widths.sum(), NARROWEST, WIDEST))
@@ -182,22 +213,73 @@ class Splice:
         spare = w - widths.sum()
         left = float(np.clip(own[0] * scale + (own_width - widths.sum()) / 2, 0.02 * spare, 0.98 * spare))
         borders = left + np.concatenate([[0], np.cumsum(widths)])
-        edge = float(ground.shape[1])
-        clear = SEAM * len(ground)  # of the base's own text
-        parts = [(ground, 0.0, max(own[0] - clear, 0.0), 0.0, left)]
-        parts += [
-            (self._pictures[p.picture][0], p.left, p.right, float(a), float(b))
-            for p, a, b in zip(chosen, borders, borders[1:], strict=False)
-        ]
-        parts += [(ground, min(own[-1] + clear, edge), edge, float(borders[-1]), float(w))]
-        return joined(parts, paper_of(ground), (w, h))
+        edge = float(ground.pixels.shape[1])
+        clear = CLEAR * len(ground.pixels)
+        rows = np.ones(len(ground.pixels))
+        begin, rest = max(own[0] - clear, 0.0), min(own[-1] + clear, edge)
+        parts = [Part(ground, 0.0, begin, (-rows, begin * rows), 0.0, left)]
+        for (i, k), (a, b), at, end in zip(chosen, stretches, borders, borders[1:], strict=False):
+            paths = self._pictures[i].paths
+            parts.append(Part(self._pictures[i], a, b, (paths[k], paths[k + 1]), float(at), float(end)))
+        parts.append(Part(ground, rest, edge, (rest * rows, (edge + 1) * rows), float(borders[-1]), float(w)))
+        return joined(parts, ground.paper, (w, h))
 
     def _choose(self, character: str, base: int, rng: np.random.Generator) -> Piece:
-        """A piece that shows a character, of one of the pictures that look most like the base."""
+        """A piece that shows a character, cut cleanly, of one of the pictures that look most like the base: with ink as
+        dark or as light beside its paper, if there is one."""
         pieces = self._pieces[character]
+        alike = [p for p in pieces if self._dark[p.picture] == self._dark[base]]
+        pieces = alike or pieces
         apart = np.abs(self._looks[[p.picture for p in pieces]] - self._looks[base]).sum(1)
-        near = np.argsort(apart, kind="stable")[: max(CLOSEST, len(pieces) // 4)]
-        return pieces[int(rng.choice(near))]
+        near = np.argsort(apart, kind="stable")[: max(2 * CLOSEST, len(pieces) // 4)]
+        through = [self._pictures[pieces[k].picture].crossed[pieces[k].place :][:2].sum() for k in near]
+        clean = near[np.argsort(through, kind="stable")[: max(CLOSEST, len(near) // 2)]]
+        return pieces[int(rng.choice(clean))]
+
+
+def cut(pixels: Pixels, text: str, borders: NDArray[np.float64]) -> Cut:
+    """Cut a picture (H, W, 3) at the borders (L + 1,) of its characters, along the paths about them that run through
+    the least ink."""
+    paper = paper_of(pixels)
+    ink = ink_of(pixels - paper)
+    clear = CLEAR * len(pixels)  # beyond the text's ends no other character is cut
+    paths, crossed = [np.full(len(pixels), borders[0] - clear)], [0.0]
+    for left, border, right in zip(borders, borders[1:], borders[2:], strict=False):
+        stray = STRAY * min(border - left, right - border)
+        path, through = between_strokes(ink, float(border), float(stray))
+        paths.append(path)
+        crossed.append(through)
+    paths.append(np.full(len(pixels), borders[-1] + clear))
+    return Cut(pixels, paper, text, borders, np.array(paths), np.array([*crossed, 0.0]))
+
+
+def ink_of(apart: Pixels) -> Pixels:
+    """How much ink there is at each pixel (H, W), 0 to 1, from a picture's distance from its paper (H, W, 3)."""
+    away = np.abs(apart).sum(2)
+    return np.asarray(np.clip(away / max(float(np.quantile(away, 0.95)), 1.0), 0, 1), np.float32)
+
+
+def between_strokes(ink: Pixels, border: float, stray: float) -> tuple[NDArray[np.float64], float]:
+    """The path (H,) from top to bottom about a border, a pixel aside a row at most, along which there is the least
+    ink (H, W), and the share of its rows that run through ink."""
+    height, width = ink.shape
+    columns = np.arange(max(int(border - stray), 0), min(int(border + stray) + 1, width))
+    if len(columns) < 2:
+        return np.full(height, border), 0.0
+    aside = 0.1 * ((columns + 0.5 - border) / max(stray, 1.0)) ** 2
+    cost = ink[:, columns] + aside
+    total, came = cost.copy(), np.zeros(cost.shape, np.int64)
+    for row in range(1, height):
+        before = np.pad(total[row - 1], 1, constant_values=np.inf)
+        ways = np.stack([before[:-2] + 0.02, before[1:-1], before[2:] + 0.02])
+        came[row] = ways.argmin(0) - 1
+        total[row] += ways.min(0)
+    at = int(total[-1].argmin())
+    path = np.zeros(height, np.int64)
+    for row in range(height - 1, -1, -1):
+        path[row] = at
+        at += came[row, at]
+    return columns[path] + 0.5, float((ink[np.arange(height), columns[path]] > FAINT).mean())
 
 
 def paper_of(pixels: Pixels) -> Pixels:
@@ -212,40 +294,31 @@ def paper_of(pixels: Pixels) -> Pixels:
     return np.asarray((sums[2 * reach + 1 :] - sums[: -2 * reach - 1]) / (2 * reach + 1), np.float32)
 
 
-def joined(
-    parts: Sequence[tuple[Pixels, float, float, float, float]], paper: Pixels, size: tuple[int, int]
-) -> Image.Image:
-    """Parts of pictures side by side, each faded into the next, on one paper (W, 3) that is drawn out to the width.
-
-    Each part is a picture, its left and right there, and its left and right in the result, in pixels. A part of no
-    width in its picture is bare paper.
-    """
+def joined(parts: Sequence[Part], paper: Pixels, size: tuple[int, int]) -> Image.Image:
+    """Parts of pictures side by side on one paper (W, 3) that is drawn out to the width; where two overlap, the one
+    with more ink shows. A part of no width in its picture is bare paper."""
     w, h = size
-    seam = max(SEAM * h, 1.0)
     x = np.arange(w) + 0.5
     ground = along(paper[None], x * len(paper) / w - 0.5)  # (1, w, 3)
-    total, weights = np.zeros((h, w, 3), np.float32), np.zeros(w, np.float32)
-    for pixels, left, right, at, end in parts:
-        if end <= at:
+    drawn = np.zeros((h, w, 3), np.float32)
+    for (pixels, own_paper, _, _, _, _), left, right, paths, at, end in parts:
+        if end <= at or right - left < 1:
             continue
-        weight = np.ones(w, np.float32)
-        if at > 0:  # nothing fades at a picture's edge
-            weight *= np.clip(0.5 + (x - at) / (2 * seam), 0, 1)
-        if end < w:
-            weight *= np.clip(0.5 + (end - x) / (2 * seam), 0, 1)
-        columns = np.flatnonzero(weight > 0)
-        if right - left < 1:
-            strip = np.broadcast_to(ground[:, columns], (h, len(columns), 3))
-        else:
-            there = left + (x[columns] - at) * (right - left) / (end - at) - 0.5
-            strip = along(pixels, there) + ground[:, columns] - along(paper_of(pixels)[None], there)
-            if len(strip) != h:
-                rows = (np.arange(h) + 0.5) * len(strip) / h - 0.5
-                strip = along(strip.transpose(1, 0, 2), rows).transpose(1, 0, 2)
-        total[:, columns] += strip * weight[columns][None, :, None]
-        weights[columns] += weight[columns]
-    total /= np.maximum(weights, 1e-6)[None, :, None]
-    return Image.fromarray(total.clip(0, 255).round().astype(np.uint8))
+        step = (right - left) / (end - at)
+        first, last = paths[0].min(), paths[1].max()
+        columns = np.flatnonzero((x >= at + (first - left) / step - 1) & (x <= at + (last - left) / step + 1))
+        there = left + (x[columns] - at) * step
+        strip = along(pixels, there - 0.5) - along(own_paper[None], there - 0.5)
+        inside = np.clip(0.5 + (there - paths[0][:, None]) / step, 0, 1) * np.clip(
+            0.5 + (paths[1][:, None] - there) / step, 0, 1
+        )
+        strip = strip * inside[..., None].astype(np.float32)
+        if len(strip) != h:
+            rows = (np.arange(h) + 0.5) * len(strip) / h - 0.5
+            strip = along(strip.transpose(1, 0, 2), rows).transpose(1, 0, 2)
+        more = np.abs(strip).sum(2) > np.abs(drawn[:, columns]).sum(2)
+        drawn[:, columns] = np.where(more[..., None], strip, drawn[:, columns])
+    return Image.fromarray((ground + drawn).clip(0, 255).round().astype(np.uint8))
 
 
 def along(pixels: Pixels, columns: NDArray[np.floating[Any]]) -> Pixels:
