@@ -24,6 +24,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from augment.method import Method, Request, write_requests
 from augment.methods import METHODS, create, load_class, load_learner
+from augment.methods.splice import cut
 from augment.sheet import GAP, WRONG, Cell, contact_sheet
 from augment.synthesize import answered_by, as_shown, requests_for_texts, synthesize
 from recognizer.errors import UserError
@@ -252,13 +253,26 @@ def test_spliced_pieces_come_from_pictures_that_look_alike(tmp_path: Path) -> No
     with FolderWriter(tmp_path / "both") as writer:
         for k, sample in enumerate(s for folder in folders for s in read_manifest(folder)):
             writer.add(f"{k}.png", sample.read_bytes(), sample.text, sample.meta)
-    method = create("splice", {"fitted": str(tmp_path / "both")})
-    made = method.make([Request("1212", k, 100, 40) for k in range(20)], [None] * 20)
+    asked = [Request("1212", k, 100, 40) for k in range(20)]
+    made = create("splice", {"fitted": str(tmp_path / "both")}).make(asked, [None] * 20)
     kinds = set()
     for picture in made:
         inked = np.asarray(picture)[np.asarray(picture.convert("L")) < 90].mean(0)
         kinds.add("red" if inked[0] > 150 > 50 > inked[2] else "blue" if inked[2] > 150 > 50 > inked[0] else "mixed")
     assert kinds == {"red", "blue"}
+
+
+def test_ink_is_cut_where_there_is_least() -> None:
+    pixels = np.full((60, 40, 3), 255, np.float32)
+    rows = np.arange(20, 40)
+    for row in rows:  # two slanted strokes, three pixels of paper between them, and a bar through both
+        pixels[row, 6 + row // 4 : 12 + row // 4] = pixels[row, 15 + row // 4 : 22 + row // 4] = 0
+    pixels[29:31, 10:30] = 0
+    found = cut(pixels, "ab", np.array([9.0, 21.0, 33.0]), stray=0.4)
+    assert (np.abs(found.paths[1, rows] - (13.5 + rows // 4)) <= 1.5).all()
+    assert found.crossed.tolist() == [0.0, pytest.approx(2 / 60), 0.0]
+    straight = cut(pixels, "ab", np.array([9.0, 21.0, 33.0]), stray=0.0)
+    assert (straight.paths[1] == 21.5).all() and straight.crossed[1] > 0.15
 
 
 def test_splice_refuses_what_it_cannot_show(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from recognizer.settings import Settings
 Pixels = NDArray[np.float32]
 
 CLEAR = 0.15  # of a picture's height: how far beside its text its paper begins
-STRAY = 0.05  # of the narrower neighbour: how far a cut strays from the border to go between strokes
+STRAY = 0.05  # of the narrower neighbour: how far a cut strays from the border; further, it cuts through letters
 FAINT = 0.2  # of the ink's strength: less than that is paper, and its grain
 NARROWEST, WIDEST = 0.8, 1.25  # how far pieces are squeezed or drawn out before a text's width gives way
 CLOSEST = 6  # pieces, of those that show a character, that a picture's own looks are alike to
@@ -237,16 +237,16 @@ class Splice:
         return pieces[int(rng.choice(clean))]
 
 
-def cut(pixels: Pixels, text: str, borders: NDArray[np.float64]) -> Cut:
+def cut(pixels: Pixels, text: str, borders: NDArray[np.float64], stray: float = STRAY) -> Cut:
     """Cut a picture (H, W, 3) at the borders (L + 1,) of its characters, along the paths about them that run through
-    the least ink."""
+    the least ink; `stray` is how far they may, as a share of the narrower neighbour."""
     paper = paper_of(pixels)
     ink = ink_of(pixels - paper)
     clear = CLEAR * len(pixels)  # beyond the text's ends no other character is cut
     paths, crossed = [np.full(len(pixels), borders[0] - clear)], [0.0]
     for left, border, right in zip(borders, borders[1:], borders[2:], strict=False):
-        stray = STRAY * min(border - left, right - border)
-        path, through = between_strokes(ink, float(border), float(stray))
+        reach = stray * min(border - left, right - border)
+        path, through = between_strokes(ink, float(border), float(reach))
         paths.append(path)
         crossed.append(through)
     paths.append(np.full(len(pixels), borders[-1] + clear))
@@ -263,9 +263,8 @@ def between_strokes(ink: Pixels, border: float, stray: float) -> tuple[NDArray[n
     """The path (H,) from top to bottom about a border, a pixel aside a row at most, along which there is the least
     ink (H, W), and the share of its rows that run through ink."""
     height, width = ink.shape
-    columns = np.arange(max(int(border - stray), 0), min(int(border + stray) + 1, width))
-    if len(columns) < 2:
-        return np.full(height, border), 0.0
+    middle = int(np.clip(border, 0, width - 1))
+    columns = np.arange(max(min(int(border - stray), middle), 0), max(min(int(border + stray), width - 1), middle) + 1)
     aside = 0.1 * ((columns + 0.5 - border) / max(stray, 1.0)) ** 2
     cost = ink[:, columns] + aside
     total, came = cost.copy(), np.zeros(cost.shape, np.int64)
