@@ -77,7 +77,7 @@ class RunSettings(DataSettings):
     folds: int = Field(3, ge=2, le=20)
     # share of real pictures than which made ones must not be easier to a reader out of fold
     easiest: float = Field(EASIEST, ge=0, lt=1)
-    made_share: float = Field(0.5, gt=0, le=0.5)  # of each batch
+    made_share: float = Field(0.25, gt=0, le=0.5)  # of each batch
     method: dict[str, dict[str, Any]] = Field({})  # settings of `augment synthesize`, by method
     fit: dict[str, dict[str, Any]] = Field({})  # settings of `augment fit`, by method
 

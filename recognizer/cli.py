@@ -80,7 +80,7 @@ def train(
     resume: Annotated[Path | None, typer.Option(help="Go on with this run, exactly where it was.")] = None,
     validation: Annotated[Path | None, typer.Option(help="Labelled pictures to validate on; else a tenth.")] = None,
     with_synthetic: Annotated[list[Path] | None, typer.Option(help="Made pictures; repeatable.")] = None,
-    synthetic_share: Annotated[float | None, typer.Option(help="Made pictures' share of each batch; 0.5.")] = None,
+    synthetic_share: Annotated[float | None, typer.Option(help="Made pictures' share of each batch; 0.25.")] = None,
     unlabelled: Annotated[
         list[Path] | None, typer.Option(help="Pictures without labels, to learn from sure readings of; repeatable.")
     ] = None,

@@ -58,7 +58,7 @@ class TrainSettings(Settings):
     validation: str | None = None  # else a part of data
     validation_share: float = Field(0.1, gt=0, lt=1)
     with_synthetic: tuple[str, ...] = ()
-    synthetic_share: float = Field(0.5, gt=0, lt=1)  # of each batch
+    synthetic_share: float = Field(0.25, gt=0, lt=1)  # of each batch
     keep: tuple[str, ...] = ()  # what the start was trained on, and must go on reading
     keep_share: float = Field(0.25, gt=0, lt=1)  # of each batch
     unlabelled: tuple[str, ...] = ()  # folders of pictures to take sure readings of for labels (training/pseudo.py)
