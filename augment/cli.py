@@ -262,17 +262,7 @@ def filter_made(
     """Keep the made pictures that still show their text and copy no training picture; say what was refused, and why."""
     from accelerate import Accelerator
 
-    from augment.fidelity import (
-        Band,
-        band_of,
-        band_of_drawn,
-        coverage_table,
-        doubts,
-        exact_text,
-        near_copies,
-        refusal_table,
-        widened,
-    )
+    from augment.fidelity import band_for, band_of, band_of_drawn, coverage_table, doubts, near_copies, refusal_table
     from augment.fidelity import judge as sort
     from augment.mining import hardness
     from recognizer.charset import Charset
@@ -299,19 +289,10 @@ def filter_made(
     if not len(pictures) or not len(known):
         empty = manifest if not len(pictures) else real
         raise UserError(f"{empty.source}: no sample is left that the judge can read")
-    varied, drawn = (
-        band if low is None else replace(band, low=low)
-        for band in (f(known.samples, known_outcome.readings) for f in (band_of, band_of_drawn))
-    )
-    hard = {(s.name, s.text): hardness(r, s.text) for s, r in zip(known.samples, known_outcome.readings, strict=True)}
-
-    def band_for(made: Sample) -> Band:
-        if exact_text(made):
-            return Band(low or 0.0, float("inf"))
-        own = hard.get((str(made.meta.get("source")), made.text))
-        return drawn if own is None else widened(varied, own)
-
-    bands = [band_for(s) for s in pictures.samples]
+    varied, drawn = (f(known.samples, known_outcome.readings) for f in (band_of, band_of_drawn))
+    hard = {s.name: (s.text, hardness(r, s.text)) for s, r in zip(known.samples, known_outcome.readings, strict=True)}
+    bands = [band_for(s, hard, varied, drawn) for s in pictures.samples]
+    bands = bands if low is None else [replace(band, low=low) for band in bands]
     copies = near_copies(pictures.samples, train.samples)
     judged = sort(pictures.samples, [[r] for r in outcome.readings], bands, copies)
     if problems := [*manifest.problems, *pictures.problems]:

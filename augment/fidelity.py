@@ -83,12 +83,26 @@ def learned(sample: Sample) -> bool:
     return not (isinstance(name, str) and name in METHODS) or hasattr(load_class(name), "fit")
 
 
-def widened(band: Band, source_hardness: float | None) -> Band:
-    """The band for a picture made of a real one that is hard itself: up to 1 nat a character harder than its source.
+def varies(sample: Sample) -> bool:
+    """Whether a made sample was drawn by a method that varies a real picture under its own text."""
+    name = sample.meta.get("method")
+    return isinstance(name, str) and name in METHODS and load_class(name).needs_source
 
-    What practice works on is what the judge misreads as well; an unwidened band would refuse just that.
+
+def band_for(made: Sample, real: Mapping[str, tuple[str, float]], varied: Band, drawn: Band) -> Band:
+    """The hardness of a made picture that is kept. `real` are texts and hardness of real pictures, by name.
+
+    A picture made of a real one under that one's text may be up to 1 nat a character harder than it, even where that is
+    over `varied`: what practice works on is what the judge misreads as well. One that shows another text falls in the
+    band of the `drawn` ones.
     """
-    return band if source_hardness is None else Band(band.low, max(band.high, source_hardness + 1.0))
+    if exact_text(made):
+        return Band(0.0, float("inf"))
+    source = made.meta.get("source")
+    if isinstance(source, str) and source in real:
+        text, hard = real[source]
+        return Band(varied.low, max(varied.high, hard + 1.0)) if text == made.text else drawn
+    return varied if varies(made) else drawn
 
 
 def judge(

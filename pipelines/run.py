@@ -20,7 +20,7 @@ import torch
 from accelerate import Accelerator
 from pydantic import Field, model_validator
 
-from augment.fidelity import EASIEST, Band, Judged, band_of, band_of_drawn, exact_text, judge, near_copies, widened
+from augment.fidelity import EASIEST, Band, Judged, band_for, band_of, band_of_drawn, judge, near_copies
 from augment.method import Learner, Request, sources_of
 from augment.methods import create, load_class
 from augment.mining import hardness
@@ -328,8 +328,7 @@ class Judges:
     bands: tuple[Band, ...]
     drawn: Band  # for pictures whose text a method drew or changed
     fold_of: Mapping[str, int]  # by a sample's name
-    hardness: Mapping[str, float]
-    texts: Mapping[str, str]
+    real: Mapping[str, tuple[str, float]]  # text and hardness, by a sample's name
 
     @classmethod
     def of(cls, run: Run, readers: Sequence[Path]) -> Judges:
@@ -340,8 +339,7 @@ class Judges:
             tuple(band_of(fold, own, run.settings.easiest) for fold, own in zip(run.folds, per_fold, strict=True)),
             band_of_drawn(samples, readings, run.settings.easiest),
             {s.name: k for k, fold in enumerate(run.folds) for s in fold},
-            {s.name: hardness(r, s.text) for s, r in zip(samples, readings, strict=True)},
-            {s.name: s.text for s in samples},
+            {s.name: (s.text, hardness(r, s.text)) for s, r in zip(samples, readings, strict=True)},
         )  # fmt: skip
 
     def read(self, made: Sequence[Sample]) -> list[list[Reading]]:
@@ -357,12 +355,8 @@ class Judges:
 
     def band(self, made: Sample) -> Band:
         """The hardness of a made picture that is kept."""
-        if exact_text(made):
-            return Band(0.0, float("inf"))
-        source = made.meta["source"]
-        if self.texts.get(source or "") != made.text:
-            return self.drawn
-        return widened(self.bands[self.fold_of[source]], self.hardness[source])
+        varied = self.bands[self.fold_of.get(made.meta["source"] or "", 0)]
+        return band_for(made, self.real, varied, self.drawn)
 
 
 def make_and_judge(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import os
 import random
 import shutil
@@ -24,7 +25,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from augment.method import Method, Request, write_requests
 from augment.methods import METHODS, create, load_class, load_learner
-from augment.methods.splice import cut
+from augment.methods.splice import between_strokes, ink_of
 from augment.sheet import GAP, WRONG, Cell, contact_sheet
 from augment.synthesize import answered_by, as_shown, requests_for_texts, synthesize
 from recognizer.errors import UserError
@@ -268,11 +269,11 @@ def test_ink_is_cut_where_there_is_least() -> None:
     for row in rows:  # two slanted strokes, three pixels of paper between them, and a bar through both
         pixels[row, 6 + row // 4 : 12 + row // 4] = pixels[row, 15 + row // 4 : 22 + row // 4] = 0
     pixels[29:31, 10:30] = 0
-    found = cut(pixels, "ab", np.array([9.0, 21.0, 33.0]), stray=0.4)
-    assert (np.abs(found.paths[1, rows] - (13.5 + rows // 4)) <= 1.5).all()
-    assert found.crossed.tolist() == [0.0, pytest.approx(2 / 60), 0.0]
-    straight = cut(pixels, "ab", np.array([9.0, 21.0, 33.0]), stray=0.0)
-    assert (straight.paths[1] == 21.5).all() and straight.crossed[1] > 0.15
+    ink = ink_of(pixels - 255)
+    path, crossed = between_strokes(ink, border=21.0, stray=4.8)
+    assert (np.abs(path[rows] - (13.5 + rows // 4)) <= 1.5).all() and crossed == pytest.approx(2 / 60)
+    path, crossed = between_strokes(ink, border=21.0, stray=0.0)
+    assert (path == 21.5).all() and crossed > 0.15
 
 
 def test_splice_refuses_what_it_cannot_show(tmp_path: Path) -> None:
@@ -284,8 +285,13 @@ def test_splice_refuses_what_it_cannot_show(tmp_path: Path) -> None:
     uncut = tmp_path / "uncut"
     with FolderWriter(uncut) as writer:
         writer.add("a.png", (tmp_path / "cut" / "0.png").read_bytes(), "12")
-    with pytest.raises(UserError, match="holds no cut pictures"):
-        create("splice", {"fitted": str(uncut)}).make([Request("1", 0, 60, 40)], [None])
+    spoiled = [None, "1, 2", [1, 2], [1, "x", 3], [1, None, 3], [3, 2, 1], [1, math.nan, 3], {"a": 1}]
+    for k, borders in enumerate(spoiled):
+        with FolderWriter(tmp_path / f"spoiled-{k}") as writer:
+            writer.add("a.png", (tmp_path / "cut" / "0.png").read_bytes(), "12", {"borders": borders})
+    for folder in (uncut, *(tmp_path / f"spoiled-{k}" for k in range(len(spoiled)))):
+        with pytest.raises(UserError, match="holds no cut pictures"):
+            create("splice", {"fitted": str(folder)}).make([Request("1", 0, 60, 40)], [None])
     few = read_manifest(tmp_path / "cut")
     with pytest.raises(UserError, match="has 1 pictures: a method needs 20"):
         load_learner("splice").fit(few, load_learner("splice").FitSettings(), tmp_path / "out")

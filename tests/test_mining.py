@@ -17,6 +17,7 @@ from PIL import Image
 from augment.fidelity import (
     REFUSALS,
     Band,
+    band_for,
     band_of,
     band_of_drawn,
     coverage_table,
@@ -281,6 +282,27 @@ def test_the_band_of_drawn_pictures_is_narrower(samples: list[Sample]) -> None:
         varied, drawn = band_of(few, readings), band_of_drawn(few, readings)
         assert drawn.low == varied.low and drawn.high < varied.high
         assert drawn.high == pytest.approx(4.75 if of[-1] > 1 else 0.3)
+
+
+@pytest.mark.parametrize(
+    ("about", "text", "expected"),
+    [
+        ({"method": "render", "source": None}, "zz", Band(0.0, math.inf)),
+        ({"method": "classical", "source": "a"}, "ab", Band(0.1, 3.5)),  # of a real picture that is hard itself
+        ({"method": "classical", "source": "b"}, "ab", Band(0.1, 1.0)),
+        ({"method": "classical", "source": "of another folder"}, "ab", Band(0.1, 1.0)),
+        ({"method": "diffusion", "source": "a"}, "zz", Band(0.1, 0.3)),  # one character painted anew
+        ({"method": "diffusion", "source": "of another folder"}, "ab", Band(0.1, 0.3)),
+        ({"method": "splice", "source": None}, "ab", Band(0.1, 0.3)),
+        ({"method": ["no", "name"], "source": ["no", "name"]}, "ab", Band(0.1, 0.3)),
+        ({}, "ab", Band(0.1, 0.3)),
+    ],
+)
+def test_a_text_that_a_method_drew_must_be_surer_than_a_picture_varied_under_its_own(
+    about: dict[str, Any], text: str, expected: Band
+) -> None:
+    real = {"a": ("ab", 2.5), "b": ("ab", 0.0)}
+    assert band_for(Sample("m", text, Path("m"), meta=about), real, Band(0.1, 1.0), Band(0.1, 0.3)) == expected
 
 
 def test_judging_keeps_the_band_and_says_why_it_refuses(samples: list[Sample]) -> None:

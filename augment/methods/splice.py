@@ -19,7 +19,7 @@ from augment.method import FEWEST, Known, Request
 from recognizer.errors import UserError
 from recognizer.images import PictureError, open_picture
 from recognizer.progress import Alone, Bar
-from recognizer.samples import FolderWriter, Manifest, read_manifest
+from recognizer.samples import FolderWriter, Manifest, Sample, read_manifest
 from recognizer.settings import Settings
 
 Pixels = NDArray[np.float32]
@@ -153,8 +153,8 @@ class Splice:
     def _pictures(self) -> list[Cut]:
         found = []
         for sample in read_manifest(self._folder):
-            borders: Any = sample.meta.get("borders")
-            if not isinstance(borders, list) or len(borders) != len(sample.text) + 1:
+            borders = borders_of(sample)
+            if borders is None:
                 raise UserError(
                     f"{self._folder} holds no cut pictures: augment fit --method splice writes such a folder"
                 )
@@ -162,7 +162,7 @@ class Splice:
                 pixels = np.asarray(open_picture(sample.read_bytes(), "RGB"), np.float32)
             except PictureError as error:
                 raise UserError(f"{sample.name!r} of {self._folder} cannot be opened: {error.kind}, {error}") from None
-            found.append(cut(pixels, sample.text, np.array(borders, np.float64)))
+            found.append(cut(pixels, sample.text, borders))
         return found
 
     @cached_property
@@ -237,16 +237,26 @@ class Splice:
         return pieces[int(rng.choice(clean))]
 
 
-def cut(pixels: Pixels, text: str, borders: NDArray[np.float64], stray: float = STRAY) -> Cut:
+def borders_of(sample: Sample) -> NDArray[np.float64] | None:
+    """The borders (L + 1,) of a cut picture's characters, if its metadata hold some that rise."""
+    try:
+        borders = np.array(sample.meta.get("borders"), np.float64)
+    except (TypeError, ValueError):
+        return None
+    fits = borders.shape == (len(sample.text) + 1,) and np.isfinite(borders).all() and (np.diff(borders) > 0).all()
+    return borders if fits else None
+
+
+def cut(pixels: Pixels, text: str, borders: NDArray[np.float64]) -> Cut:
     """Cut a picture (H, W, 3) at the borders (L + 1,) of its characters, along the paths about them that run through
-    the least ink; `stray` is how far they may, as a share of the narrower neighbour."""
+    the least ink."""
     paper = paper_of(pixels)
     ink = ink_of(pixels - paper)
     clear = CLEAR * len(pixels)  # beyond the text's ends no other character is cut
     paths, crossed = [np.full(len(pixels), borders[0] - clear)], [0.0]
     for left, border, right in zip(borders, borders[1:], borders[2:], strict=False):
-        reach = stray * min(border - left, right - border)
-        path, through = between_strokes(ink, float(border), float(reach))
+        stray = STRAY * min(border - left, right - border)
+        path, through = between_strokes(ink, float(border), float(stray))
         paths.append(path)
         crossed.append(through)
     paths.append(np.full(len(pixels), borders[-1] + clear))
