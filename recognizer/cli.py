@@ -65,7 +65,7 @@ Pattern = Annotated[
     str | None, typer.Option("--label-pattern", help="Labels are in the file names, as in '{text}_{id}.png'.")
 ]
 Sets = Annotated[list[str] | None, typer.Option("--set", help="Any other setting, as name=value; repeatable.")]
-MaxPixels = Annotated[int, typer.Option(help="Refuse pictures with more pixels than this.")]
+MaxPixels = Annotated[int, typer.Option(help="Refuse pictures with more pixels than this.", min=1)]
 
 
 # ------------------------------------------------------------------------------------------------------------- train
@@ -324,7 +324,8 @@ def predict(
 
     words = None if lexicon is None else read_lines("--lexicon", lexicon)
     if isinstance(sys.stdout, TextIOWrapper):  # a file's name need not be UTF-8; so escaped, it is JSON's own escape
-        sys.stdout.reconfigure(errors="backslashreplace" if as_json else "surrogateescape")
+        raw = not as_json and sys.stdout.encoding.lower().startswith("utf")
+        sys.stdout.reconfigure(errors="surrogateescape" if raw else "backslashreplace")
     reader = Reader(model, threads, max_pixels)
     constraint = constraint_of(reader.charset, charset, length, pattern, words)
     reader.may_read(constraint)
@@ -341,12 +342,12 @@ def read_lines(option: str, path: Path) -> list[str]:
     """The lines of a text file, without empty ones.
 
     Raises:
-        UserError: no such file, or no text.
+        UserError: it cannot be read, or is no text.
     """
-    if not path.is_file():
-        raise UserError(f"{option} {path}: no such file")
     try:
-        return [line for line in path.read_text(encoding="utf-8").splitlines() if line]
+        return [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line]
+    except OSError as error:
+        raise UserError(f"{option} {path}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise UserError(f"{option} {path} is not UTF-8 text") from None
 
@@ -360,9 +361,10 @@ def _pictures(paths: Sequence[str], files_from: Path | None) -> list[tuple[str, 
 
     named: list[tuple[str, Path | bytes]] = []
     if files_from is not None:
-        if str(files_from) != "-" and not files_from.is_file():
-            raise UserError(f"--files-from {files_from}: no such file")
-        listed = sys.stdin.buffer.read() if str(files_from) == "-" else files_from.read_bytes()
+        try:
+            listed = sys.stdin.buffer.read() if str(files_from) == "-" else files_from.read_bytes()
+        except OSError as error:
+            raise UserError(f"--files-from {files_from}: {error.strerror}") from None
         lines = listed.removeprefix(b"\xef\xbb\xbf").split(b"\0") if b"\0" in listed else listed.splitlines()
         named += [(name, Path(name)) for name in map(os.fsdecode, lines) if name]
     for name in paths:
@@ -564,6 +566,7 @@ def label(
 
     reader = Reader(model)
     constraint = constraint_of(reader.charset, charset, length, pattern)
+    reader.may_read(constraint)
     rows = None if review is None else read_doubts(review)
     with desk_of(data, rows, by) as desk:
         if desk.outside:
@@ -609,8 +612,11 @@ def bench(
         print(f"{own.threads:<9}{low:>17.2f}{high:>8.2f}{highest:>8.2f}{own.alone_cpu:>8.2f}{own.a_second:>10.0f}"
               f"{own.together:>24.0f}{own.together_cpu:>8.2f}")  # fmt: skip
     fastest = max(found, key=lambda own: own.together)
-    print(f"file to text, {len(data)} pictures; fastest together with --threads {fastest.threads}; predict takes one "
-          f"unless told, serve one for each batch and as many batches at once as there are processors")  # fmt: skip
+    left = len(data) - fastest.pictures
+    unread = f" ({left} could not be opened)" if left else ""
+    print(f"file to text, {fastest.pictures} pictures{unread}; fastest together with --threads {fastest.threads}; "
+          "predict takes one unless told, serve one for each batch and as many batches at once as there are "
+          "processors")  # fmt: skip
 
 
 # ---------------------------------------------------------------------------------------------------------- compress
@@ -740,7 +746,7 @@ def serve(
             token = token_file.read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"{token_file}: {error}") from None
-        if not token or not token.isascii():
+        if not token or not token.isascii() or len(token.split()) > 1:
             raise UserError(f"{token_file} holds no token: one line of ASCII is needed")
     limits = Limits(max_bytes, max_pixels, max_pictures, max_seconds, waiting, batch=batch)
     keep = None if keep_uncertain is None else Keep(keep_uncertain, below)

@@ -50,6 +50,10 @@ def one_line_errors() -> Iterator[None]:
     except KeyboardInterrupt:
         print("stopped: nothing was left half-written", file=sys.stderr)
         raise SystemExit(130) from None
+    except SystemExit as ended:
+        if ended.code == 130:  # typer's answer to Ctrl-C
+            print("stopped: nothing was left half-written", file=sys.stderr)
+        raise
     except ModuleNotFoundError as error:
         extra = EXTRA_OF.get((error.name or "").partition(".")[0])
         if extra is None:

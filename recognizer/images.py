@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 STRIDE = 4  # pixels to a frame of a reader's output, of every size
 WIDTH_STEP = 16
@@ -102,6 +102,8 @@ def _decode(picture: Image.Image, mode: Literal["L", "RGB"] | None, max_pixels: 
     if picture.width == 0 or picture.height == 0:
         raise PictureError("unreadable", f"its size is {picture.width} x {picture.height}")
     picture.load()
+    if picture.getexif().get(ExifTags.Base.Orientation, 1) != 1:  # a camera was held otherwise; viewers turn it
+        picture = ImageOps.exif_transpose(picture)
     whole = _on_white(picture)
     return whole.convert(mode or ("L" if whole.mode in ("1", "L") else "RGB"))
 
@@ -110,7 +112,8 @@ def _on_white(picture: Image.Image) -> Image.Image:
     if picture.mode in ("I", "I;16", "I;16B", "F"):  # convert would clip 16-bit greys at 255
         values = np.asarray(picture, dtype=np.float32)
         low, high = float(np.nanmin(values)), float(np.nanmax(values))
-        top = 65535.0 if high > 255 else 255.0
+        # of 10 or 12 bits in 16, as cameras and scanners write them, or of floats from 0 to 1
+        top = 1.0 if picture.mode == "F" and high <= 1 else max(255.0, 2.0 ** np.ceil(np.log2(max(high, 1) + 1)) - 1)
         clear = values == picture.info.get("transparency")
         if low < 0 or high > 65535:
             values, top = values - low, max(high - low, 1e-6)

@@ -69,7 +69,10 @@ class Reader:
         options.log_severity_level = 3
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-            about = json.loads(self._session.get_modelmeta().custom_metadata_map["lookalike"])
+            kept = self._session.get_modelmeta().custom_metadata_map
+            if "lookalike" not in kept:
+                raise UserError(f"{path} is no reader's ONNX file: recognizer export has not written it")
+            about = json.loads(kept["lookalike"])
             self.charset, self.frame = Charset(about["charset"]), Frame(**about["frame"])
             inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
             if len(inputs) != 1 or len(outputs) != 1 or outputs[0].shape[-1] != self.charset.classes:

@@ -33,7 +33,7 @@ PICTURE_SUFFIXES = frozenset({
 
 # why a sample is set aside -> what to do about it
 REASONS = {
-    "missing file": "the manifest names it; restore it or take its line out",
+    "missing file": "put it back, or take it out of what names it",
     "outside the folder": "a file_name must stay below its manifest's folder",
     "unreadable": "open it in a viewer; save it again or take it out",
     "too large": "crop it, or raise the bound with --max-pixels",

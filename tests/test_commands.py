@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import os
@@ -23,9 +24,10 @@ from conftest import Ended, Trained, augment, draw_folder, recognizer, refusal
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from recognizer.errors import UserError
 from recognizer.reader import DEFAULT
 from recognizer.samples import list_pictures, read_manifest
-from recognizer.training.checkpoint import read_weights
+from recognizer.training.checkpoint import read_weights, written
 
 BARE = """
 import sys
@@ -258,6 +260,19 @@ def test_predict_from_a_list_of_files(trained: Trained, pictures: list[Path], tm
     assert [item["file"] for item in json.loads(ended.out)] == list(map(str, lines))
 
 
+def test_a_list_may_come_from_another_command(trained: Trained, pictures: list[Path]) -> None:
+    for option, content in (("--files-from", pictures[0]), ("--lexicon", "012")):
+        reading, writing = os.pipe()
+        os.write(writing, f"{content}\n".encode())
+        os.close(writing)
+        more = [pictures[1]] if option == "--lexicon" else []
+        words = [sys.executable, "-m", "recognizer.cli", "predict", "--model", trained.run, option,
+                 f"/dev/fd/{reading}", *more]  # fmt: skip
+        ended = subprocess.run(words, capture_output=True, text=True, check=False, pass_fds=[reading])
+        os.close(reading)
+        assert ended.returncode == 0 and len(ended.stdout.splitlines()) == 1, ended.stderr
+
+
 def test_predict_the_most_probable_texts(trained: Trained, pictures: list[Path]) -> None:
     ended = recognizer("predict", "--model", trained.run, *pictures, "--n-best", 3, "--json")
     plain = recognizer("predict", "--model", trained.run, *pictures, "--n-best", 3)
@@ -288,7 +303,7 @@ def test_predict_only_what_may_be(
     trained: Trained, pictures: list[Path], tmp_path: Path, how: list[str], fits: Any
 ) -> None:
     words = tmp_path / "words.txt"
-    words.write_text("012\n33\n\n2\n")
+    words.write_text("\ufeff012\n33\n\n2\n", encoding="utf-8")
     free = rows_of(recognizer("predict", "--model", trained.run, *pictures).out)
     ended = recognizer("predict", "--model", trained.run, *pictures, *filled(how, "", {"WORDS": words})[0])
     assert ended.status == 0, ended.err
@@ -354,9 +369,10 @@ def test_too_large_a_picture_is_refused_before_it_is_decoded(trained: Trained, p
         (["<PICTURE>", "--length", "six"], "six"),
         (["<PICTURE>", "--pattern", "[^a]"], "[^a]"),
         (["<PICTURE>", "--charset", "xyz"], "xyz"),
-        (["<PICTURE>", "--lexicon", "nowhere"], "--lexicon nowhere: no such file"),
+        (["<PICTURE>", "--lexicon", "nowhere"], "--lexicon nowhere: No such file"),
         (["<PICTURE>", "--lexicon", "<PICTURE>"], "<PICTURE> is not UTF-8 text"),
-        (["--files-from", "nowhere"], "--files-from nowhere: no such file"),
+        (["--files-from", "<EMPTY>"], "--files-from <EMPTY>: Is a directory"),
+        (["--files-from", "nowhere"], "--files-from nowhere: No such file"),
     ],
 )
 def test_predict_refuses_in_one_line(
@@ -385,6 +401,10 @@ def test_file_names_that_are_no_utf8_are_read_all_the_same(
     words = [sys.executable, "-m", "recognizer.cli", "predict", "--model", trained.run, name]
     ended = subprocess.run(words, capture_output=True, check=False)
     assert ended.returncode == 0 and ended.stdout.startswith(os.fsencode(name) + b"\t"), ended.stderr
+    ascii_only = subprocess.run(
+        words, capture_output=True, check=False, env={**os.environ, "PYTHONIOENCODING": "ascii"}
+    )
+    assert ascii_only.returncode == 0 and b"01_\\udcff.png" in ascii_only.stdout
     ended = subprocess.run([*words, "--json"], capture_output=True, check=False)
     assert ended.returncode == 0 and json.loads(ended.stdout)[0]["file"] == name
     words = ["evaluate", "--model", trained.run, "--data", tmp_path, "--label-pattern", "{text}_{id}.png"]
@@ -401,7 +421,8 @@ def test_ctrl_c_ends_quietly(trained: Trained) -> None:
     time.sleep(1.5)  # it waits for its standard input then
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=20)
-    assert process.returncode == 130 and not out and "Traceback" not in err
+    assert process.returncode == 130 and not out
+    assert err.strip() == "stopped: nothing was left half-written"
 
 
 # ------------------------------------------------------------------------------------------------------ what is missing
@@ -515,6 +536,11 @@ def test_an_installed_reader_is_not_written_over(tmp_path: Path) -> None:
         assert "say where its file goes" in refusal(recognizer("export", model))
     assert DEFAULT.read_bytes() == before
     assert "its folder is not there" in refusal(recognizer("export", "tiny", "--out", tmp_path / "no" / "x.onnx"))
+    own = tmp_path / "weights.safetensors"
+    assert "name a file that ends in .onnx" in refusal(recognizer("export", "tiny", "--out", own))
+    with pytest.raises(UserError, match="could not be written"), written(own):
+        own.with_name("weights.safetensors.tmp").write_bytes(b"half of it")
+        raise OSError(errno.ENOSPC, "No space left on device")
     assert "that is a folder" in refusal(recognizer("export", "tiny", "--out", tmp_path))
     assert not list(tmp_path.iterdir())
 
@@ -525,8 +551,9 @@ def test_a_reader_where_weights_are_wanted_is_told_from_them(trained: Trained, d
 
 
 def test_a_constraint_that_no_picture_can_show_is_refused(trained: Trained, pictures: list[Path]) -> None:
-    line = refusal(recognizer("predict", "--model", trained.run, "--length", "500", pictures[0]))
-    assert "ask for shorter text" in line
+    for words in (["predict", pictures[0]], ["label", pictures[0].parent]):
+        line = refusal(recognizer(words[0], "--model", trained.run, "--length", "500", *words[1:]))
+        assert "ask for shorter text" in line
 
 
 def test_names_that_end_in_nul_are_read_and_abstentions_tell_nothing(
@@ -726,7 +753,7 @@ def test_synthesize_from_real_pictures(drawn: Path, tmp_path: Path) -> None:
         (["--charset", "010"], "the charset holds '0' more than once"),
         (["--charset", ""], "the charset is empty"),
         (["--charset", "01", "--texts", "<TEXTS>"], "--texts and --charset: choose one"),
-        (["--texts", "nowhere"], "--texts nowhere: no such file"),
+        (["--texts", "nowhere"], "--texts nowhere: No such file"),
         (["--texts", "<EMPTY>"], "there is nothing to make"),
         (["--texts", "<PICTURE>"], "<PICTURE> is not UTF-8 text"),
         (["--requests", "nowhere"], "nowhere: no requests can be read there"),

@@ -147,7 +147,8 @@ def test_a_pupil_learns_from_pictures_without_labels_too_and_the_run_goes_on(
     before = (out / "weights.safetensors").read_bytes()
     again = recognizer(*words)
     assert again.status == 0 and (out / "weights.safetensors").read_bytes() == before
-    assert "was begun with other settings" in refusal(recognizer(*words, "--set", "teach=0.5"))
+    for more in (["--set", "teach=0.5"], ["--unlabelled", folder / "validation"]):
+        assert "was begun with other settings" in refusal(recognizer(*words, *more))
     rows = [json.loads(line) for line in (out / "training" / "metrics.jsonl").read_text().splitlines()]
     assert len(rows) == 2 and np.isfinite([row["loss"] for row in rows]).all()
 
@@ -188,6 +189,23 @@ def test_a_pruned_reader_is_smaller_and_still_reads(trained: Trained, folder: Pa
     whole, own = trained.run / "weights.safetensors", tmp_path / "out" / "weights.safetensors"
     assert own.stat().st_size < 0.6 * whole.stat().st_size
     assert (tmp_path / "out" / "reader.onnx").stat().st_size < 0.7 * (trained.run / "reader.onnx").stat().st_size
+    less = recognizer(
+        "compress", "prune", "--model", trained.run, "--data", folder / "train", "--validation", folder / "validation",
+        "--keep", 0.4, "--out", tmp_path / "out", *SHORT,
+    )  # fmt: skip
+    assert "was begun with other settings" in refusal(less)
+
+
+def test_what_failed_before_it_learned_is_done_anew_in_the_same_folder(
+    trained: Trained, folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    words = ("compress", "prune", "--model", trained.run, "--out", out, "--keep", 0.5, *SHORT)
+    failed = recognizer(*words, "--data", "nowhere")
+    assert failed.status == 2 and failed.err.endswith("error: nowhere: no such file or folder\n")
+    ended = recognizer(*words, "--data", folder / "train", "--validation", folder / "validation")
+    assert ended.status == 0, ended.err
+    assert (out / "reader.onnx").is_file()
 
 
 def test_mistakes_are_one_line(trained: Trained, folder: Path, tmp_path: Path) -> None:

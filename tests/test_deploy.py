@@ -108,7 +108,10 @@ def test_bench_tells_latency_and_throughput(tmp_path: Path) -> None:
         assert 0 < own.alone[0] <= own.alone[1] <= own.alone[2] and own.a_second > 10 and own.together > 10
         assert own.alone_cpu > 0 and own.together_cpu > 0
     ended = recognizer("bench", data, "--seconds", 0.2, "--model", "tiny")
-    assert ended.status == 0 and "file to text, 6 pictures" in ended.out
+    assert ended.status == 0 and "file to text, 6 pictures;" in ended.out
+    (data / "broken.png").write_bytes(b"no picture")
+    ended = recognizer("bench", data, "--seconds", 0.1, "--model", "tiny")
+    assert "file to text, 6 pictures (1 could not be opened);" in ended.out
     assert "file to text, 64 pictures" in recognizer("bench", "--seconds", 0.1, "--model", "tiny").out
     (tmp_path / "empty").mkdir()
     assert "no picture is there" in refusal(recognizer("bench", tmp_path / "empty"))
@@ -122,5 +125,5 @@ def test_eight_bits_without_pictures_are_refused(tmp_path: Path) -> None:
     assert "int8 is calibrated on pictures such as will be read: --data DIR" in said
     assert not list(tmp_path.iterdir())
     (tmp_path / "a.png").write_bytes(b"no picture")
-    with pytest.raises(UserError, match="calibrated on pictures"):
+    with pytest.raises(UserError, match="none of these 1 can be opened"):
         export(TINY, tmp_path / "r.onnx", "int8", [Sample("a.png", "a", tmp_path / "a.png")])

@@ -104,9 +104,30 @@ def test_16_bit_transparent_grey_is_white_and_the_others_stay() -> None:
 
 
 def test_floating_point_greys() -> None:
-    for values, expected in (([-1, np.nan, 0, 3], [0, 0, 63, 255]), ([77, 0], [77, 0]), ([np.nan], [0])):
+    for values, expected in (([-1, np.nan, 0, 3], [0, 0, 63, 255]), ([77, 0], [77, 0]), ([np.nan], [0]),
+                             ([0, 0.5, 1], [0, 127, 255])):  # fmt: skip
         data = encoded(Image.fromarray(np.array([values], np.float32)), "TIFF")
         assert pixels(open_picture(data, "L")) == expected
+
+
+@pytest.mark.parametrize("bits", [10, 12])
+def test_greys_of_fewer_bits_in_16_fill_their_range(bits: int) -> None:
+    values = np.array([[0, 2 ** (bits - 1), 2**bits - 2]], np.uint16)
+    for form in ("PNG", "TIFF"):
+        assert pixels(open_picture(encoded(Image.fromarray(values), form), "L")) == [0, 127, 254]
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "TIFF", "WEBP"])
+def test_a_photo_is_turned_as_viewers_turn_it(form: str) -> None:
+    upright = Image.new("RGB", (64, 32), "white")
+    upright.paste("black", (0, 0, 32, 32))
+    for orientation, back in ((3, Image.Transpose.ROTATE_180), (6, Image.Transpose.ROTATE_90),
+                              (8, Image.Transpose.ROTATE_270)):  # fmt: skip
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        opened = open_picture(encoded(upright.transpose(back), form, exif=exif), "L")
+        assert opened.size == (64, 32)
+        assert opened.getpixel((8, 16)) < 20 and opened.getpixel((56, 16)) > 235  # type: ignore[operator]
 
 
 def test_one_bit() -> None:

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from conftest import Trained, draw_folder, random_labels, recognizer, refusal
 from fastapi.testclient import TestClient
@@ -492,6 +493,18 @@ def test_a_hundred_pictures_by_the_keys_of_a_browser(trained: Trained, tmp_path:
     assert not errors
     assert {s.name: s.text for s in read_manifest(data)} == truth
     assert corrected < 60, "the reader filled in what it saw"
+
+
+def test_a_stopped_page_has_written_its_manifest(folder: Path) -> None:
+    with labelling(folder) as (process, url), httpx.Client(base_url=url) as client:
+        shown = client.post("next", json={"tab": "a", "count": 3}).json()["pictures"]
+        for own in shown:
+            answer = {"tab": "a", "id": own["id"], "version": own["version"], "text": "seen", "seconds": 1.0}
+            assert client.post("answer", json=answer).status_code == 200
+        process.terminate()
+        out, err = process.communicate(timeout=30)
+        assert (process.returncode, err) == (0, "") and "pictures are answered" in out
+    assert sum('"seen"' in line for line in manifest(folder)) == len(shown) > 0
 
 
 def test_the_page_stops_in_one_line_where_its_port_is_taken(folder: Path) -> None:

@@ -243,6 +243,7 @@ def test_who_sends_no_header_to_its_end_is_let_go(tmp_path: Path, monkeypatch: p
 
 def test_nobody_but_this_machine_is_answered_unless_told(server: Server) -> None:
     assert httpx.get(f"{server.url}/healthz", headers={"host": "evil.example"}).status_code == 400
+    assert httpx.head(f"{server.url}/healthz", headers={"host": "evil.example"}).status_code == 400
     assert server.url.startswith("http://127.0.0.1:")
     assert is_local("127.0.0.1") and is_local("::1") and is_local("localhost") and not is_local("0.0.0.0")
     assert not is_local("evil.example")
@@ -257,6 +258,10 @@ def test_its_pages_load_nothing_from_elsewhere(server: Server) -> None:
     assert httpx.get(f"{server.url}/page/..%2fserve.py").status_code == 404
     for answer, status in ((httpx.get(f"{server.url}/page/x"), 404), (httpx.put(f"{server.url}/v1/read"), 405)):
         assert answer.status_code == status and answer.json()["error"]["detail"], "in the form of all refusals"
+    for place in ("", "/healthz", "/docs"):
+        head = httpx.head(server.url + place)
+        assert head.status_code == 200 and not head.content, "as health checks ask"
+    assert httpx.head(f"{server.url}/v1/read").status_code == 405
     docs = httpx.get(f"{server.url}/docs").text
     assert "https://" not in docs and "swagger" in docs
     paths = httpx.get(f"{server.url}/openapi.json").json()["paths"]
@@ -306,12 +311,17 @@ def test_over_the_bound_a_request_is_put_off(tmp_path: Path, pictures: list[tupl
 def test_a_token_opens_reading_and_figures(tmp_path: Path, pictures: list[tuple[bytes, str]]) -> None:
     (tmp_path / "token").write_text("s3cret\n")
     with serving(tmp_path, "--token-file", tmp_path / "token") as server:
-        for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": "s3cret"}):
+        for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": "s3cret"},
+                        {"authorization": "Basic s3cret"}, {"authorization": "Bearer"}):  # fmt: skip
             refused = post(server, pictures[0][0], **headers)
             assert refused.status_code == 401 and refused.headers["www-authenticate"] == "Bearer"
         assert httpx.get(f"{server.url}/metrics").status_code == 401
         assert httpx.get(f"{server.url}/healthz").status_code == 200
-        assert post(server, pictures[0][0], authorization="Bearer s3cret").status_code == 200
+        for scheme in ("Bearer", "bearer"):
+            assert post(server, pictures[0][0], authorization=f"{scheme} s3cret").status_code == 200
+        api = httpx.get(f"{server.url}/openapi.json").json()
+        assert api["components"]["securitySchemes"]["HTTPBearer"]["scheme"] == "bearer"
+        assert api["paths"]["/v1/read"]["post"]["security"] and "security" not in api["paths"]["/healthz"]["get"]
 
 
 def test_unsure_pictures_are_kept_once_as_they_were_sent(tmp_path: Path, pictures: list[tuple[bytes, str]]) -> None:
@@ -324,6 +334,27 @@ def test_unsure_pictures_are_kept_once_as_they_were_sent(tmp_path: Path, picture
     assert 0 < len(unsure) < len(sure)
     assert {p.read_bytes() for p in kept.iterdir()} == unsure and {p.suffix for p in kept.iterdir()} == {".jpg"}
     assert len(list_pictures(kept)) == len(unsure), "recognizer label finds them"
+
+
+def test_what_is_kept_goes_on_where_its_folder_was_moved_away(
+    tmp_path: Path, pictures: list[tuple[bytes, str]]
+) -> None:
+    kept = tmp_path / "kept"
+    with serving(tmp_path, "--keep-uncertain", kept, "--below", 1) as server:
+        for k, (data, _) in enumerate(pictures[:4]):
+            assert post(server, data).status_code == 200
+            if k == 1:
+                kept.rename(tmp_path / "moved")
+        assert "lookalike_unkept_pictures_total 0.0" in httpx.get(f"{server.url}/metrics").text
+        assert [len(list((tmp_path / name).iterdir())) for name in ("moved", "kept")] == [2, 2]
+
+
+def test_a_bound_on_pixels_may_be_as_small_as_ones_pictures(tmp_path: Path, pictures: list[tuple[bytes, str]]) -> None:
+    small = io.BytesIO()
+    Image.open(io.BytesIO(pictures[0][0])).resize((60, 20)).save(small, "PNG")
+    with serving(tmp_path, "--max-pixels", 1200) as server:
+        assert post(server, small.getvalue()).status_code == 200
+        assert post(server, pictures[0][0]).json()["error"]["kind"] == "too large"
 
 
 def test_what_is_kept_has_a_bound(tmp_path: Path, pictures: list[tuple[bytes, str]]) -> None:
@@ -415,6 +446,7 @@ def test_what_was_accepted_is_answered_before_it_stops(tmp_path: Path, pictures:
     [
         (["--model", "nowhere"], "nowhere"),
         (["--token-file", "nowhere"], "nowhere"),
+        (["--token-file", __file__], "one line of ASCII is needed"),
         (["--pattern", "["], "pattern"),
         (["--host", "203.0.113.9"], "203.0.113.9, port 0"),
         (["--host", "a..b"], "a..b, port 0"),

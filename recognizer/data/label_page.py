@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import secrets
+import signal
 import socket
 import threading
 import webbrowser
@@ -149,6 +150,8 @@ def serve(desk: Desk, reader: Reader, constraint: Constraint | None, port: int =
         print(f"label at {url} and stop with Ctrl-C; every answer is saved at once", flush=True)
         if browser:
             webbrowser.open(url)
+        # uvicorn takes signals while it runs, ends in order, and sends itself once more what it took
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2))
         with suppress(KeyboardInterrupt):
             server.run(sockets=[listening])

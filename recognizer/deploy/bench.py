@@ -27,6 +27,7 @@ class Speed:
     alone, and `TOGETHER` at once."""
 
     threads: int
+    pictures: int  # that were read
     alone: tuple[float, float, float]  # median, 90th and 99th of a hundred, ms
     alone_cpu: float  # ms
     a_second: float
@@ -69,7 +70,7 @@ def bench(model: Path | None, pictures: Sequence[bytes], seconds: float = SECOND
         together = n / (time.perf_counter() - began)
         low, high, highest = np.percentile(took, [50, 90, 99]).tolist()
         found.append(Speed(
-            threads, (low, high, highest), alone_cpu, 1e3 / float(np.mean(took)), together,
+            threads, len(usable), (low, high, highest), alone_cpu, 1e3 / float(np.mean(took)), together,
             1e3 * (time.process_time() - cpu) / n,
         ))  # fmt: skip
     return found

@@ -26,13 +26,22 @@ from recognizer.reader import Reader
 from recognizer.readings import Scores
 from recognizer.samples import merge, read_manifest
 from recognizer.training.batches import Pictures
-from recognizer.training.checkpoint import build, find_weights, read_weights, save_weights, widths_of, written
+from recognizer.training.checkpoint import (
+    build,
+    find_weights,
+    last_state,
+    read_weights,
+    save_weights,
+    widths_of,
+    written,
+)
 from recognizer.training.evaluate import shown_case
 from recognizer.training.pseudo import labelled_by, take_surest, without_labels
 from recognizer.training.teach import frame_of_teachers
 from recognizer.training.train import TrainSettings, train
 
 FEWEST = 8  # channels that are left anywhere
+BEFORE = {"asked.json", "pruned.safetensors", "read", "read.tmp", "training"}  # what may be there before it is trained
 
 
 def distill(settings: TrainSettings, unlabelled: Sequence[Path], out: Path) -> Scores:
@@ -112,11 +121,14 @@ def without(state: Mapping[str, Tensor], keep: float) -> dict[str, Tensor]:
 
 def _open(out: Path, asked: Mapping[str, Any], settings: TrainSettings) -> None:
     """Make the folder, or see that what lies in it was asked for in the same words."""
-    kept, told = out / "asked.json", json.dumps({**asked, **settings.model_dump(mode="json")}, indent=1) + "\n"
+    told = json.dumps({"asked": asked, "settings": settings.model_dump(mode="json")}, indent=1) + "\n"
+    kept = out / "asked.json"
     if kept.is_file():
-        if kept.read_text(encoding="utf-8") != told:
+        if kept.read_text(encoding="utf-8") == told:
+            return
+        if last_state(out / "training") is not None or {p.name for p in out.iterdir()} - BEFORE:
             raise UserError(f"{out} was begun with other settings (see {kept}): name a new folder")
-        return
+        shutil.rmtree(out)  # it failed before anything was learned
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} exists and holds something else: name a new folder")
     out.mkdir(parents=True, exist_ok=True)

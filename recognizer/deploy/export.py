@@ -68,6 +68,9 @@ def export(
             raise UserError(f"{weights} is a reader that is installed: say where its file goes, --out FILE.onnx")
     else:
         see_writable("--out", out)
+        if out.suffix == ".safetensors":
+            raise UserError(f"--out {out}: weights for training have that ending; name a file that ends in .onnx")
+    greys = calibrating(data, description) if form == "int8" else None
     module = Reading(build(state, description), description.head).eval()
     model = graph_of(module, description)
     about = {
@@ -77,14 +80,13 @@ def export(
     tmp = out.with_name(out.name + ".tmp")
     with written(out):
         if form.startswith("int8"):
-            model = quantized(model, description, data if form == "int8" else None)
+            model = quantized(model, greys)
         elif form == "half":
             store_halves(model, state)
         onnx.helper.set_model_props(model, {"lookalike": json.dumps(about, ensure_ascii=False)})
         tmp.write_bytes(model.SerializeToString())
         difference = largest_difference(module, tmp, description)
         if not form.startswith("int8") and not difference <= TOLERANCE:
-            tmp.unlink()
             raise UserError(f"the exported reader differs from torch by {difference:.1e}, more than {TOLERANCE:.0e}")
         tmp.replace(out)
     return out, difference
@@ -127,28 +129,35 @@ class Calibration(CalibrationDataReader):  # type: ignore[misc]
         return None if grey is None else {"pictures": normalise(grey[None])[:, None]}
 
 
-def quantized(model: onnx.ModelProto, description: Description, data: Sequence[Sample] | None) -> onnx.ModelProto:
-    """A model whose convolutions and matrices are of 8 bits: with `data` computed in 8 bits as well, in ranges that its
-    pictures reach, else only as far as ranges are found while it reads.
+def calibrating(data: Sequence[Sample], description: Description) -> list[Grey]:
+    """Opened pictures to calibrate on.
 
     Raises:
-        UserError: no picture to calibrate on.
+        UserError: there is none.
     """
+    if not data:
+        raise UserError("int8 is calibrated on pictures such as will be read: --data DIR")
     greys: list[Grey] = []
-    for sample in data or ():
+    for sample in data:
         with suppress(PictureError):
             greys.append(description.frame.fit(open_picture(sample.read_bytes(), None)))
         if len(greys) == CALIBRATED_ON:
             break
-    if data is not None and not greys:
-        raise UserError("int8 is calibrated on pictures such as will be read: --data DIR")
+    if not greys:
+        raise UserError(f"int8 is calibrated on pictures, and none of these {len(data)} can be opened: {data[0].path}")
+    return greys
+
+
+def quantized(model: onnx.ModelProto, greys: Sequence[Grey] | None) -> onnx.ModelProto:
+    """A model whose convolutions and matrices are of 8 bits: with opened pictures computed in 8 bits as well, in ranges
+    that these reach, else only as far as ranges are found while it reads."""
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         logging.getLogger().addFilter(_quiet)
         before, after = Path(folder) / "before.onnx", Path(folder) / "after.onnx"
         before.write_bytes(model.SerializeToString())
         try:
-            if data is None:
+            if greys is None:
                 quantize_dynamic(before, after, op_types_to_quantize=QUANTIZED)
             else:
                 quantize_static(
@@ -168,7 +177,7 @@ def _quiet(record: logging.LogRecord) -> bool:
 @dataclass(frozen=True)
 class Measured:
     """What a file costs and reads: bytes, the share read right whatever its case of `n` pictures, how many of them it
-    reads otherwise than the first one measured, and milliseconds a picture on one thread, alone and 32 at once."""
+    reads otherwise than the first one measured, and milliseconds of one thread a picture, alone and 32 at once."""
 
     form: str
     size: int
@@ -196,9 +205,9 @@ def measure(files: Mapping[str, Path], data: Sequence[Sample]) -> list[Measured]
         grey = looked_at[turn % len(looked_at)]
         for form, reader in readers.items():
             for times, n in ((alone, 1), (together, 32)):
-                began = time.perf_counter()
+                began = time.thread_time()  # the reader's one thread is this one
                 reader.log_probabilities([grey] * n)
-                times[form].append(1e3 * (time.perf_counter() - began) / n)
+                times[form].append(1e3 * (time.thread_time() - began) / n)
     usual = next(iter(texts.values()))
     return [
         Measured(

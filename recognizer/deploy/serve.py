@@ -28,8 +28,9 @@ from typing import Any, NamedTuple
 
 import h11
 import uvicorn
-from fastapi import FastAPI, Request, Response
+from fastapi import Depends, FastAPI, Request, Response
 from fastapi.middleware.trustedhost import TrustedHostMiddleware
+from fastapi.security import HTTPBearer
 from fastapi_offline import FastAPIOffline
 from PIL import Image
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -38,6 +39,7 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from recognizer.decode import Constraint
@@ -148,6 +150,18 @@ class Bounded(H11Protocol):
             self._late = None
 
 
+class Head:
+    """Answer HEAD, which some health checks send, as GET is answered; the server leaves the body out."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] == "HEAD":
+            scope = {**scope, "method": "GET"}
+        await self.app(scope, receive, send)
+
+
 class Waiting(NamedTuple):
     """A picture that waits to be read, by the reader that opened it."""
 
@@ -172,6 +186,7 @@ class Figures:
         self.held = Gauge("lookalike_held_bytes", "Bytes of the requests that are being answered.", **of)
         self.reloads = Counter("lookalike_reloads", "Times that the model was read anew.", ["outcome"], **of)
         self.kept = Counter("lookalike_kept_pictures", "Unsure pictures that were kept.", **of)
+        self.unkept = Counter("lookalike_unkept_pictures", "Unsure pictures that could not be written.", **of)
 
 
 @dataclass
@@ -245,7 +260,7 @@ class Service:
     def _fresh(self) -> tuple[Reader, Constraint | None]:
         """The reader of the model's file, and what it may read; one that cannot read is found out here."""
         reader = Reader(self.model, max_pixels=self.limits.pixels)
-        reader.read([reader.open(Image.new("RGB", size, "white")) for size in ((60, 30), (200, 50))])
+        reader.read([reader.frame.fit(Image.new("RGB", size, "white")) for size in ((60, 30), (200, 50))])
         return reader, self.constrain(reader)
 
     def _stamp(self) -> tuple[int, int, int] | None:
@@ -347,6 +362,7 @@ class Service:
         path = keep.folder / f"{name}.{ending_of(name, data)}"
         tmp = path.with_name(f".{path.name}.tmp")
         try:
+            keep.folder.mkdir(parents=True, exist_ok=True)  # whoever labels may have moved it away
             tmp.write_bytes(data)
             tmp.replace(path)
             self.figures.kept.inc()
@@ -354,6 +370,7 @@ class Service:
             tmp.unlink(missing_ok=True)
             self._kept.discard(name)
             self._kept_bytes -= len(data)
+            self.figures.unkept.inc()
             print(f"{path} could not be kept: {error.strerror}", file=sys.stderr, flush=True)
 
 
@@ -381,6 +398,7 @@ def make_app(service: Service, token: str | None = None, host: str = "127.0.0.1"
     )
     if is_local(host):  # a page elsewhere that has its own name lead to 127.0.0.1 is refused
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost", "[::1]", host])
+    app.add_middleware(Head)
 
     @app.exception_handler(Refusal)
     async def refused(request: Request, refusal: Refusal) -> Response:
@@ -406,10 +424,13 @@ def make_app(service: Service, token: str | None = None, host: str = "127.0.0.1"
         return _json({"error": {"kind": "failed", "detail": "the server failed; its log says how"}}, 500)
 
     def let_in(request: Request) -> None:
-        given = request.headers.get("authorization", "").encode()
-        if token is not None and not hmac.compare_digest(given, b"Bearer " + token.encode()):
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        right = hmac.compare_digest(given.strip().encode(), (token or "").encode())
+        if token is not None and not (right and scheme.lower() == "bearer"):
             raise Refusal(401, "unauthorized", "a bearer token is needed")
 
+    # so that the page of the API asks for the token; let_in says what is wrong with it
+    known = [] if token is None else [Depends(HTTPBearer(auto_error=False))]
     answers: dict[int | str, dict[str, Any]] = {
         status: {"model": Refused, "description": said} for status, said in {
             400: "The request cannot be understood.", 401: "A bearer token is needed.", 408: "Sent too slowly.",
@@ -423,7 +444,7 @@ def make_app(service: Service, token: str | None = None, host: str = "127.0.0.1"
 
     @app.post(
         "/v1/read", response_model=Answer, responses=answers, openapi_extra={"requestBody": body}, tags=["reading"],
-        summary="Read one picture or many: the body itself, or the files of a form.",
+        summary="Read one picture or many: the body itself, or the files of a form.", dependencies=known,
     )  # fmt: skip
     async def read(request: Request) -> Response:
         let_in(request)
@@ -444,7 +465,7 @@ def make_app(service: Service, token: str | None = None, host: str = "127.0.0.1"
         ready = service.ready and service.accepted < limits.waiting
         return _json({"status": "ready" if ready else "busy"}, 200 if ready else 503)
 
-    @app.get("/metrics", tags=["state"], summary="Figures for Prometheus.")
+    @app.get("/metrics", tags=["state"], summary="Figures for Prometheus.", dependencies=known)
     async def metrics(request: Request) -> Response:
         let_in(request)
         return Response(generate_latest(figures.registry), media_type=CONTENT_TYPE_LATEST)

@@ -47,14 +47,18 @@ class Description:
 @contextmanager
 def written(path: Path) -> Iterator[None]:
     """End in one line where a file cannot be written, as on a full disk: torch and safetensors have errors of their own
-    for that.
+    for that. Nothing half-written stays beside it, as `path` with .tmp behind it.
 
     Raises:
         UserError: it could not be; what was there before still is.
     """
     try:
         yield
-    except (OSError, RuntimeError, SafetensorError) as error:
+    except BaseException as error:
+        tmp = path.with_name(path.name + ".tmp")
+        tmp.unlink(missing_ok=True)
+        if not isinstance(error, OSError | RuntimeError | SafetensorError):
+            raise
         there = next(parent for parent in path.absolute().parents if parent.exists())
         free = shutil.disk_usage(there).free / 1e6
         why = (str(error).strip() or type(error).__name__).splitlines()[0]
