@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -61,7 +62,7 @@ def mine_errors(
         int | None, typer.Option(help="Requests of each kind; else as many as there are samples.", min=1)
     ] = None,
     limit: Annotated[int | None, typer.Option(help="Use only the first so many samples.", min=1)] = None,
-    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of everything random.", min=0)] = 0,
     jobs: Annotated[
         int, typer.Option(help="Trainings beside each other; one processor each.", min=1, max=MOST_THREADS)
     ] = 2,
@@ -80,7 +81,8 @@ def mine_errors(
     from recognizer.samples import merge, problem_table, read_manifest
     from recognizer.training.evaluate import default_case
 
-    if out.exists() and not folds and any(out.iterdir()):
+    # with folds, readers that an attempt before has trained are used again
+    if out.exists() and (not out.is_dir() or {p.name for p in out.iterdir()} - ({"folds"} if folds else set())):
         raise UserError(f"{out} exists and is not empty: name a new folder")
     manifest = merge([read_manifest(path, label_pattern) for path in data])
     if limit:
@@ -107,9 +109,12 @@ def mine_errors(
         print(f"{len(mined.suspects)} labels are likely wrong, and were set aside: {out / 'suspects'}")
         for h in mined.suspects[:10]:
             print(f"  {h.sample.name}: {h.sample.text} is read {h.reading.text}, {-h.margin:.0f} nats likelier")
-        print(f"look at them with: recognizer label {data[0]} --review {out / 'suspects.jsonl'}")
-    print(f"make pictures with: augment synthesize --method classical --requests {out / 'requests.jsonl'}", end=" ")
-    print(f"--data {data[0]} --out DIR")
+        words = ["recognizer", "label", *map(str, data), "--review", str(out / "suspects.jsonl")]
+        print(f"look at them with: {shlex.join(words)}")
+    words = ["augment", "synthesize", "--method", "classical", "--requests", str(out / "requests.jsonl")]
+    words += [word for path in data for word in ("--data", str(path))]
+    words += ["--label-pattern", label_pattern] if label_pattern else []
+    print(f"make pictures with: {shlex.join(words)} --out DIR")
 
 
 @typer_app.command()
@@ -188,7 +193,7 @@ def synthesize(
     from recognizer.charset import Charset
     from recognizer.cli import read_lines
     from recognizer.progress import Alone, Bar
-    from recognizer.samples import merge, read_manifest
+    from recognizer.samples import Problem, merge, problem_table, read_manifest
 
     cls = load_class(method)
     values = _settings(sets) | ({} if fitted is None else {"fitted": str(fitted)})
@@ -209,6 +214,7 @@ def synthesize(
         if does_nothing:
             raise UserError(f"{why}: leave {option} out")
     manifest = merge([read_manifest(path, label_pattern) for path in data]) if data else None
+    problems: list[Problem] = [] if manifest is None else list(manifest.problems)
     if cls.needs_source and manifest is None:
         raise UserError(f"--method {method} varies real pictures: say which with --data DIR")
     if requests is not None:
@@ -223,7 +229,8 @@ def synthesize(
         if given:
             raise UserError(f"--method {method} keeps the text of the picture it varies: leave {given[0]} out")
         assert manifest is not None
-        asked = requests_for_sources(manifest, count or len(manifest), seed or 0)
+        asked, broken = requests_for_sources(manifest, count or max(len(manifest), 1), seed or 0)
+        problems += broken
     else:
         known = cast("Learner", create(method, values)).known if fitted is not None else None
         shape = _size(size) if size is not None else known.size if known is not None else (160, 60)
@@ -238,6 +245,8 @@ def synthesize(
             asked = requests_for_texts(random_texts(characters, lengths, count or 100, seed or 0), shape, seed or 0)
         else:
             raise UserError("say what to draw: --requests FILE, --texts FILE, or --charset and --length")
+    if problems and manifest is not None:
+        print(problem_table(problems, len(manifest) + len(manifest.problems)), file=sys.stderr)
     with Bar(Alone(), f"making with {method}", len(asked)) as bar:
         sources = sources_of(manifest) if manifest is not None else None
         n = make(method, values, asked, out, sources, bar.advance)
@@ -277,6 +286,12 @@ def filter_made(
     accelerator = Accelerator(cpu=no_device())
     manifest, real = read_manifest(made), merge([read_manifest(path, label_pattern) for path in data])
     train = read_manifest(copies_of, label_pattern) if copies_of is not None else real
+    if problems := [*manifest.problems, *real.problems]:
+        n = sum(len(m) + len(m.problems) for m in (manifest, real))
+        print(problem_table(problems, n), file=sys.stderr)
+    for own in (manifest, real):
+        if not len(own):
+            raise UserError(f"{own.source}: no sample is left")
     description = read_weights(judge)[1]
     looked_at = Pictures(real.samples[:MOST_TOLD], Charset.of(real.texts), description.frame, MAX_PIXELS)
     case = shown_case(find_weights(judge), looked_at)  # of a judge that reads pictures, where labels have another
@@ -295,8 +310,8 @@ def filter_made(
     bands = bands if low is None else [replace(band, low=low) for band in bands]
     copies = near_copies(pictures.samples, train.samples)
     judged = sort(pictures.samples, [[r] for r in outcome.readings], bands, copies)
-    if problems := [*manifest.problems, *pictures.problems]:
-        print(problem_table(problems, len(manifest) + len(manifest.problems)), file=sys.stderr)
+    if unread := [*pictures.problems, *known.problems]:
+        print(problem_table(unread, len(manifest) + len(real)), file=sys.stderr)
     print(refusal_table(judged))
     kept_of, made_of = (
         Counter(str(s.meta.get("method", "pictures of no method")) for s in own)

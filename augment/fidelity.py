@@ -99,9 +99,10 @@ def band_for(made: Sample, real: Mapping[str, tuple[str, float]], varied: Band, 
     if exact_text(made):
         return Band(0.0, float("inf"))
     source = made.meta.get("source")
-    if isinstance(source, str) and source in real:
-        text, hard = real[source]
-        return Band(varied.low, max(varied.high, hard + 1.0)) if text == made.text else drawn
+    text, hard = real.get(source, (None, 0.0)) if isinstance(source, str) else (None, 0.0)
+    if text == made.text:
+        return Band(varied.low, max(varied.high, hard + 1.0))
+    # a method that only varies keeps the text: then the source is another one of that name, in another folder
     return varied if varies(made) else drawn
 
 

@@ -166,7 +166,8 @@ def read_out_of_folds(
     """Read samples: those that can be used, what was read in each, and what was set aside.
 
     With `folds`, each part is read by a reader trained on the others, with the settings of `model` from where `model`
-    started; they go to `out/folds`, and what is there already is used again. Without, `model` itself reads.
+    started, or, where `model` learned from rendered text alone, with the defaults from there; they go to `out/folds`,
+    and what is there already is used again. Without, `model` itself reads.
 
     Raises:
         UserError: no weights, or too few samples for the folds.
@@ -181,6 +182,8 @@ def read_out_of_folds(
     else:
         _, description = read_weights(model)
         about = {**description.settings, "charset": description.charset}
+        if description.settings.get("stream"):  # pretrained: it is where folds start
+            about = {"start": str(model), "charset": description.charset}
         parts = folds_of(samples, folds, seed)
         readers = train_folds(make(TrainSettings, about, f"settings in {model}"), parts, out / "folds", jobs)
         samples, readings, problems = read_folds(readers, parts)

@@ -17,7 +17,7 @@ from augment.methods import create, load_class
 from recognizer.charset import Charset
 from recognizer.errors import UserError
 from recognizer.images import PictureError, open_picture
-from recognizer.samples import FolderWriter, Manifest
+from recognizer.samples import FolderWriter, Manifest, Problem
 
 BATCH = 64
 
@@ -115,28 +115,31 @@ def random_texts(charset: Charset, lengths: Sequence[int], count: int, seed: int
     return ["".join(rng.choice(list(charset.characters), int(rng.choice(lengths)))) for _ in range(count)]
 
 
-def requests_for_sources(manifest: Manifest, count: int, seed: int) -> list[Request]:
+def requests_for_sources(manifest: Manifest, count: int, seed: int) -> tuple[list[Request], list[Problem]]:
     """Requests that vary the pictures of a manifest, each under its own text: all of them in an order drawn by seed,
-    then all in another.
+    then all in another. Those that cannot be opened are left out, and come as problems.
 
     Raises:
-        UserError: the manifest is empty, or a picture of it cannot be opened.
+        UserError: no picture can be opened.
     """
-    if not len(manifest):
-        raise UserError(f"{manifest.source} has no sample to vary")
-    requests = []
+    requests: list[Request] = []
     sizes: dict[str, tuple[int, int]] = {}
-    rng, order = np.random.default_rng([seed, 17]), np.zeros(0, np.int64)
-    for k in range(count):
-        if k % len(manifest) == 0:
-            order = rng.permutation(len(manifest))
-        sample = manifest.samples[order[k % len(manifest)]]
+    broken: dict[str, Problem] = {}
+    rng, turn = np.random.default_rng([seed, 17]), iter(np.zeros(0, np.int64))
+    while len(requests) < count:
+        if len(broken) == len({s.name for s in manifest}):
+            raise UserError(f"{manifest.source} has no sample to vary")
+        if (place := next(turn, None)) is None:
+            turn = iter(rng.permutation(len(manifest)))
+            continue
+        sample = manifest.samples[place]
+        if sample.name in broken:
+            continue
         if sample.name not in sizes:
             try:
                 sizes[sample.name] = open_picture(sample.read_bytes(), "L").size
             except PictureError as error:
-                raise UserError(
-                    f"{sample.name!r} of {manifest.source} cannot be opened: {error.kind}, {error}"
-                ) from None
-        requests.append(Request(sample.text, seed + k, *sizes[sample.name], sample.name))
-    return requests
+                broken[sample.name] = Problem(sample.name, error.kind, str(error))
+                continue
+        requests.append(Request(sample.text, seed + len(requests), *sizes[sample.name], sample.name))
+    return requests, list(broken.values())

@@ -166,7 +166,7 @@ def plain_requests(
     """Requests for one method: real pictures by chance under their own text, or random texts of the labels' characters,
     each of the length and at the size of one real picture."""
     manifest = Manifest(run.train, source=str(run.out / "data" / "train"))
-    varied = requests_for_sources(manifest, count, seed)
+    varied, _ = requests_for_sources(manifest, count, seed)
     held = {c for s in run.train for c in s.text}
     characters = Charset.of(["".join(sorted(held if known is None else held & set(known)))])
     drawn = [Request(random_texts(characters, [len(r.text)], 1, r.seed)[0], r.seed, r.width, r.height) for r in varied]

@@ -209,9 +209,9 @@ def report(out: Annotated[Path, typer.Argument(metavar="RUN", help="A practice r
 @typer_app.command()
 def scheme(
     out: Annotated[Path, typer.Argument(help="A new folder; its parts are labelled/ and test/.")],
-    labelled: Annotated[int, typer.Option(help="Labelled pictures.")] = 600,
-    test: Annotated[int, typer.Option(help="Test pictures.")] = 1000,
-    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    labelled: Annotated[int, typer.Option(help="Labelled pictures.", min=1)] = 600,
+    test: Annotated[int, typer.Option(help="Test pictures.", min=1)] = 1000,
+    seed: Annotated[int, typer.Option(help="Of everything random.", min=0)] = 0,
 ) -> None:
     """Draw the embedded scheme that stands for your own pictures in the demonstration."""
     from pipelines.scheme import write_scheme

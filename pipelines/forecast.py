@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from pipelines.ledger import Ledger, locked
-from pipelines.run import DataSettings, jobs_of, open_run, read, tell_leaks
+from pipelines.run import DataSettings, jobs_of, open_run, read
 from recognizer.charset import Charset
 from recognizer.errors import UserError
 from recognizer.images import MAX_PIXELS, Frame
@@ -27,7 +27,7 @@ from recognizer.samples import Manifest, content_hash, merge, problem_table, rea
 from recognizer.settings import make
 from recognizer.training.batches import Pictures
 from recognizer.training.side_by_side import Training, train_side_by_side
-from recognizer.training.train import TrainSettings, provenance
+from recognizer.training.train import TrainSettings, provenance, tell_leaks
 
 Floats = NDArray[np.float64]
 FEWEST = 20  # labels of the smallest part
@@ -200,7 +200,7 @@ def prepare(settings: ForecastSettings, out: Path, ledger: Ledger) -> None:
     say(Alone(), problem_table(problems, len(whole) + len(test) + len(whole.problems) + len(test.problems)))
     if settings.test:
         pool, held = usable.samples, usable_test.samples
-        tell_leaks(held, pool, "read")
+        tell_leaks(held, pool, "read", Alone())
     else:
         share = min(settings.held_out, MOST_HELD / max(len(usable), 1))
         pool, held = split_apart(usable.samples, (1 - share, share), settings.seed)
@@ -273,12 +273,14 @@ def in_words(settings: ForecastSettings, ledger: Ledger, law: Law) -> str:
     elif math.isinf(fewest):
         lines.append(f"To reach {asked} you need more than {_rounded(FURTHEST * most)} labels.")
     else:
-        about = f"about {_rounded(likely)}" if math.isfinite(likely) else "more than can be told"
         bound = (
             f"{_rounded(fewest)} to {_rounded(largest)}" if math.isfinite(largest) else f"{_rounded(fewest)} or more"
         )
         beyond = " (beyond ten times what was tried, a guess)" if likely > 10 * most else ""
-        lines.append(f"To reach {asked} you need {about} labels ({bound}){beyond}.")
+        lines.append(
+            f"To reach {asked} you need about {_rounded(likely)} labels ({bound}){beyond}." if math.isfinite(likely)
+            else f"To reach {asked} you need {bound} labels: more cannot be told."
+        )  # fmt: skip
     level, slope, floor = law.best
     lines.append(
         f"Law: error = {level:.3g} (labels / {law.middle:.0f})^-{slope:.2f} + {floor:.3g}. Intervals are 95 %, of "

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from pipelines.compare import test_samples
 from pipelines.ledger import Ledger, locked
-from pipelines.run import NEVER, DataSettings, jobs_of, open_run, tell_leaks
+from pipelines.run import NEVER, DataSettings, jobs_of, open_run
 from recognizer.charset import Charset
 from recognizer.errors import UserError
 from recognizer.images import MAX_PIXELS, Frame
@@ -27,7 +27,7 @@ from recognizer.settings import make
 from recognizer.training.batches import Pictures
 from recognizer.training.evaluate import decisions
 from recognizer.training.side_by_side import Training, train_side_by_side
-from recognizer.training.train import TrainSettings
+from recognizer.training.train import TrainSettings, tell_leaks
 
 WHOLE, TAILED = "as they are", "long-tailed"
 FEWEST = 20  # pictures to train on
@@ -105,7 +105,7 @@ def _prepare(settings: LossSettings, out: Path, ledger: Ledger) -> None:
     usable = Pictures(whole.samples, charset, Frame.for_texts(max((len(s.text) for s in whole), default=1)), MAX_PIXELS)
     say(Alone(), problem_table([*whole.problems, *usable.problems], len(whole) + len(whole.problems)))
     assert settings.test is not None
-    tell_leaks(read_manifest(settings.test, settings.label_pattern).samples, usable.samples, "test on")
+    tell_leaks(read_manifest(settings.test, settings.label_pattern).samples, usable.samples, "test on", Alone())
     tailed = long_tailed(usable.samples, settings.tail, settings.seed)
     if len(tailed) < FEWEST:
         raise UserError(

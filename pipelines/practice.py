@@ -260,18 +260,18 @@ def make_part(
             continue
         try:
             own, known = fitted(run, name, run.out / "baseline")
+            asked = answered_by(name, own, vary, draw, sources_of(manifest), run.known_as)
+            asked = [r for r in asked if known is None or set(r.text) <= set(known)]
+            if not asked:
+                methods[name] = NOTHING_MADE
+                if count:
+                    say(Alone(), f"  {name}: knows the characters of no text that is asked for")
+                continue
+            judged, methods[name] = make_and_judge(run, name, own, asked, folder / "made", judges)
         except UserError as error:  # one method must not cost a run the others
-            say(Alone(), f"  {error}: practice goes on without it")
+            say(Alone(), f"  {name}: {error}; practice goes on without it")
             methods[name] = NOTHING_MADE
             continue
-        asked = answered_by(name, own, vary, draw, sources_of(manifest), run.known_as)
-        asked = [r for r in asked if known is None or set(r.text) <= set(known)]
-        if not asked:
-            methods[name] = NOTHING_MADE
-            if count:
-                say(Alone(), f"  {name}: knows the characters of no text that is asked for")
-            continue
-        judged, methods[name] = make_and_judge(run, name, own, asked, folder / "made", judges)
         if judged.kept:
             write_folder(judged.kept, folder / "kept" / name)
         refused += [json.dumps({"file_name": p.name, "reason": p.kind, "detail": p.detail}) for p in judged.refused]

@@ -22,7 +22,7 @@ from pydantic import Field, model_validator
 
 from augment.fidelity import EASIEST, Band, Judged, band_for, band_of, band_of_drawn, judge, near_copies
 from augment.method import Learner, Request, sources_of
-from augment.methods import create, load_class
+from augment.methods import METHODS, create, load_class
 from augment.mining import hardness
 from augment.synthesize import synthesize
 from pipelines.ledger import Ledger, locked
@@ -39,17 +39,17 @@ from recognizer.samples import (
     merge,
     problem_table,
     read_manifest,
-    shared_pictures,
     split_apart,
     write_folder,
 )
 from recognizer.settings import Settings, load, make, to_toml
 from recognizer.training.batches import Pictures
+from recognizer.training.checkpoint import find_start
 from recognizer.training.evaluate import default_case, evaluate
-from recognizer.training.folds import folds_of
+from recognizer.training.folds import folds_of, tell_learned
 from recognizer.training.pseudo import without_labels
 from recognizer.training.side_by_side import Training, die_with_parent
-from recognizer.training.train import TrainSettings, provenance
+from recognizer.training.train import TrainSettings, provenance, tell_leaks
 
 
 class DataSettings(Settings):
@@ -62,7 +62,7 @@ class DataSettings(Settings):
     start: str = "default"
     pictures: int | None = Field(None, ge=1)  # seen by a training
     jobs: int = Field(0, ge=0, le=MOST_THREADS)  # trainings beside each other; 0 is one a processor, on a GPU one
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**31)
     reader: dict[str, Any] = Field({})  # further settings of `recognizer train`
 
 
@@ -156,6 +156,9 @@ def check_methods(settings: RunSettings, names: Sequence[str]) -> None:
     """
     if UNLABELLED in names and not settings.unlabelled:
         raise UserError(f"methods: {UNLABELLED} needs pictures without labels: --unlabelled DIR")
+    for key, name in [("method", name) for name in settings.method] + [("fit", name) for name in settings.fit]:
+        if name not in {*METHODS, *names}:
+            raise UserError(f"{key}.{name}: no such method; there are {', '.join(METHODS)}")
     for name in [name for name in names if name != UNLABELLED]:
         cls: Any = load_class(name)
         values = settings.method.get(name, {})
@@ -188,6 +191,7 @@ def open_run(settings: S, out: Path, *free: str) -> None:
             where = "the run's" if isinstance(settings, RunSettings) else "for recognizer train"
             raise UserError(f"reader.{unlabelled[0]}: pictures without labels are {where} --unlabelled")
         make(TrainSettings, {**settings.reader, "data": settings.data}, "reader settings")
+        find_start(settings.start, settings.reader.get("size"))
         out.mkdir(parents=True, exist_ok=True)
     if before != settings:
         with locked(out):
@@ -220,12 +224,15 @@ def prepare(settings: RunSettings, out: Path, ledger: Ledger) -> Run:
         test = read_manifest(settings.test, settings.label_pattern) if settings.test else Manifest(())
         longest = max((len(s.text) for s in whole), default=1)
         charset = Charset.of(s.text for s in (*whole, *held)) if len(whole) else Charset("0")
-        with Bar(Alone(), "opening", len(whole) + len(held)) as bar:
+        with Bar(Alone(), "opening", len(whole) + len(held) + len(test)) as bar:
             frame = Frame.for_texts(longest)
             usable = Pictures(whole.samples, charset, frame, MAX_PIXELS, bar.advance)
             usable_held = Pictures(held.samples, charset, frame, MAX_PIXELS, bar.advance)
-        problems = [*whole.problems, *usable.problems, *held.problems, *usable_held.problems]
-        say(Alone(), problem_table(problems, len(whole) + len(held) + len(whole.problems) + len(held.problems)))
+            usable_test = Pictures(test.samples, charset, frame, MAX_PIXELS, bar.advance)
+        problems = [p for m in (whole, usable, held, usable_held, test, usable_test) for p in m.problems]
+        say(Alone(), problem_table(problems, sum(len(m) + len(m.problems) for m in (whole, held, test))))
+        if settings.test and not len(usable_test):
+            raise UserError(f"{settings.test}: no sample is left to test on")
         if settings.validation:
             parts = [usable.samples, usable_held.samples]
         else:
@@ -237,9 +244,10 @@ def prepare(settings: RunSettings, out: Path, ledger: Ledger) -> Run:
                 f"{settings.folds} folds"
             )
         leaks = {
-            "test": tell_leaks(test.samples, [*parts[0], *parts[1]], "test on"),
-            "validation": tell_leaks(parts[1], parts[0], "validate on"),
+            "test": tell_leaks(test.samples, [*parts[0], *parts[1]], "test on", Alone()),
+            "validation": tell_leaks(parts[1], parts[0], "validate on", Alone()),
         }
+        tell_learned(settings.start, [*parts[0], *parts[1]])
         loose = []
         if settings.unlabelled:
             loose = without_labels(settings.unlabelled, [*whole, *held, *test], Alone())
@@ -262,21 +270,6 @@ def prepare(settings: RunSettings, out: Path, ledger: Ledger) -> Run:
         settings, out, ledger, train, read_manifest(data / "validation").samples,
         tuple(tuple(fold) for fold in folds_of(train, settings.folds, settings.seed)),
     )  # fmt: skip
-
-
-def tell_leaks(held: Sequence[Sample], train: Sequence[Sample], what: str) -> int:
-    """How many of the pictures to `what` are among those to train on; told where there are any.
-
-    Raises:
-        UserError: half of them are, or more: what is read in them tells nothing.
-    """
-    leaks = shared_pictures(held, train)
-    if leaks:
-        told = f"{len(leaks)} of {len(held)} pictures to {what} are among those to train on, as {leaks[0].name}"
-        if 2 * len(leaks) >= len(held):
-            raise UserError(f"{told}: give others")
-        say(Alone(), f"{told}: figures will flatter by as much")
-    return len(leaks)
 
 
 def write_trusted(run: Run, suspects: Collection[str]) -> None:

@@ -803,11 +803,11 @@ def diagnose(
     manifest = merge([read_manifest(path, label_pattern) for path in data])
     if limit:
         manifest = manifest.first(limit)
+    held_out = merge([read_manifest(path, label_pattern) for path in test or ()])
+    if problems := [*manifest.problems, *held_out.problems]:
+        print(problem_table(problems, len(manifest) + len(held_out) + len(problems)), file=sys.stderr)
     if not len(manifest):
         raise UserError(f"{manifest.source}: no sample is left")
-    held_out = merge([read_manifest(path, label_pattern) for path in test or ()])
-    if manifest.problems:
-        print(problem_table(manifest.problems, len(manifest) + len(manifest.problems)), file=sys.stderr)
     described = describe(manifest.samples, held_out.samples)
     if not described.samples:
         raise UserError(f"{manifest.source}: no picture can be opened")
@@ -847,6 +847,8 @@ def audit_labels(
     manifest = merge([read_manifest(path, label_pattern) for path in data])
     if any(out.resolve().is_relative_to(path.resolve()) for path in data):
         raise UserError(f"{out} lies among the pictures, and what is written there would be one of them: name another")
+    if manifest.problems:
+        print(problem_table(manifest.problems, len(manifest) + len(manifest.problems)), file=sys.stderr)
     found, problems = audit(manifest, out, jobs, start, folds, pictures, seed)
     write_doubts(found, out / "audit.jsonl")
     print(f"{len(found)} of {len(manifest)} labels are doubted; they are in {out / 'audit.jsonl'}, the surest first")
@@ -861,9 +863,8 @@ def audit_labels(
         print("to look at them, recognizer merge your data into a folder first, and audit that")
     if len(manifest) > MOST:
         print(f"pictures that are nearly the same were looked for among the first {MOST:,} alone")
-    aside = [*manifest.problems, *problems]
-    if aside:
-        print(problem_table(aside, len(manifest) + len(manifest.problems)), file=sys.stderr)
+    if problems:
+        print(problem_table(problems, len(manifest)), file=sys.stderr)
 
 
 def _write(samples: Sequence[Any], manifest: Manifest, out: Path, shards: bool) -> None:

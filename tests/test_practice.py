@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from pipelines.ledger import Ledger
 from pipelines.practice import PracticeSettings, fold_readers
 from pipelines.run import prepare, read_some
 from pipelines.scheme import write_scheme
-from recognizer.samples import read_manifest
+from recognizer.samples import read_manifest, write_folder
 from recognizer.settings import load
 
 SMALL = """
@@ -168,9 +169,13 @@ def test_pictures_that_are_gone_end_in_one_line_and_the_run_goes_on_when_they_ar
 
 def test_a_slip_of_the_first_command_does_not_cost_the_folder(drawn: Path, tmp_path: Path) -> None:
     asked = [*words(drawn, "slip"), "--set", "rounds=2"]
+    capitals = tmp_path / "capitals"  # that no label to learn from holds
+    write_folder([replace(s, text="ABCD") for s in read_manifest(drawn / "scheme" / "test")], capitals)
     for slip, said in (
         (["--test", str(tmp_path / "none")], "none: no such"),
         (["--limit", "8", "--folds", "5"], "too few"),
+        (["--from", str(tmp_path / "none")], "none: no such weights file"),
+        (["--test", str(capitals)], "capitals: no sample is left to test on"),
     ):
         done = subprocess.run([*asked, *slip], capture_output=True, text=True, check=False)
         assert done.returncode == 2 and said in done.stderr
@@ -185,6 +190,19 @@ def test_a_folder_with_data_in_it_is_not_taken_for_a_run(drawn: Path, tmp_path: 
     done = subprocess.run(asked, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and "exists and is not empty" in done.stderr
     assert len(read_manifest(tmp_path / "project" / "data")) == 60
+
+
+def test_a_method_that_cannot_draw_a_label_is_left_out(drawn: Path, tmp_path: Path) -> None:
+    """No font draws a space that could be seen."""
+    samples = read_manifest(drawn / "scheme" / "labelled").samples
+    write_folder([replace(s, text=f"{s.text[:2]} {s.text[2:]}") for s in samples], tmp_path / "spaced")
+    asked = command(
+        "run", "--config", str(drawn / "small.toml"), "--data", str(tmp_path / "spaced"), "--out",
+        str(tmp_path / "out"), "--jobs", "1", "--methods", "captcha,classical", "--set", "rounds=1",
+    )  # fmt: skip
+    done = subprocess.run(asked, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "captcha: " in done.stderr and "practice goes on without it" in done.stderr
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_in_one_line(drawn: Path) -> None:
@@ -242,6 +260,8 @@ def test_controls_are_added_to_a_finished_run(whole: Path, drawn: Path) -> None:
         (["--data", "{scheme}", "--out", "{new}", "--methods", "unlabelled"], "pictures without labels: --unlabelled"),
         (["--data", "{scheme}", "--out", "{new}", "--controls", "random"], "controls are read on test pictures"),
         (["--data", "{scheme}", "--out", "{new}", "--controls", "rndom"], "controls"),
+        (["--data", "{scheme}", "--out", "{new}", "--set", "method.clasical.warp=3"], "method.clasical: no such"),
+        (["--data", "{scheme}", "--out", "{new}", "--set", "fit.wagn.steps=3"], "fit.wagn: no such method"),
     ],
 )
 def test_a_mistake_is_one_line(

@@ -31,7 +31,7 @@ from recognizer.images import STRIDE, Frame, normalise, open_picture
 from recognizer.progress import Alone
 from recognizer.reader import Reader, readings_of
 from recognizer.readings import Reading, Scores, all_characters, wilson
-from recognizer.samples import read_manifest
+from recognizer.samples import read_manifest, shared_pictures, write_folder
 from recognizer.settings import load, to_toml
 from recognizer.training import batches
 from recognizer.training.batches import Item, Pictures, Plan, StepSampler, Variation, collate, vary
@@ -52,8 +52,10 @@ from recognizer.training.model import SIZES, FixedHead, HeadName, Network
 from recognizer.training.pseudo import labelled_by, train_with_unlabelled, without_labels
 from recognizer.training.train import (
     Average,
+    Data,
     TrainSettings,
     as_good,
+    read_data,
     resumed_settings,
     schedule_of,
     train,
@@ -581,6 +583,52 @@ def test_what_cannot_be_used_is_set_aside_and_listed(drawn: Path, tmp_path: Path
     assert {(p["file_name"], p["reason"]) for p in problems} == {
         ("999.png", "missing file"), ("000.png", "unreadable"), ("001.png", "not in the charset"),
     }  # fmt: skip
+    # and of what is validated on
+    train(settings(drawn / "eight", data, pictures=16, validations=1), tmp_path / "other")
+    problems = [json.loads(line) for line in (tmp_path / "other" / "problems.jsonl").read_text().splitlines()]
+    assert {(p["file_name"], p["reason"]) for p in problems} == {("999.png", "missing file"), ("000.png", "unreadable")}
+
+
+def test_nothing_is_validated_on_that_was_trained_on(
+    drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    accelerator = Accelerator(cpu=True)
+
+    def read(**more: Any) -> Data:
+        return read_data(TrainSettings(start="nothing", bootstrap="none", **more), accelerator)
+
+    def shared(data: Data) -> int:
+        return len(shared_pictures(data.validation.samples, data.train.samples))
+
+    folder, other = str(drawn / "validation"), shutil.copytree(drawn / "validation", tmp_path / "again")
+    assert shared(read(data=(folder, str(other)))) == 0
+    few = write_folder(read_manifest(folder).samples[:10], tmp_path / "few")
+    assert few is None
+    kept = read(data=(str(tmp_path / "few"),), keep=(folder,))
+    assert shared(kept) == 0 and kept.kept == len(read_manifest(folder)) - 10 - sum(
+        s.name.startswith("keep/") for s in kept.validation.samples
+    )
+    assert "are among those to train on" not in capsys.readouterr().err
+    held = read(data=(folder,)).validation.samples
+    made = [replace(s, meta={"source": s.name, "method": "classical"}) for s in read_manifest(folder)]
+    write_folder(made, tmp_path / "made")
+    capsys.readouterr()
+    data = read(data=(folder,), with_synthetic=(str(tmp_path / "made"),))
+    assert len(data.train) == data.real + len(made) - len(held)
+    told = " ".join(capsys.readouterr().err.split())
+    assert f"{len(held)} of {len(made)} made pictures vary one to validate on: left out" in told
+    read(data=(folder,), validation=folder)
+    assert "to validate on are among those to train on" in " ".join(capsys.readouterr().err.split())
+
+
+def test_labels_that_cannot_be_used_are_told_before_it_ends(
+    drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = shutil.copytree(drawn / "eight", tmp_path / "data")
+    (data / "metadata.jsonl").write_text('{"file_name": "000.png", "text": ""}\n')
+    with pytest.raises(UserError, match="data: no sample is left to train on"):
+        read_data(TrainSettings(data=(str(data),)), Accelerator(cpu=True))
+    assert "empty label" in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------------------------------------- it goes on where it was

@@ -14,6 +14,7 @@ import numpy as np
 
 from recognizer.charset import Charset
 from recognizer.data.copies import near_pairs
+from recognizer.errors import UserError
 from recognizer.readings import Reading, label_margin
 from recognizer.samples import Manifest, Problem, Sample
 from recognizer.settings import make
@@ -61,6 +62,8 @@ def audit(
     Raises:
         UserError: too few samples for the folds.
     """
+    if not len(data):
+        raise UserError(f"{data.source}: no sample is left")
     charset = Charset.of(data.texts).characters
     size = find_start(start, None)[1]  # as a training writes it down: so its readers are known again
     asked = make(TrainSettings, {"start": start, "size": size, "charset": charset, "seed": seed}, "audit")

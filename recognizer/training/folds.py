@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from accelerate import Accelerator
 
 from recognizer.errors import UserError
+from recognizer.progress import Alone, say
 from recognizer.readings import Reading
-from recognizer.samples import Problem, Sample, content_hash, read_manifest, split_apart, write_folder
+from recognizer.samples import (
+    Problem,
+    Sample,
+    content_hash,
+    read_manifest,
+    shared_pictures,
+    split_apart,
+    write_folder,
+)
 from recognizer.settings import load, make
+from recognizer.training.checkpoint import find_start, read_weights
 from recognizer.training.evaluate import evaluate, no_device
 from recognizer.training.side_by_side import Training, train_side_by_side
 from recognizer.training.train import TrainSettings
+
+MOST_STARTS = 20  # weights that started from others, and so on
 
 
 def folds_of(samples: Sequence[Sample], folds: int, seed: int = 0) -> list[list[Sample]]:
@@ -43,6 +56,7 @@ def train_folds(
         UserError: readers are there already that were trained on other samples, or otherwise: they are not of these
             folds, and would read what they were trained on.
     """
+    tell_learned(settings.start, [s for part in parts for s in part])
     trainings, out = [], out.resolve()  # however it is spelled the next time
     for k in range(len(parts)):
         data, without = out / f"data-{k}", left_out(k, len(parts), apart)
@@ -53,7 +67,7 @@ def train_folds(
             raise UserError(f"{data} holds other samples than this fold: name a new folder")
         changed = {
             "data": [str(data)], "validation": None, "label_pattern": None, "limit": None, "with_synthetic": [],
-            "threads": 1, "tracker": "none",
+            "keep": [], "unlabelled": [], "threads": 1, "tracker": "none",
         }  # fmt: skip
         own, wanted = out / f"fold-{k}" / "settings.toml", make(TrainSettings, settings.model_dump() | changed, "folds")
         if own.exists() and load(TrainSettings, own, {}) != wanted:
@@ -61,6 +75,33 @@ def train_folds(
         trainings.append(Training(wanted, own.parent))
     train_side_by_side(trainings, jobs, "fold")
     return [training.out for training in trainings]
+
+
+def tell_learned(start: str, samples: Sequence[Sample]) -> int:
+    """How many pictures the weights to start from, or those that they started from, have learned already, as far as the
+    folders are still there; told where there are any."""
+    learned: list[Sample] = []
+    asked = start
+    for _ in range(MOST_STARTS):
+        try:
+            path, _ = find_start(asked, None)
+            told = {} if path is None else read_weights(path)[1].settings
+        except UserError:
+            break
+        for folder in (*told.get("data", ()), *told.get("keep", ())):
+            with suppress(UserError):
+                there = read_manifest(Path(folder), told.get("label_pattern"))
+                learned += (there.first(told["limit"]) if told.get("limit") else there).samples
+        if asked == (asked := str(told.get("start", asked))):
+            break
+    known = shared_pictures(samples, learned)
+    if known:
+        say(
+            Alone(),
+            f"{start} has learned {len(known)} of these {len(samples)} pictures: what is read out of fold, or to "
+            "validate, will flatter; --from default has learned none",
+        )
+    return len(known)
 
 
 def read_folds(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 import os
 import platform
 import signal
@@ -29,7 +30,18 @@ from recognizer.errors import MOST_THREADS, Stopped, UserError
 from recognizer.images import MAX_PIXELS, Frame
 from recognizer.progress import Bar, say
 from recognizer.readings import Scores, all_characters, binary_accuracy, wilson
-from recognizer.samples import Problem, Sample, content_hash, merge, problem_table, read_manifest, split
+from recognizer.samples import (
+    Manifest,
+    Problem,
+    Sample,
+    content_hash,
+    each_once,
+    merge,
+    problem_table,
+    read_manifest,
+    shared_pictures,
+    split_apart,
+)
 from recognizer.settings import Settings, load, to_toml
 from recognizer.training import checkpoint
 from recognizer.training.batches import Batch, Pictures, Plan, StepSampler, Variation, collate, vary
@@ -92,7 +104,7 @@ class TrainSettings(Settings):
     validations: int = Field(25, ge=1)  # how often in a run
     patience: int = Field(15, ge=1)  # validations that are worse than the best before, once anything is read
     precision: Literal["auto", "no", "fp16", "bf16"] = "auto"
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**32)
     threads: int = Field(0, ge=0, le=MOST_THREADS)  # of torch on a CPU; 0 leaves it as it is
     workers: int = Field(0, ge=0, le=MOST_THREADS)  # processes that open pictures
     tracker: str = "tensorboard"  # any that Accelerate knows, or none
@@ -445,6 +457,21 @@ def best_precision() -> Literal["no", "fp16", "bf16"]:
     return "bf16" if native.get("avx512_bf16") or native.get("amx_bf16") else "no"
 
 
+def tell_leaks(held: Sequence[Sample], train: Sequence[Sample], what: str, who: Any, bearable: float = 0.5) -> int:
+    """How many of the pictures to `what` are among those to train on; told where there are any.
+
+    Raises:
+        UserError: a `bearable` share of them is, or more: what is read in them tells nothing.
+    """
+    leaks = shared_pictures(held, train)
+    if leaks:
+        told = f"{len(leaks)} of {len(held)} pictures to {what} are among those to train on, as {leaks[0].name}"
+        if len(leaks) >= bearable * len(held):
+            raise UserError(f"{told}: give others")
+        say(who, f"{told}: figures will flatter by as much")
+    return len(leaks)
+
+
 def read_data(settings: TrainSettings, accelerator: Accelerator) -> Data:
     """Read, check, split and open everything that the settings name.
 
@@ -461,16 +488,28 @@ def read_data(settings: TrainSettings, accelerator: Accelerator) -> Data:
     if settings.limit:
         real = real.first(settings.limit)
     made = merge([read_manifest(p) for p in settings.with_synthetic])
-    earlier = merge([read_manifest(p) for p in settings.keep])
+    earlier = merge([read_manifest(p, settings.label_pattern) for p in settings.keep])
+    given = read_manifest(settings.validation, settings.label_pattern) if settings.validation else Manifest(())
     shares = (1 - settings.validation_share, settings.validation_share)
-    old, old_held = split(earlier.samples, shares, seed=0) if len(earlier) else ([], [])
+    kept = each_once(earlier.samples, but=real.samples)
+    old, old_held = split_apart(kept, shares, seed=0) if kept else ([], [])
     if settings.validation is not None:
-        held: Sequence[Sample] = read_manifest(settings.validation, settings.label_pattern).samples
+        held: Sequence[Sample] = given.samples
         own: Sequence[Sample] = real.samples
     else:
-        own, held = split(real.samples, shares, seed=0) if len(real) else ([], [])
+        own, held = split_apart(real.samples, shares, seed=0) if len(real) else ([], [])
+    shown = {(s.name, s.text) for s in held}
+    drawn = [s for s in made.samples if (s.meta.get("source"), s.text) not in shown]
+    if len(drawn) < len(made):
+        say(accelerator, f"{len(made) - len(drawn)} of {len(made)} made pictures vary one to validate on: left out")
+    made = replace(made, samples=tuple(drawn))
     held = [*held, *(replace(s, name=f"keep/{s.name}") for s in old_held)]
+    manifests = (real, made, earlier, given)
     labels = [s.text for s in (*own, *held, *old)]
+    if not any(labels):
+        unread = [p for m in manifests for p in m.problems]
+        say(accelerator, problem_table(unread, len(unread)))
+        raise UserError(f"{' '.join(settings.data)}: no sample is left to train on")
     charset = Charset.named(settings.charset) if settings.charset else Charset.of(labels)
     longest = max(map(len, (*labels, *(s.text for s in made))), default=1)
     start, size = checkpoint.find_start(settings.start, settings.size)
@@ -497,14 +536,16 @@ def read_data(settings: TrainSettings, accelerator: Accelerator) -> Data:
 
         parts = [opened(own), opened(made.samples), opened(old)]
         validation = opened(held)
-    manifests = (real, made, earlier)
     problems = [p for m in manifests for p in m.problems] + [p for part in (*parts, validation) for p in part.problems]
     if problems:
         n = len(own) + len(held) + len(made) + len(old) + sum(len(m.problems) for m in manifests)
         say(accelerator, problem_table(problems, n))
     if not len(validation) or (settings.stream is None and not len(parts[0])):
         what = "validate" if len(parts[0]) or settings.stream else "train"
-        raise UserError(f"{' '.join(settings.data) or settings.validation}: no sample is left to {what} on")
+        where = settings.validation if what == "validate" and settings.validation else " ".join(settings.data)
+        raise UserError(f"{where}: no sample is left to {what} on")
+    # whoever sees what a network learns by heart validates on that
+    tell_leaks(validation.samples, [s for part in parts for s in part.samples], "validate on", accelerator, math.inf)
     count = [len(part) for part in parts]
     what = f"{count[0]} real and {count[1]} made samples" + (f" and {count[2]} kept ones" if count[2] else "")
     say(
