@@ -169,13 +169,13 @@ def test_pictures_that_are_gone_end_in_one_line_and_the_run_goes_on_when_they_ar
 
 def test_a_slip_of_the_first_command_does_not_cost_the_folder(drawn: Path, tmp_path: Path) -> None:
     asked = [*words(drawn, "slip"), "--set", "rounds=2"]
-    capitals = tmp_path / "capitals"  # that no label to learn from holds
-    write_folder([replace(s, text="ABCD") for s in read_manifest(drawn / "scheme" / "test")], capitals)
+    small = tmp_path / "small"  # letters that no label to learn from holds
+    write_folder([replace(s, text="abcd") for s in read_manifest(drawn / "scheme" / "test")], small)
     for slip, said in (
         (["--test", str(tmp_path / "none")], "none: no such"),
         (["--limit", "8", "--folds", "5"], "too few"),
         (["--from", str(tmp_path / "none")], "none: no such weights file"),
-        (["--test", str(capitals)], "capitals: no sample is left to test on"),
+        (["--test", str(small)], "small: no sample is left to test on"),
     ):
         done = subprocess.run([*asked, *slip], capture_output=True, text=True, check=False)
         assert done.returncode == 2 and said in done.stderr
