@@ -766,7 +766,7 @@ def test_synthesize_from_real_pictures(drawn: Path, tmp_path: Path) -> None:
         (["--charset", "01", "--method", "nomodule:Class"], "there is no module 'nomodule'"),
         (["--method", "classical"], "--method classical varies real pictures: say which with --data DIR"),
         (["--method", "classical", "--data", "<DATA>", "--texts", "<TEXTS>"], "keeps the text of the picture"),
-        (["--method", "classical", "--data", "<BROKEN>"], "'000.png' of <BROKEN> cannot be opened: unreadable"),
+        (["--method", "classical", "--data", "<BROKEN>"], "<BROKEN> has no sample to vary"),
         (["--charset", "01", "--out", "<DATA>"], "<DATA> exists and is not empty"),
     ],
 )
@@ -774,7 +774,8 @@ def test_synthesize_refuses_in_one_line(drawn: Path, tmp_path: Path, words: list
     (tmp_path / "texts.txt").write_text("01\n")
     (tmp_path / "empty.txt").write_text("\n")
     broken = shutil.copytree(drawn / "eight", tmp_path / "broken")
-    (broken / "000.png").write_bytes(b"no picture")
+    for path in broken.glob("*.png"):
+        path.write_bytes(b"no picture")
     places = {
         "TEXTS": tmp_path / "texts.txt", "EMPTY": tmp_path / "empty.txt", "DATA": drawn / "eight", "BROKEN": broken,
         "PICTURE": drawn / "eight" / "000.png",
@@ -784,6 +785,14 @@ def test_synthesize_refuses_in_one_line(drawn: Path, tmp_path: Path, words: list
     words, said = filled(words, said, places)
     assert said in refusal(augment("synthesize", *words))
     assert not (tmp_path / "new").exists() and not list(tmp_path.glob(".*"))
+
+
+def test_one_broken_picture_is_told_and_the_others_are_varied(drawn: Path, tmp_path: Path) -> None:
+    broken = shutil.copytree(drawn / "eight", tmp_path / "broken")
+    (broken / "000.png").write_bytes(b"no picture")
+    ended = augment("synthesize", "--method", "classical", "--data", broken, "--out", tmp_path / "new")
+    assert ended.status == 0 and "1 of 8 samples cannot be used" in ended.err
+    assert {s.meta["source"] for s in read_manifest(tmp_path / "new")} == {f"{i:03d}.png" for i in range(1, 8)}
 
 
 # -------------------------------------------------------------------------------------------------- the default reader
