@@ -35,7 +35,7 @@ BEYOND_CHANCE = 0.05  # McNemar's p under which a difference is called real
 # pictures shown of each kind
 OPENING, HARD, LATER_HARD, EACH, REFUSED, CHANGED, SUSPECTS, LOOK = 6, 12, 6, 4, 12, 20, 24, 6
 ROLES = ("before", "control", "after")
-WIDE = 160  # columns of a table, however few the terminal has: its cells must not be cut
+WIDE = 160  # columns for tables, however few the terminal has: their cells must not be cut
 PLOT = 300  # height of the curve in pixels
 
 Scores = Mapping[str, Any]  # recognizer.readings.Scores.to_dict
@@ -182,6 +182,7 @@ def print_summary(run: Path) -> None:
     """
     found = PracticeRun.open(run)
     console = Console(highlight=False, markup=False)
+    console.width = max(console.width, WIDE)
     part, scores = found.scores()
     if scores:
         table = _plain_table(console, f"on {part}", "exact match", "95 % interval", "ignoring case", "CER", "n")
@@ -190,7 +191,7 @@ def print_summary(run: Path) -> None:
                 role, percent(own["exact"]), interval(own), percent(own["exact_ignoring_case"]),
                 f"{own['character_error_rate']:.3f}", f"{own['n']:,}",
             )  # fmt: skip
-        console.print(table, width=WIDE, crop=False, soft_wrap=False)
+        console.print(table)
     if test := found.steps.get("test"):
         if test["set_aside"]:
             told = f"{test['set_aside']} test pictures could not be used by all readers, and count nowhere"
@@ -201,7 +202,7 @@ def print_summary(run: Path) -> None:
         table = _plain_table(console, "made pictures", "read right", "95 % interval", *controls_head(controls))
         for row in controls["rows"]:
             table.add_row(row["name"], *controls_cells(controls, row))
-        console.print(table, width=WIDE, crop=False, soft_wrap=False)
+        console.print(table)
     if found.mined:
         table = _plain_table(console, "round", "pupil", "control", "kept of asked", "on validation")
         for n in found.mined:
@@ -209,7 +210,7 @@ def print_summary(run: Path) -> None:
             asked = sum(facts["asked"] for facts in mine["methods"].values())
             both = [percent(done[role]["exact"]) for role in ("pupil", "control")] if done else ["-", "-"]
             table.add_row(str(n), *both, f"{mine['kept']:,} of {asked:,}", _outcome(done))
-        console.print(table, width=WIDE, crop=False, soft_wrap=False)
+        console.print(table)
     if found.next_step:
         how = "a process is at it" if found.running else f"go on with: {found.resume}"
         console.print(f"the run is at step {found.next_step}; {how}", soft_wrap=True)

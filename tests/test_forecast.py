@@ -148,6 +148,10 @@ def test_the_words_claim_no_more_than_the_trainings_tell() -> None:
     assert "With 9,600 labels expect" in said and "One training of each size" in said and "50%" in said
     slow = told({75: 0.32, 150: 0.31, 300: 0.3, 600: 0.29}, 0.99)
     assert "more than" in slow and "000,000" not in slow
+    (line,) = [
+        line for line in told({75: 0.2, 150: 0.14, 300: 0.1, 600: 0.08}, 0.97).splitlines() if "To reach" in line
+    ]
+    assert re.fullmatch(r"To reach 97 % you need [\d,]+ or more labels: more cannot be told\.", line), line
     assert "reach 90 % already" in told(falling, 0.9)
 
 

@@ -386,6 +386,26 @@ def test_status_tells_whether_a_process_is_at_it_and_which_controls_lack(
     assert "training controls/none/seed-0 at step 20 of 60" in said
 
 
+def test_the_table_of_controls_is_whole_in_a_narrow_terminal(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    difference = {"mean": 0.012, "low": -0.004, "high": 0.031, "p": 0.2}
+    names = ["none", "random", "practised"]
+    rows = [{"name": name, "by_seed": [0.5, 0.75], "interval": [0.41, 0.83],
+             "against": {other: difference for other in names if other != name}} for name in names]  # fmt: skip
+    controls = {"names": ["random"], "practised": 4, "rows": rows, "against": names, "n": 4, "pictures": {}}
+    with (run / "ledger.jsonl").open("a") as file:
+        for step in ("controls trained", "controls"):
+            file.write(json.dumps({"step": step, **controls}) + "\n")
+    monkeypatch.setenv("COLUMNS", "80")
+    print_summary(run)
+    said = capsys.readouterr().out
+    for name in names:
+        (line,) = [line for line in said.splitlines() if line.split()[:1] == [name] and "62.5 %" in line]
+        assert line.count("+1.2 (-0.4 to +3.1)") == 2 and "41.0 to 83.0 %" in line
+    assert "…" not in said
+
+
 def test_a_run_that_was_cleared_and_whose_test_set_is_gone_is_reported(run: Path) -> None:
     for name in ("data", "round-1", "round-2"):
         shutil.rmtree(run / name)

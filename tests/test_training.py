@@ -48,6 +48,7 @@ from recognizer.training.checkpoint import (
 )
 from recognizer.training.collapse import find_collapse
 from recognizer.training.evaluate import evaluate, read_pictures, shown_case
+from recognizer.training.folds import tell_learned
 from recognizer.training.model import SIZES, FixedHead, HeadName, Network
 from recognizer.training.pseudo import labelled_by, train_with_unlabelled, without_labels
 from recognizer.training.train import (
@@ -619,6 +620,26 @@ def test_nothing_is_validated_on_that_was_trained_on(
     assert f"{len(held)} of {len(made)} made pictures vary one to validate on: left out" in told
     read(data=(folder,), validation=folder)
     assert "to validate on are among those to train on" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_start_that_has_learned_the_pictures_is_told(
+    drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def weights(name: str, **told: Any) -> str:
+        path = tmp_path / f"{name}.safetensors"
+        about = Description("tiny", "conv", "0123", Frame(32, 64, 512), settings=told)
+        save_weights(path, Network("tiny", ("conv",), 5).state_dict(), about)
+        return str(path)
+
+    samples = read_manifest(drawn / "validation").samples
+    first = weights("first", data=[str(drawn / "validation")], limit=10, start="nothing")
+    second = weights("second", data=[str(drawn / "eight")], start=first)  # by what it began with
+    kept = weights("kept", data=[str(drawn / "eight")], keep=[str(drawn / "validation")], start="default")
+    gone = weights("gone", data=[str(tmp_path / "gone")], start=str(tmp_path / "gone.safetensors"))
+    for start, count in ((first, 10), (second, 10), (kept, len(samples)), (gone, 0), ("default", 0), ("nothing", 0)):
+        assert tell_learned(start, samples) == count
+        told = " ".join(capsys.readouterr().err.split())
+        assert (f"has learned {count} of these {len(samples)} pictures" in told) == bool(count)
 
 
 def test_labels_that_cannot_be_used_are_told_before_it_ends(

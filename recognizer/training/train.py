@@ -544,8 +544,9 @@ def read_data(settings: TrainSettings, accelerator: Accelerator) -> Data:
         what = "validate" if len(parts[0]) or settings.stream else "train"
         where = settings.validation if what == "validate" and settings.validation else " ".join(settings.data)
         raise UserError(f"{where}: no sample is left to {what} on")
-    # whoever sees what a network learns by heart validates on that
-    tell_leaks(validation.samples, [s for part in parts for s in part.samples], "validate on", accelerator, math.inf)
+    # what is held of data has no copy there; whoever looks at what a network learns by heart validates on all of it
+    learned = [s for part in (parts if settings.validation else parts[1:2]) for s in part.samples]
+    tell_leaks(validation.samples, learned, "validate on", accelerator, math.inf)
     count = [len(part) for part in parts]
     what = f"{count[0]} real and {count[1]} made samples" + (f" and {count[2]} kept ones" if count[2] else "")
     say(
