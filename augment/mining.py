@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from recognizer.errors import UserError
 from recognizer.images import open_picture
 from recognizer.readings import Confusion, Reading, confusions, error_kinds, label_margin, marked
 from recognizer.samples import FolderWriter, Problem, Sample
+
+if TYPE_CHECKING:
+    from recognizer.training.train import TrainSettings
 
 NEAR = 0.8  # a sample whose label is held less likely than this is nearly misread
 SUSPECT = 9.0  # nats by which another text is likelier than a label that is likely wrong itself,
@@ -172,22 +175,33 @@ def read_out_of_folds(
     Raises:
         UserError: no weights, or too few samples for the folds.
     """
-    from recognizer.settings import make
-    from recognizer.training.checkpoint import read_weights
     from recognizer.training.folds import folds_of, read_folds, train_folds
-    from recognizer.training.train import TrainSettings
 
     if not folds:
         samples, readings, problems = read_folds([model], [samples])
     else:
-        _, description = read_weights(model)
-        about = {**description.settings, "charset": description.charset}
-        if description.settings.get("stream"):  # pretrained: it is where folds start
-            about = {"start": str(model), "charset": description.charset}
         parts = folds_of(samples, folds, seed)
-        readers = train_folds(make(TrainSettings, about, f"settings in {model}"), parts, out / "folds", jobs)
+        readers = train_folds(fold_settings(model), parts, out / "folds", jobs)
         samples, readings, problems = read_folds(readers, parts)
     return samples, [own for (own,) in readings], problems
+
+
+def fold_settings(model: Path) -> TrainSettings:
+    """How readers out of fold are trained: as `model` was, or, where it learned from rendered text alone, from it.
+
+    Raises:
+        UserError: no weights, or settings in them that this program does not know.
+    """
+    from recognizer.settings import make
+    from recognizer.training.checkpoint import read_weights
+    from recognizer.training.train import TrainSettings
+
+    _, description = read_weights(model)
+    about = {**description.settings, "charset": description.charset}
+    if description.settings.get("stream"):
+        # the size as well: as a training writes it down, so that its readers are known again
+        about = {"start": str(model), "size": description.size, "charset": description.charset}
+    return make(TrainSettings, about, f"settings in {model}")
 
 
 def write_mined(mined: Mined, requests: Sequence[Request], out: Path) -> None:

@@ -27,10 +27,11 @@ from augment.fidelity import (
     refusal_table,
 )
 from augment.method import Request, read_requests
-from augment.mining import Mined, by_look, hardness, mine, plan
+from augment.mining import Mined, by_look, fold_settings, hardness, mine, plan
 from recognizer.errors import UserError
 from recognizer.readings import Reading
 from recognizer.samples import Sample, read_manifest, write_folder
+from recognizer.training.checkpoint import read_weights
 from recognizer.training.folds import folds_of
 from recognizer.training.train import TrainSettings, train
 
@@ -419,6 +420,13 @@ def test_errors_are_mined_out_of_fold(drawn: Path, tmp_path: Path) -> None:
     clear()
     assert "holds other samples than this fold" in refusal(augment(*words, "--seed", 1))
     assert "holds other samples than this fold" in refusal(augment(*words, "--data", drawn / "eight"))
+
+
+def test_readers_out_of_fold_of_a_pretrained_one_start_from_it() -> None:
+    for model, size in (("default", "small"), ("tiny", "tiny")):
+        settings = fold_settings(Path(model))
+        assert (settings.start, settings.size, settings.stream) == (model, size, None)
+        assert settings.charset == read_weights(Path(model))[1].charset
 
 
 @pytest.mark.parametrize(
