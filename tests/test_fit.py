@@ -40,7 +40,7 @@ from augment.methods import create, load_learner
 from augment.methods.diffusion import NOISE, Denoiser, Drafter, LayoutPipeline, reading_lesson
 from augment.methods.gan import augmented, penalty, swapped
 from augment.methods.vae import VaeLearning, divergence
-from augment.networks import Critic, Generator
+from augment.networks import LATENT, Critic, Generator
 from augment.stream import Canvases
 from augment.synthesize import requests_for_texts, synthesize, with_pairs
 from recognizer import images
@@ -456,20 +456,25 @@ def test_sampling_with_a_perfect_denoiser_draws_its_picture() -> None:
         assert (made - batch.pictures[:1]).abs().mean() < 0.02
 
 
+@pytest.mark.parametrize("drafted", [False, True], ids=["picture", "draft"])
 @pytest.mark.parametrize(("strength", "runs"), [(0.25, 3), (0.5, 6), (0.75, 9), (1.0, 12)])
-def test_strength_says_how_many_steps_run_from_a_real_picture(strength: float, runs: int) -> None:
+def test_strength_says_how_many_steps_run_from_a_real_picture_or_a_draft(
+    strength: float, runs: int, drafted: bool
+) -> None:
     batch = canvas(2)
     pipeline, oracle = oracle_pipeline(batch.pictures[:1])
-    noise = torch.randn(1, 3, HEIGHT, 48)
-    made = pipeline(batch.characters[:1], batch.within[:1], noise, None, batch.pictures[:1], strength, guidance=1)
+    noise, layout = torch.randn(1, 3, HEIGHT, 48), (batch.characters[:1], batch.within[:1])
+    real = None if drafted else batch.pictures[:1]
+    made = pipeline(*layout, noise, None, real, strength, guidance=1)
     assert oracle.calls == runs and (made - batch.pictures[:1]).abs().mean() < 0.02
     pipeline, _ = oracle_pipeline(torch.zeros(1, 3, HEIGHT, 48))
     pipeline.denoiser.forward = lambda noisy, t, c, w, d: torch.zeros_like(noisy)  # keeps what it is given, shrunk
-    kept = pipeline(batch.characters[:1], batch.within[:1], noise * 0, None, batch.pictures[:1], strength, guidance=1)
-    if strength == 1:  # nothing of the picture is left
+    begun = pipeline.drafter(torch.zeros(1, LATENT), *layout) if drafted else batch.pictures[:1]
+    kept = pipeline(*layout, noise * 0, None, real, strength, guidance=1)
+    if strength == 1:  # nothing of that is left
         assert not kept.any()
     else:
-        assert torch.corrcoef(torch.stack([kept.flatten(), batch.pictures[0].flatten()]))[0, 1] > 0.99
+        assert torch.corrcoef(torch.stack([kept.flatten(), begun.flatten()]))[0, 1] > 0.99
 
 
 def test_a_strength_without_a_step_is_refused() -> None:

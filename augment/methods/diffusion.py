@@ -46,6 +46,7 @@ from recognizer.errors import UserError
 from recognizer.settings import Settings
 
 STRENGTHS = (0.25, 0.5, 0.75, 1.0)  # how far a real picture is noised
+DRAFT = 0.5  # how far a draft is: from pure noise small networks break letters that the draft has whole
 SWAPPED = 0.75  # the least of them where a character is swapped
 BESIDE = 2.0  # columns to each side of a swapped character that are painted with it
 SNR = 20.0  # gamma of min-SNR; with the paper's 5, white stays grainy
@@ -146,7 +147,8 @@ class LayoutPipeline(DiffusionPipeline):  # type: ignore[misc]
             characters, within: the layouts (N, W), as `augment.canvas` has them.
             noise: normal (N, 3, HEIGHT, W): all randomness there is.
             latents: what they look like (N, LATENT), as the autoencoder's encoder finds it; the average without.
-            pictures: real ones (N, 3, HEIGHT, W) to begin from, noised to `strength`.
+            pictures: real ones (N, 3, HEIGHT, W) to begin from; the drafts without.
+            strength: how far those are noised; at 1 nothing of them is left.
             guidance: how far from what it would draw without a layout; 1 is none.
             lesson: a gradient of the estimated pictures, to go against at each step.
             repaint: 1 in the columns (N, W) of `pictures` that may change, 0 in those that stay as they are (Lugmayr et
@@ -155,19 +157,20 @@ class LayoutPipeline(DiffusionPipeline):  # type: ignore[misc]
         Raises:
             UserError: a strength at which not one step would run.
         """
-        run = min(int(steps * strength), steps) if pictures is not None else steps
+        run = min(int(steps * strength), steps)
         if run < 1:
             raise UserError(
                 f"at strength {strength:g} none of {steps} steps runs: the picture would come back as it was"
             )
         self.scheduler.set_timesteps(steps, device=noise.device)
         timesteps = self.scheduler.timesteps[steps - run :]
-        x = F.pixel_unshuffle(noise, 2)
-        if pictures is not None and run < steps:
-            self.scheduler.set_begin_index(steps - run)
-            x = self.scheduler.add_noise(F.pixel_unshuffle(pictures, 2), x, timesteps[:1].expand(len(x)))
         latents = noise.new_zeros(len(noise), LATENT) if latents is None else latents
         drafts = F.pixel_unshuffle(self.drafter(latents, characters, within), 2)
+        x = F.pixel_unshuffle(noise, 2)
+        if run < steps:
+            begin = drafts if pictures is None else F.pixel_unshuffle(pictures, 2)
+            self.scheduler.set_begin_index(steps - run)
+            x = self.scheduler.add_noise(begin, x, timesteps[:1].expand(len(x)))
         none = torch.zeros_like(characters), torch.zeros_like(within), torch.zeros_like(drafts)
         kept = None
         if repaint is not None and pictures is not None:
@@ -236,7 +239,7 @@ class DiffusionLearning:
         drafter = Drafter.of(self.networks["generator"], self.classes)
         pipeline = LayoutPipeline(network, drafter, DPMSolverMultistepScheduler(**NOISE))  # type: ignore[arg-type]
         noise = torch.randn_like(canvas.pictures)
-        return pipeline(canvas.characters, canvas.within, noise, self.latents(canvas))
+        return pipeline(canvas.characters, canvas.within, noise, self.latents(canvas), strength=DRAFT)
 
     def turns(self, batch: Callable[[int], Canvas], accelerator: Accelerator) -> Iterator[Turn]:
         if self.settings.drafts:
@@ -269,6 +272,7 @@ class DiffusionSettings(GeneratedSettings):
 
     steps: int = Field(12, ge=1, le=100)
     guidance: float = Field(3.0, ge=0)
+    draft: float = Field(DRAFT, gt=0, le=1)  # how far a draft is noised: more is more of its own, and more wrong strokes
     strengths: tuple[float, ...] = Field(STRENGTHS, min_length=1)  # of a picture that has a source, one by chance
     label: float = Field(0.0, ge=0)  # how hard a reader pulls towards the text, a step
     entropy: float = Field(0.0, ge=0)  # and towards what it is unsure of
@@ -285,7 +289,7 @@ class Diffusion(Generated):
     def __init__(self, settings: DiffusionSettings) -> None:
         super().__init__(settings)
         self.settings = settings
-        for strength in settings.strengths:
+        for strength in (settings.draft, *settings.strengths):
             if not 0 < strength <= 1 or int(settings.steps * strength) < 1:
                 raise UserError(f"at strength {strength:g} none of {settings.steps} steps runs")
 
@@ -323,7 +327,8 @@ class Diffusion(Generated):
     def draw(self, request: Request, source: Image.Image | None) -> Image.Image:
         """The picture of one request; from its source, where it has one."""
         rng, ids, width = request.rng(), self.shown(request.text), self.spacing.width
-        (borders, near), real, strength, repaint = self.spacing.lay_out(request.text, rng), None, 1.0, None
+        (borders, near), real, repaint = self.spacing.lay_out(request.text, rng), None, None
+        strength = self.settings.draft
         latent, part = self.latent(near, rng), None
         if request.source is not None:
             if source is None:
