@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import astuple, replace
+from itertools import chain, takewhile
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -15,7 +18,7 @@ from PIL import Image
 from augment.method import Method, Request, Sources
 from augment.methods import create, load_class
 from recognizer.charset import Charset
-from recognizer.errors import UserError
+from recognizer.errors import Stopped, UserError
 from recognizer.images import PictureError, open_picture
 from recognizer.samples import FolderWriter, Manifest, Problem
 
@@ -44,22 +47,49 @@ def synthesize(
     sources: Sources | None = None,
     each: Callable[[], object] = lambda: None,
 ) -> int:
-    """Make one PNG a request into a new folder with `metadata.jsonl`; gives their number.
+    """Make one PNG a request into a new folder with `metadata.jsonl`; gives their number. Killed or interrupted, the
+    same call goes on.
 
     Raises:
         UserError: nothing asked, the folder is taken, or what the method refuses. Nothing half-written is left.
+        Stopped: Ctrl-C; what was made waits beside the folder.
     """
     if not requests:
         raise UserError("there is nothing to make: no requests")
-    method = create(name, settings)
-    with FolderWriter(out) as writer:
-        for k, (request, picture) in enumerate(make(method, requests, sources)):
-            data = io.BytesIO()
-            picture.save(data, "PNG", compress_level=1)
-            about = {"method": name, "settings": settings, "seed": request.seed, "source": request.source}
-            writer.add(f"{k:06d}.png", data.getvalue(), request.text, about | {"why": request.why})
-            each()
+    method, digest = create(name, settings), hashlib.sha256()
+    digest.update(json.dumps([name, settings, [astuple(request) for request in requests]]).encode())
+    try:
+        with FolderWriter(out, digest.hexdigest()) as writer:
+            there = _there(method, requests, sources, writer)
+            made = chain([None] * there, _as_png(make(method, requests[there:], sources)))
+            for k, (request, data) in enumerate(zip(requests, made, strict=True)):
+                about = {"method": name, "settings": settings, "seed": request.seed, "source": request.source}
+                writer.add(_named(k), data, request.text, about | {"why": request.why})
+                each()
+    except KeyboardInterrupt:
+        raise Stopped("the pictures so far are kept; give the same command again to go on") from None
     return len(requests)
+
+
+def _named(k: int) -> str:
+    return f"{k:06d}.png"
+
+
+def _as_png(made: Iterable[tuple[Request, Image.Image]]) -> Iterator[bytes]:
+    for _, picture in made:
+        data = io.BytesIO()
+        picture.save(data, "PNG", compress_level=1)
+        yield data.getvalue()
+
+
+def _there(method: Method, requests: Sequence[Request], sources: Sources | None, writer: FolderWriter) -> int:
+    """How many pictures, the first ones, are there from a run that was killed. The last may be half a file; the one
+    before is drawn again, and unless it comes out the same (other weights, other sources), none counts."""
+    there = sum(1 for _ in takewhile(lambda k: writer.there(_named(k)) is not None, range(len(requests)))) - 1
+    if there < 1:
+        return 0
+    (again,) = _as_png(make(method, requests[there - 1 : there], sources))
+    return there if again == writer.there(_named(there - 1)) else 0
 
 
 def answered_by(

@@ -7,6 +7,8 @@ as a `Problem` with its reason, and nothing is repaired or deleted.
 from __future__ import annotations
 
 import csv
+import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -16,7 +18,7 @@ import stat
 import tarfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from types import TracebackType
@@ -30,6 +32,8 @@ PICTURE_SUFFIXES = frozenset({
     ".apng", ".avif", ".bmp", ".dib", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pcx",
     ".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp",
 })  # fmt: skip
+
+ASKED = ".asked"  # in a folder that is being written: what is written there
 
 # why a sample is set aside -> what to do about it
 REASONS = {
@@ -489,22 +493,34 @@ class FolderWriter:
 
     Everything goes to a neighbouring folder that is renamed when the block ends well, and removed when it does not.
 
+    Args:
+        asked: what is written, for work that takes long. Then the pictures that a killed or interrupted writer of the
+            same left are there from the start (`there`), as are those of one that a full disk stopped; what writers of
+            other things left is removed.
+
     Raises:
         UserError: the folder exists and is not empty.
     """
 
-    def __init__(self, out: Path) -> None:
-        self.out, self._tmp = out, _beside(out)
+    def __init__(self, out: Path, asked: str | None = None) -> None:
+        _see_new(out)
+        self.out, self._work = out, _beside(out, asked)
         self._rows: list[bytes] = []
-        self._names = {"metadata.jsonl"}
+        self._names = {"metadata.jsonl", ASKED}
 
     def __enter__(self) -> FolderWriter:
-        shutil.rmtree(self._tmp, ignore_errors=True)
-        self._tmp.mkdir(parents=True)
+        self._tmp = self._work.__enter__()
         return self
 
-    def add(self, name: str, data: bytes, text: str, meta: Mapping[str, Any] | None = None) -> None:
-        """Write one sample. `name` is relative; where two share it, the second gets a number."""
+    def there(self, name: str) -> bytes | None:
+        """A picture's bytes that an earlier writer left."""
+        with suppress(FileNotFoundError):
+            return (self._tmp / name).read_bytes()
+        return None
+
+    def add(self, name: str, data: bytes | None, text: str, meta: Mapping[str, Any] | None = None) -> None:
+        """Write one sample, or without `data` keep the picture that is there. `name` is relative; where two share it,
+        the second gets a number."""
         pure = PurePosixPath(name)
         if pure.is_absolute() or ".." in pure.parts or not pure.name:
             raise UserError(f"{name!r} leaves the folder that is written")
@@ -514,42 +530,84 @@ class FolderWriter:
             number += 1
         self._names.add(str(pure))
         path = self._tmp / pure
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
+        if data is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
         row = {"file_name": str(pure), "text": text}
         row |= {k: v for k, v in (meta or {}).items() if k not in row}
         # surrogateescape: a file's name is bytes on Linux, and need not be UTF-8
         self._rows.append(json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogateescape") + b"\n")
 
-    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
-        try:
-            if kind is None:
-                (self._tmp / "metadata.jsonl").write_bytes(b"".join(self._rows))
-                _put(self._tmp, self.out)
-        finally:
-            shutil.rmtree(self._tmp, ignore_errors=True)
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with ExitStack() as stack:
+            stack.push(self._work)
+            if error is not None:
+                raise error
+            (self._tmp / "metadata.jsonl").write_bytes(b"".join(self._rows))
 
 
-def _beside(out: Path) -> Path:
-    """Where `out` is written before it is renamed: a hidden folder beside it, so on the same file system.
+def _see_new(out: Path) -> None:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} exists and is not empty: name a new folder")
+    if Path.cwd().is_relative_to(out.resolve()):
+        raise UserError(f"{out} is the folder that this command runs in: name a new folder")
+
+
+@contextmanager
+def _beside(out: Path, asked: str | None = None) -> Iterator[Path]:
+    """Where `out` is written before it is renamed: a hidden folder beside it, so on the same file system, and locked.
+    What dead processes left there is removed, or taken up where it is what is `asked`.
 
     Raises:
         UserError: `out` is not empty, or cannot be replaced.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} exists and is not empty: name a new folder")
+    _see_new(out)
     resolved = out.resolve()
-    if Path.cwd().is_relative_to(resolved):
-        raise UserError(f"{out} is the folder that this command runs in: name a new folder")
-    return resolved.with_name(f".{resolved.name}.{os.getpid()}.tmp")
+    tmp = resolved.with_name(f".{resolved.name}.{os.getpid()}.tmp")
+    for left in _left(resolved):
+        if asked is not None and not tmp.exists() and _asked(left) == asked:
+            left.rename(tmp)
+        else:
+            shutil.rmtree(left, ignore_errors=True)
+    tmp.mkdir(parents=True, exist_ok=True)
+    held = os.open(tmp, os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        if asked is not None:
+            (tmp / ASKED).write_text(asked, encoding="utf-8")
+        yield tmp
+        (tmp / ASKED).unlink(missing_ok=True)
+        if resolved.exists():
+            resolved.rmdir()
+        tmp.rename(resolved)
+    except BaseException as error:
+        if asked is None or not isinstance(error, KeyboardInterrupt | OSError):
+            shutil.rmtree(tmp, ignore_errors=True)
+        raise
+    finally:
+        os.close(held)
 
 
-def _put(tmp: Path, out: Path) -> None:
-    """Rename a finished folder to `out`, in place of an empty one."""
-    target = out.resolve()
-    if target.exists():
-        target.rmdir()
-    tmp.rename(target)
+def _left(out: Path) -> Iterator[Path]:
+    """What processes that are no more left beside a folder that they wrote."""
+    for path in sorted(out.parent.glob(f".{glob.escape(out.name)}.*.tmp")):
+        if not re.fullmatch(r"[0-9]+", path.name[len(out.name) + 2 : -4]):
+            continue
+        with suppress(OSError):  # BlockingIOError: it is being written
+            held = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                yield path
+            finally:
+                os.close(held)
+
+
+def _asked(folder: Path) -> str | None:
+    with suppress(OSError, UnicodeDecodeError):
+        return (folder / ASKED).read_text(encoding="utf-8")
+    return None
 
 
 def write_folder(samples: Iterable[Sample], out: Path) -> None:
@@ -595,22 +653,15 @@ def write_shards(samples: Iterable[Sample], out: Path, per_shard: int = 10_000) 
     """
     import webdataset
 
-    tmp = _beside(out)
-    shutil.rmtree(tmp, ignore_errors=True)
-    tmp.mkdir(parents=True)
-    try:
-        with webdataset.ShardWriter(str(tmp / "%06d.tar"), maxcount=per_shard, verbose=0) as writer:
-            for i, sample in enumerate(samples):
-                data = _copied(sample)
-                # a reader takes one line end off a .txt: a label's own must not be the one
-                text = sample.text + "\n" * sample.text.endswith("\n")
-                row: dict[str, Any] = {"__key__": f"{i:09d}", ending_of(sample.name, data): data, "txt": text}
-                if sample.meta:
-                    row["json"] = dict(sample.meta)
-                writer.write(row)
-        _put(tmp, out)
-    finally:
-        shutil.rmtree(tmp, ignore_errors=True)
+    with _beside(out) as tmp, webdataset.ShardWriter(str(tmp / "%06d.tar"), maxcount=per_shard, verbose=0) as writer:
+        for i, sample in enumerate(samples):
+            data = _copied(sample)
+            # a reader takes one line end off a .txt: a label's own must not be the one
+            text = sample.text + "\n" * sample.text.endswith("\n")
+            row: dict[str, Any] = {"__key__": f"{i:09d}", ending_of(sample.name, data): data, "txt": text}
+            if sample.meta:
+                row["json"] = dict(sample.meta)
+            writer.write(row)
 
 
 # --------------------------------------------------------------------------------------------- split, merge and hash

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import io
 import json
@@ -12,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
@@ -28,7 +30,7 @@ from augment.methods import METHODS, create, load_class, load_learner
 from augment.methods.splice import between_strokes, ink_of
 from augment.sheet import GAP, WRONG, Cell, contact_sheet
 from augment.synthesize import answered_by, as_shown, requests_for_texts, synthesize
-from recognizer.errors import UserError
+from recognizer.errors import Stopped, UserError
 from recognizer.readings import LOST, marked
 from recognizer.samples import FolderWriter, read_manifest
 
@@ -553,6 +555,77 @@ def test_an_option_that_would_do_nothing_is_refused(words: list[str], said: str,
     write_requests([Request("12", 0, 60, 30)], tmp_path / "requests")
     line = refusal(augment("synthesize", *(w.format(**places) for w in words), "--out", tmp_path / "out"))
     assert said in line and not (tmp_path / "out").exists()
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_killed_run_goes_on_from_the_pictures_that_it_made(tmp_path: Path) -> None:
+    words = ["synthesize", "--method", "render", "--charset", "letters+digits", "--count", "300", "--seed", "3"]
+    assert augment(*words, "--out", tmp_path / "whole").status == 0
+    out = tmp_path / "out"
+    with subprocess.Popen(
+        [sys.executable, "-m", "augment.cli", *words, "--out", str(out)], cwd=ROOT, stderr=subprocess.DEVNULL
+    ) as process:
+        left = tmp_path / f".out.{process.pid}.tmp"
+        while len(list(left.glob("*.png"))) < 40:
+            assert process.poll() is None, "it ended before it could be killed"
+            time.sleep(0.005)
+        process.kill()
+    made = {path.name: path.stat().st_mtime_ns for path in left.iterdir()}
+    half = sorted(left.glob("*.png"))[-1]
+    half.write_bytes(half.read_bytes()[:50])
+    assert augment(*words, "--out", out).status == 0
+    assert contents(out) == contents(tmp_path / "whole")
+    again = [name for name in made if name.endswith("png") and (out / name).stat().st_mtime_ns != made[name]]
+    assert again == [half.name], "only the one that was half written is made again"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "whole"]
+
+
+def test_what_another_command_left_is_removed_and_what_one_is_writing_is_not(tmp_path: Path) -> None:
+    out, asked = tmp_path / "out", requests_for_texts(["ab", "cd", "ef", "gh"], (60, 30), 0)
+    calls = iter(range(4))
+
+    def interrupted() -> None:
+        if next(calls) == 2:
+            raise KeyboardInterrupt
+
+    def pictures() -> list[str]:
+        return sorted(path.name for path in tmp_path.rglob("*.png"))
+
+    with pytest.raises(Stopped, match="same command again"):
+        synthesize("captcha", {}, asked, out, each=interrupted)
+    assert len(pictures()) == 3 and not out.exists()
+    with pytest.raises(UserError, match="nothing to make"):
+        synthesize("captcha", {}, [], out)
+    assert len(pictures()) == 3
+    (written := tmp_path / ".out.99999.tmp").mkdir()  # by another process, at this moment
+    held = os.open(written, os.O_RDONLY)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    synthesize("captcha", {}, asked[:2], out)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".out.99999.tmp", "out"] and len(pictures()) == 2
+    os.close(held)
+    shutil.rmtree(out)
+    synthesize("captcha", {}, asked[:2], out)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_pictures_of_other_weights_are_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = requests_for_texts(["ab", "cd", "ef", "gh"], (60, 30), 0)
+    with monkeypatch.context() as patched:
+        patched.setattr("augment.synthesize.make", lambda *_: ((r, Image.new("RGB", (60, 30))) for r in asked))
+        calls = iter([None, None, None, KeyboardInterrupt()])
+
+        def interrupted() -> None:
+            if (error := next(calls)) is not None:
+                raise error
+
+        with pytest.raises(Stopped):
+            synthesize("captcha", {}, asked, tmp_path / "out", each=interrupted)
+    synthesize("captcha", {}, asked, tmp_path / "out")
+    synthesize("captcha", {}, asked, tmp_path / "whole")
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
 def test_a_sheet_shows_where_characters_are_found(tmp_path: Path) -> None:

@@ -272,7 +272,9 @@ class DiffusionSettings(GeneratedSettings):
 
     steps: int = Field(12, ge=1, le=100)
     guidance: float = Field(3.0, ge=0)
-    draft: float = Field(DRAFT, gt=0, le=1)  # how far a draft is noised: more is more of its own, and more wrong strokes
+    draft: float = Field(
+        DRAFT, gt=0, le=1
+    )  # how far a draft is noised: more is more of its own, and more wrong strokes
     strengths: tuple[float, ...] = Field(STRENGTHS, min_length=1)  # of a picture that has a source, one by chance
     label: float = Field(0.0, ge=0)  # how hard a reader pulls towards the text, a step
     entropy: float = Field(0.0, ge=0)  # and towards what it is unsure of
