@@ -17,7 +17,6 @@ from accelerate.utils import set_seed
 from numpy.typing import NDArray
 from PIL import Image
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from augment.canvas import HEIGHT, columns, from_canvas, on_canvas, paper_around, put_back, text_part
@@ -33,7 +32,7 @@ from recognizer.images import Part
 from recognizer.reader import Reader
 from recognizer.samples import Manifest
 from recognizer.settings import Settings
-from recognizer.training.checkpoint import TINY, find_weights, written
+from recognizer.training.checkpoint import TINY, find_weights, save_tensors
 
 FORMAT = 1
 NARROWEST = 3  # pixels that a character takes on a canvas, at least
@@ -55,11 +54,7 @@ def save(path: Path, networks: Mapping[str, Mapping[str, Tensor]], about: Mappin
         for name, state in networks.items()
         for key, tensor in state.items()
     }
-    tmp = path.with_name(path.name + ".tmp")
-    said = json.dumps({"format": FORMAT, **about}, ensure_ascii=False)
-    with written(path):
-        save_file(tensors, str(tmp), metadata={"lookalike-generator": said})
-        tmp.replace(path)
+    save_tensors(path, tensors, {"lookalike-generator": json.dumps({"format": FORMAT, **about}, ensure_ascii=False)})
 
 
 def load(path: Path, name: str, others: bool = False) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:

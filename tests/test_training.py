@@ -256,6 +256,8 @@ def test_weights_come_back_with_their_description(tmp_path: Path) -> None:
             elif tensor.is_floating_point():
                 assert torch.equal(state[name], tensor)
     assert [path.name for path in tmp_path.iterdir()] == ["weights.safetensors"]
+    (tmp_path / "other").touch()  # a server's user need not be the trainer's
+    assert (tmp_path / "weights.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode
 
 
 @pytest.mark.parametrize("head", ["conv", "lstm"])

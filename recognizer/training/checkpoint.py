@@ -75,10 +75,19 @@ def save_weights(path: Path, state: Mapping[str, Tensor], description: Descripti
         for name, tensor in state.items()
         if tensor.is_floating_point()
     }
-    tmp = path.with_name(path.name + ".tmp")
     about = json.dumps({"format": FORMAT, **asdict(description)}, ensure_ascii=False)
+    save_tensors(path, tensors, {"lookalike": about})
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write a safetensors file, whole or not at all, readable to whom other files are: safetensors makes it the owner's
+    alone, and a server need not be its trainer."""
+    tmp = path.with_name(path.name + ".tmp")
     with written(path):
-        save_file(tensors, str(tmp), metadata={"lookalike": about})
+        tmp.touch()
+        mode = tmp.stat().st_mode
+        save_file(tensors, str(tmp), metadata=metadata)
+        tmp.chmod(mode)
         tmp.replace(path)
 
 
