@@ -50,7 +50,12 @@ DRAFT = 0.5  # how far a draft is: from pure noise small networks break letters 
 SWAPPED = 0.75  # the least of them where a character is swapped
 BESIDE = 2.0  # columns to each side of a swapped character that are painted with it
 SNR = 20.0  # gamma of min-SNR; with the paper's 5, white stays grainy
-NOISE: dict[str, Any] = {"beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction"}
+TIMES = 1000  # of noise, from none to all
+NOISE: dict[str, Any] = {
+    "num_train_timesteps": TIMES,
+    "beta_schedule": "squaredcos_cap_v2",
+    "prediction_type": "v_prediction",
+}
 ALPHAS: Tensor = DDPMScheduler(**NOISE).alphas_cumprod
 DRAFTED = 0.35  # how far pictures lie from their drafts, root mean square
 
@@ -215,6 +220,7 @@ class DiffusionFit(VaeFit):
 
     steps: int = Field(600, ge=1)
     unconditioned: float = Field(0.1, ge=0, lt=1)  # share of the pictures that are shown without layout and draft
+    strokes: float = Field(0.02, ge=0)  # weight of the reader's loss where looks are exchanged, of the denoiser
     drafts: bool = True  # the autoencoder learns as well; else it stays as it was at the start
 
 
@@ -247,10 +253,7 @@ class DiffusionLearning:
         canvas = batch(0)
         n, device = len(canvas.pictures), canvas.pictures.device
         clean = F.pixel_unshuffle(canvas.pictures, 2)
-        noise, t = (
-            torch.randn_like(clean),
-            torch.randint(0, self._noise.config.num_train_timesteps, (n,), device=device),
-        )
+        noise, t = torch.randn_like(clean), torch.randint(0, TIMES, (n,), device=device)
         noisy, velocity = self._noise.add_noise(clean, noise, t), self._noise.get_velocity(clean, noise, t)
         shown = torch.rand(n, 1, device=device) >= self.settings.unconditioned
         with accelerator.autocast():
@@ -263,8 +266,28 @@ class DiffusionLearning:
         alpha = self._noise.alphas_cumprod.to(device)[t]
         signal = 1 / (1 - alpha)  # to noise, and 1: a velocity's own weight, so that the most noise counts as well
         loss = (apart * signal.clamp(max=SNR) / signal).mean()
-        figures = {"loss": loss.item(), "velocity": apart.mean().item()}
-        yield Turn(loss, self._optimizer, (self.denoiser,), figures)
+        figures = {"velocity": apart.mean().item()}
+        if self.settings.strokes:
+            reading = self._reading(canvas, z, accelerator)
+            loss, figures["denoised reading"] = loss + self.settings.strokes * reading, reading.item()
+        yield Turn(loss, self._optimizer, (self.denoiser,), figures | {"loss": loss.item()})
+
+    def _reading(self, canvas: Canvas, z: Tensor, accelerator: Accelerator) -> Tensor:
+        """A reader's loss, nats a character, of what would be drawn from noised drafts in another's look, as half of
+        the batch is sampled: where a draft's stroke is soft, the denoiser would leave it out as often as draw it."""
+        half = Canvas(*(part[: max(1, len(z) // 2)] for part in canvas))
+        n, layout = len(half.pictures), (half.characters, half.within)
+        with accelerator.autocast():
+            with torch.no_grad():
+                drafts = F.pixel_unshuffle(drafts_of(self.networks["generator"], z[-n:], *layout).float(), 2)
+            t = torch.randint(0, int(DRAFT * TIMES), (n,), device=z.device)
+            noisy = self._noise.add_noise(drafts, torch.randn_like(drafts), t)
+            v = self.denoiser(noisy, t, *layout, drafts).float()
+        alpha = self._noise.alphas_cumprod.to(z.device)[t][:, None, None, None]
+        estimate = F.pixel_shuffle(alpha.sqrt() * noisy - (1 - alpha).sqrt() * v, 2)
+        self.autoencoder.judge.to(z.device)
+        loss: Tensor = self.autoencoder.judge(estimate, half)[0]
+        return loss.clamp(max=20).mean()
 
 
 class DiffusionSettings(GeneratedSettings):
