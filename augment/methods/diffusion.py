@@ -294,7 +294,7 @@ class DiffusionSettings(GeneratedSettings):
     """How pictures are drawn."""
 
     steps: int = Field(12, ge=1, le=100)
-    guidance: float = Field(3.0, ge=0)
+    guidance: float = Field(2.0, ge=0)
     draft: float = Field(
         DRAFT, gt=0, le=1
     )  # how far a draft is noised: more is more of its own, and more wrong strokes
