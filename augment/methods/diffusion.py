@@ -218,7 +218,7 @@ def reading_lesson(judge: Judge, canvas: Canvas, label: float, entropy: float) -
 class DiffusionFit(VaeFit):
     """How the diffusion model is trained, and the autoencoder of its drafts beside it."""
 
-    steps: int = Field(600, ge=1)
+    steps: int = Field(300, ge=1)
     unconditioned: float = Field(0.1, ge=0, lt=1)  # share of the pictures that are shown without layout and draft
     strokes: float = Field(0.02, ge=0)  # weight of the reader's loss where looks are exchanged, of the denoiser
     drafts: bool = True  # the autoencoder learns as well; else it stays as it was at the start
