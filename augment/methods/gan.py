@@ -30,7 +30,7 @@ AGREED = 0.3  # nats a character; under it a picture is most likely read as its 
 class GanFit(FitSettings):
     """How a GAN is trained."""
 
-    steps: int = Field(600, ge=1)  # 300 on 300 pictures take four minutes of a core (docs/methods.md)
+    steps: int = Field(300, ge=1)  # from the shipped weights; with more, strokes come apart (docs/log.md)
     batch: int = Field(16, ge=2, le=4096)
     critic_steps: int = Field(5, ge=1)  # to each step of the generator
     penalty: float = Field(10.0, ge=0)  # on the gradient's distance from 1
@@ -171,7 +171,6 @@ class Wgan(Generated):
 class PlainFit(GanFit):
     """How the plain GAN is trained: one step each, and no penalty."""
 
-    steps: int = Field(300, ge=1)  # from its shipped weights; more, and strokes come apart
     critic_steps: int = Field(1, ge=1)
 
 
