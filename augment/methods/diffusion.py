@@ -46,7 +46,7 @@ from recognizer.errors import UserError
 from recognizer.settings import Settings
 
 STRENGTHS = (0.25, 0.5, 0.75, 1.0)  # how far a real picture is noised
-DRAFT = 0.5  # how far a draft is: from pure noise small networks break letters that the draft has whole
+DRAFT = 0.5  # how far a draft is noised: from noise alone small networks break letters that the draft has whole
 SWAPPED = 0.75  # the least of them where a character is swapped
 BESIDE = 2.0  # columns to each side of a swapped character that are painted with it
 SNR = 20.0  # gamma of min-SNR; with the paper's 5, white stays grainy
@@ -273,8 +273,8 @@ class DiffusionLearning:
         yield Turn(loss, self._optimizer, (self.denoiser,), figures | {"loss": loss.item()})
 
     def _reading(self, canvas: Canvas, z: Tensor, accelerator: Accelerator) -> Tensor:
-        """A reader's loss, nats a character, of what would be drawn from noised drafts in another's look, as half of
-        the batch is sampled: where a draft's stroke is soft, the denoiser would leave it out as often as draw it."""
+        """A reader's loss, nats a character, of what is made of noised drafts, of half of the batch's texts in the
+        looks of the other half: where a draft's stroke is soft, the denoiser would as soon leave it out as draw it."""
         half = Canvas(*(part[: max(1, len(z) // 2)] for part in canvas))
         n, layout = len(half.pictures), (half.characters, half.within)
         with accelerator.autocast():
@@ -295,9 +295,7 @@ class DiffusionSettings(GeneratedSettings):
 
     steps: int = Field(12, ge=1, le=100)
     guidance: float = Field(2.0, ge=0)
-    draft: float = Field(
-        DRAFT, gt=0, le=1
-    )  # how far a draft is noised: more is more of its own, and more wrong strokes
+    draft: float = Field(DRAFT, gt=0, le=1)  # how far a draft is noised; further, and more strokes are wrong
     strengths: tuple[float, ...] = Field(STRENGTHS, min_length=1)  # of a picture that has a source, one by chance
     label: float = Field(0.0, ge=0)  # how hard a reader pulls towards the text, a step
     entropy: float = Field(0.0, ge=0)  # and towards what it is unsure of
