@@ -24,7 +24,7 @@ pretrain: fonts
 		else $(SPREAD) --config configs/pretrain.toml --out runs/pretrain; fi
 
 test: $(READY)
-	pytest -n 2 --dist loadscope
+	pytest -n 2 --dist loadscope --no-loadscope-reorder
 
 test-slow: $(READY)
 	pytest -m slow

@@ -85,11 +85,11 @@ def _as_png(made: Iterable[tuple[Request, Image.Image]]) -> Iterator[bytes]:
 def _there(method: Method, requests: Sequence[Request], sources: Sources | None, writer: FolderWriter) -> int:
     """How many pictures, the first ones, are there from a run that was killed. The last may be half a file; the one
     before is drawn again, and unless it comes out the same (other weights, other sources), none counts."""
-    there = sum(1 for _ in takewhile(lambda k: writer.there(_named(k)) is not None, range(len(requests)))) - 1
+    there = sum(1 for _ in takewhile(Path.is_file, (writer.path(_named(k)) for k in range(len(requests))))) - 1
     if there < 1:
         return 0
     (again,) = _as_png(make(method, requests[there - 1 : there], sources))
-    return there if again == writer.there(_named(there - 1)) else 0
+    return there if again == writer.path(_named(there - 1)).read_bytes() else 0
 
 
 def answered_by(

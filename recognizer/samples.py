@@ -495,7 +495,7 @@ class FolderWriter:
 
     Args:
         asked: what is written, for work that takes long. Then the pictures that a killed or interrupted writer of the
-            same left are there from the start (`there`), as are those of one that a full disk stopped; what writers of
+            same left are there from the start (`path`), as are those of one that a full disk stopped; what writers of
             other things left is removed.
 
     Raises:
@@ -512,11 +512,9 @@ class FolderWriter:
         self._tmp = self._work.__enter__()
         return self
 
-    def there(self, name: str) -> bytes | None:
-        """A picture's bytes that an earlier writer left."""
-        with suppress(FileNotFoundError):
-            return (self._tmp / name).read_bytes()
-        return None
+    def path(self, name: str) -> Path:
+        """Where a picture stands until the folder is whole."""
+        return self._tmp / name
 
     def add(self, name: str, data: bytes | None, text: str, meta: Mapping[str, Any] | None = None) -> None:
         """Write one sample, or without `data` keep the picture that is there. `name` is relative; where two share it,
@@ -529,8 +527,8 @@ class FolderWriter:
             pure = PurePosixPath(name).with_stem(f"{PurePosixPath(name).stem}-{number}")
             number += 1
         self._names.add(str(pure))
-        path = self._tmp / pure
         if data is not None:
+            path = self.path(str(pure))
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
         row = {"file_name": str(pure), "text": text}

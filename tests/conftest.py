@@ -20,6 +20,12 @@ from PIL import Image, ImageDraw, ImageFont
 os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is imported, here and in each process that a test starts
 
 CHARACTERS = "0123"
+LONGEST = ("test_readme.py", "test_practice.py", "test_training.py", "test_compare.py", "test_commands.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first: each is one process's, and one that begins last is waited for by all."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 
 class Ended(NamedTuple):
