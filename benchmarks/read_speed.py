@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import time
 from pathlib import Path
 
-os.environ["OMP_NUM_THREADS"] = "1"
+from peers.worker import one_thread
 
 
 def main() -> None:
@@ -24,16 +23,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     given = parser.parse_args()
 
-    import onnxruntime
-
-    normal = onnxruntime.SessionOptions
-
-    def one_thread() -> onnxruntime.SessionOptions:
-        options = normal()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        return options
-
-    onnxruntime.SessionOptions = one_thread  # ddddocr has no setting for it
+    one_thread()
     from recognizer.reader import Reader
     from recognizer.samples import list_pictures
 

@@ -33,6 +33,7 @@ BESIDE, ABOVE = 0.4, 0.15  # margins of that part, in heights of the ink
 LONGEST = 8192  # pixels of a side, beyond which a picture is reduced first
 WIDEST = 32_768  # pixels that a picture may be resized to
 SHORTEST = 2.0  # widths of that part to its height, at least, where the picture has them
+LUMINANCE = np.float32(1 - COLOUR) * np.array(LUMA, np.float32)  # its share of that grey, by channel
 Grey = NDArray[np.uint8]
 Part = tuple[float, float, float, float]  # left, top, right, bottom, pixels
 
@@ -198,6 +199,12 @@ def _resized(picture: Image.Image, size: tuple[int, int], part: Part) -> Grey:
     return small if small.ndim == 2 else grey_of(small)
 
 
+def in_order(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Bytes sorted along the last axis, by a radix sort: a partition slows down where one value comes thousands of times,
+    as paper's does."""
+    return np.sort(values, axis=-1, kind="stable")
+
+
 def text_parts(greys: NDArray[np.uint8]) -> NDArray[np.float64]:
     """In which part of each grey picture (N, H, W) its text stands: left, top, right, bottom (N, 4), as shares of its
     width and height.
@@ -207,7 +214,7 @@ def text_parts(greys: NDArray[np.uint8]) -> NDArray[np.float64]:
     textures do, nothing is cut off.
     """
     n, h, w = greys.shape
-    paper = np.partition(greys.reshape(n, -1), h * w // 2)[:, h * w // 2, None, None]
+    paper = in_order(greys.reshape(n, -1))[:, h * w // 2, None, None]
     squares = np.minimum(np.abs(greys.astype(np.float32) - paper), DARKEST) ** 2
     ink = squares > squares.mean((1, 2), keepdims=True)
     total = ink.sum((1, 2))[:, None]
@@ -236,15 +243,16 @@ def grey_of(picture: NDArray[np.uint8]) -> Grey:
     Luminance hides yellow on white and lavender on white. Of each pixel the channel that differs most from the paper
     (each channel's median) counts `COLOUR`, its luminance the rest. Where the channels are equal, nothing changes.
     """
-    channels = [np.ascontiguousarray(channel) for channel in np.moveaxis(picture, -1, 0)]
-    telling, most = channels[0], np.zeros(picture.shape[:2], np.int16)
-    for channel in channels:
-        paper = np.searchsorted(np.bincount(channel.ravel(), minlength=256).cumsum(), channel.size / 2)
-        apart = np.abs(channel - np.int16(paper))
-        telling, most = np.where(apart > most, channel, telling), np.maximum(apart, most)
-    luminance = sum(weight * channel for weight, channel in zip(np.array(LUMA, np.float32), channels, strict=True))
-    mixed = np.float32(COLOUR) * telling + np.float32(1 - COLOUR) * luminance
-    return np.asarray(mixed + 0.5, np.uint8)
+    channels = np.ascontiguousarray(np.moveaxis(picture, -1, 0)).reshape(3, -1)
+    paper = in_order(channels)[:, (channels.shape[1] - 1) // 2, None]
+    apart = np.maximum(channels, paper) - np.minimum(channels, paper)  # of bytes: a difference would wrap
+    telling, most = channels[0].copy(), apart[0]
+    for channel, own in zip(channels[1:], apart[1:], strict=True):
+        np.copyto(telling, channel, where=own > most)
+        most = np.maximum(own, most)
+    mixed = LUMINANCE @ channels.astype(np.float32)
+    mixed += np.float32(COLOUR) * telling
+    return np.asarray(mixed + np.float32(0.5), np.uint8).reshape(picture.shape[:2])
 
 
 def normalise(grey: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -258,7 +266,6 @@ def normalise(grey: NDArray[np.uint8]) -> NDArray[np.float32]:
     spread = np.maximum(x.std(axis=(-2, -1), keepdims=True), 8.0)
     flat = grey.reshape(*grey.shape[:-2], -1)
     n = flat.shape[-1]
-    two = [(n - 1) // 2, n // 2]  # the median's, of bytes, which sort sooner
-    middle = np.partition(flat, two, axis=-1)[..., two].astype(np.float32).mean(-1)[..., None, None]
+    middle = in_order(flat)[..., [(n - 1) // 2, n // 2]].astype(np.float32).mean(-1)[..., None, None]
     turned = np.where(middle < mean, -1, 1).astype(np.float32)
     return np.asarray((x - mean) * (turned / spread), dtype=np.float32)
