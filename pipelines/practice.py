@@ -2,12 +2,14 @@
 
     baseline and fold readers
     -> [ mine -> make some by each method -> a short trial of each -> make the rest by those that earned
-         -> keep the faithful -> train beside a control ] each round
+         -> keep the faithful -> train beside a control, and so for each fold ] each round
     -> let the learning rate fall, once -> test once
 
 A control follows the pupil round by round: the same start, the same pictures seen, and never a made one. A round that
-does not beat it ends practice. The learning rate stays as it is through the rounds, and readers are averages of
-weights, so that no round is judged by how far its rate had fallen.
+does not beat it ends practice. Of few labels a quarter is too few to tell, so that each fold has its pupil and its
+control as well, and a round is judged by all labels: those that validate and, out of fold, those that train. The
+learning rate stays as it is through the rounds, and readers are averages of weights, so that no round is judged by how
+far its rate had fallen.
 """
 
 from __future__ import annotations
@@ -72,7 +74,7 @@ class PracticeSettings(RunSettings):
     rounds: int = Field(3, ge=1, le=100)
     made: float = Field(2.0, gt=0)  # pictures to make in a round, for each training picture, all methods together
     # unlabelled pictures to take where a method would make one: they cost nothing, and none is like another
-    found: float = Field(4.0, gt=0)
+    found: float = Field(20.0, gt=0)
     even: float = Field(0.5, gt=0, le=1)  # share of them that all methods make alike, and that their trials see
     trial_share: float = Field(0.25, gt=0)  # of the pictures of a round's training, seen in each method's trial
     round_share: float = Field(0.5, gt=0)  # of the pictures that the first readers see, seen in a round's training
@@ -129,10 +131,14 @@ def first_readers(run: Run) -> None:
     trainings = [baseline, *run.fold_trainings()]
     say(Alone(), f"training the baseline on {len(run.train)} samples, and {len(run.folds)} readers out of fold")
     train_side_by_side(trainings, run.jobs, "first readers")
-    readings = read(run.out / "baseline", run.validation)
-    scores = scores_of(run.validation, readings)
-    run.ledger.record("baseline", validation=scores.to_dict(), seconds=time.monotonic() - began)
-    say(Alone(), f"baseline: {in_words(scores)} on validation")
+    scores = scores_of(run.validation, read(run.out / "baseline", run.validation))
+    samples, readings = read_held_out(run, run.out / "baseline", fold_readers(run, 1))
+    held = scores_of(samples, readings)
+    run.ledger.record(
+        "baseline", validation=scores.to_dict(), held_out=held.to_dict(), nats=float(nats(readings).mean()),
+        seconds=time.monotonic() - began,
+    )  # fmt: skip
+    say(Alone(), f"baseline: {in_words(scores)} on validation, {in_words(held)} of all that was held out of a training")
 
 
 def practise_round(
@@ -143,29 +149,80 @@ def practise_round(
     if step in run.ledger:
         return
     if f"{step} mine" not in run.ledger:
-        mine_and_make(run, settings, number, folder, best, kept[:-1])
+        mine_and_make(run, settings, number, folder, best)
     began = time.monotonic()
     data = run.out / "data" / "train"
-    trainings = [
+    pair = [
         round_training(run, settings, number, folder / "pupil", data, best, [str(path) for path in kept]),
         round_training(run, settings, number, folder / "control", data, control),
     ]
-    train_side_by_side(trainings, run.jobs, f"round {number}")
-    before = read(best, run.validation)
-    readings, others = (read(folder / role, run.validation) for role in ("pupil", "control"))
+    folds = fold_trainings(run, settings, number, kept)
+    train_side_by_side([*pair, *folds["pupil"], *folds["control"]], run.jobs, f"round {number}")
+    before, readings, others = (read(path, run.validation) for path in (best, *(t.out for t in pair)))
     pupil, alone, last = (scores_of(run.validation, own) for own in (readings, others, before))
-    gained = beats(run.validation, readings, others)
+    pupils = {"pupil": pair[0].out, "control": pair[1].out}
+    held = {role: read_held_out(run, path, [t.out for t in folds[role]]) for role, path in pupils.items()}
+    samples, apart = held["pupil"][0], [own for _, own in held.values()]
+    gained = beats(samples, *apart)
+    told = [scores_of(samples, own) for own in apart]
     run.ledger.record(
         step, pupil=pupil.to_dict(), control=alone.to_dict(), before=last.to_dict(), goes_on=gained,
-        nats=[float(nats(own).mean()) for own in (readings, others)],
+        held_out={role: own.to_dict() for role, own in zip(held, told, strict=True)},
+        nats=[float(nats(own).mean()) for own in apart],
         changed=sum(a.text != b.text for a, b in zip(before, readings, strict=True)), seconds=time.monotonic() - began,
     )  # fmt: skip
-    say(Alone(), f"round {number}: {in_words(pupil)} with made pictures, {in_words(alone)} without, on validation")
-    if pupil.exact == alone.exact:
-        own, other = (nats(r).mean() for r in (readings, others))
+    say(
+        Alone(), f"round {number}: {in_words(told[0])} with made pictures, {in_words(told[1])} without, of "
+        f"{len(samples):,} that were held out of a training",
+    )  # fmt: skip
+    if told[0].exact == told[1].exact:
+        own, other = (nats(r).mean() for r in apart)
         say(Alone(), f"  as many; the labels are unlikely by {own:.3f} nats with them, {other:.3f} without")
     if not gained:
         say(Alone(), f"round {number} earned nothing over its control: practice ends")
+
+
+def fold_readers(run: Run, number: int) -> list[Path]:
+    """Each fold's reader when a round begins: after the first, practised on what the rounds before kept, less what came
+    of its fold."""
+    return [run.out / "folds" / (f"fold-{k}" if number == 1 else f"fold-{k}-pupil-{number - 1}")
+            for k in range(len(run.folds))]  # fmt: skip
+
+
+def fold_trainings(
+    run: Run, settings: PracticeSettings, number: int, kept: Sequence[Path]
+) -> dict[str, list[Training]]:  # fmt: skip
+    """The trainings of a round's pupil and control of each fold, as many times through their labels as the round's own
+    go through theirs."""
+    trainings: dict[str, list[Training]] = {"pupil": [], "control": []}
+    for k, (before, fold) in enumerate(zip(fold_readers(run, number), run.folds, strict=True)):
+        names = {s.name for s in fold}
+        made = run.out / "folds" / f"made-{k}-{number}"
+        if not made.exists():
+            # what a learned method makes has strokes of all training pictures in it, those of this fold as well,
+            # and what a reader of all of them read in pictures without labels, this fold's reader must read itself
+            every = [s for path in kept for s in read_manifest(path)]
+            loose = [
+                replace(s, name=f"{i}{Path(s.name).suffix}")
+                for i, s in enumerate(every)
+                if s.meta.get("method") == UNLABELLED
+            ]
+            others = [s for s in every if s.meta.get("source") not in names and not learned(s)]
+            write_folder([*others, *relabelled(loose, before, settings.unlabelled_confidence)], made)
+        alone = run.out / "folds" / (f"fold-{k}" if number == 1 else f"fold-{k}-control-{number - 1}")
+        for role, start in (("pupil", before), ("control", alone)):
+            trainings[role].append(round_training(
+                run, settings, number, run.out / "folds" / f"fold-{k}-{role}-{number}", run.out / "data" / f"fold-{k}",
+                start, [str(made)] * (role == "pupil" and len(read_manifest(made)) > 0), 1 - 1 / len(run.folds),
+            ))  # fmt: skip
+    return trainings
+
+
+def read_held_out(run: Run, reader: Path, folds: Sequence[Path]) -> tuple[list[Sample], list[Reading]]:
+    """All labelled pictures, each read by a reader that did not train on it: those that validate by `reader`, each
+    fold's by its own."""
+    parts = [(reader, run.validation), *zip(folds, run.folds, strict=True)]
+    return [s for _, part in parts for s in part], [r for path, part in parts for r in read(path, part)]
 
 
 def round_training(
@@ -185,13 +242,11 @@ def round_training(
     )  # fmt: skip
 
 
-def mine_and_make(
-    run: Run, settings: PracticeSettings, number: int, folder: Path, best: Path, before: Sequence[Path]
-) -> None:
+def mine_and_make(run: Run, settings: PracticeSettings, number: int, folder: Path, best: Path) -> None:
     """Read out of fold, mine, make by every method, most by those that earn most, and keep the faithful in
     `folder/kept`."""
     began, step, names = time.monotonic(), f"round {number}", run.settings.methods
-    readers = fold_readers(run, settings, number, before)
+    readers = fold_readers(run, number)
     if f"{step} even" not in run.ledger:
         shutil.rmtree(folder, ignore_errors=True)
     judges = Judges.of(run, readers)
@@ -319,36 +374,6 @@ def together(parts: Sequence[Entry]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def fold_readers(run: Run, settings: PracticeSettings, number: int, kept: Sequence[Path]) -> list[Path]:
-    """Each fold's reader for this round: after the first, practised on what was kept, less what came of its fold."""
-    if number == 1:
-        return [run.out / "folds" / f"fold-{k}" for k in range(len(run.folds))]
-    before = [
-        run.out / "folds" / (f"fold-{k}" if number == 2 else f"fold-{k}-round-{number - 1}")
-        for k in range(len(run.folds))
-    ]
-    trainings = []
-    for k, fold in enumerate(run.folds):
-        names = {s.name for s in fold}
-        made = run.out / "folds" / f"made-{k}-round-{number}"
-        if not made.exists():
-            # what a learned method makes has strokes of all training pictures in it, those of this fold as well,
-            # and what a reader of all of them read in pictures without labels, this fold's reader must read itself
-            every = [s for path in kept for s in read_manifest(path)]
-            loose = [
-                replace(s, name=f"{i}{Path(s.name).suffix}")
-                for i, s in enumerate(every)
-                if s.meta.get("method") == UNLABELLED
-            ]
-            others = [s for s in every if s.meta.get("source") not in names and not learned(s)]
-            write_folder([*others, *relabelled(loose, before[k], settings.unlabelled_confidence)], made)
-        out = run.out / "folds" / f"fold-{k}-round-{number}"
-        data = run.out / "data" / f"fold-{k}"
-        trainings.append(round_training(run, settings, number, out, data, before[k], [str(made)]))
-    train_side_by_side(trainings, run.jobs, f"readers out of fold, round {number}")
-    return [t.out for t in trainings]
-
-
 def settle(run: Run, settings: PracticeSettings, best: Path, kept: Sequence[Path]) -> None:
     """Let the learning rate fall: for the last pupil that beat its control, with all pictures of its rounds, and for
     that control, with none."""
@@ -373,25 +398,26 @@ def settle(run: Run, settings: PracticeSettings, best: Path, kept: Sequence[Path
 
 
 def choose(run: Run, settings: PracticeSettings, control: Path) -> None:
-    """Keep the best of all readers on validation as the run's weights: also a control, where practice did not pay. Of
-    pupils those may be that beat their control, and the ledger names that control; of other readers the last."""
+    """Keep the best reader as the run's weights: also a control, where practice did not pay. The baseline, pupils that
+    beat their control, and the last control are ranked by all that was held out of a training; what came of the best
+    while the rate fell takes its place, unless it reads fewer validation pictures right."""
     if "chosen" in run.ledger:
         return
-    began = time.monotonic()
-    settled = {role: next(run.out.glob(f"round-*/{role}-settled"), None) for role in ("pupil", "control")}
-    last = settled["control"] or control
-    control_of = {run.out / "baseline": last, last: last}
-    for n in range(1, settings.rounds + 1):
-        if run.ledger.get(f"round {n}", {"goes_on": False})["goes_on"]:
-            control_of[run.out / f"round-{n}" / "pupil"] = run.out / f"round-{n}" / "control"
-    readers = dict.fromkeys([*control_of, *control_of.values(), *filter(None, settled.values())])
-    readings = {path: read(path, run.validation) for path in readers}
-    scores = {path: scores_of(run.validation, own) for path, own in readings.items()}
-    ranks = {path: rank(run.validation, own) for path, own in readings.items()}
-    if settled["pupil"] and beats(run.validation, readings[settled["pupil"]], readings[last]):
-        control_of[settled["pupil"]] = last
-    winner = max(control_of, key=lambda path: ranks[path])
+    began, baseline = time.monotonic(), run.out / "baseline"
+    settled = {path.name.removesuffix("-settled"): path for path in sorted(run.out.glob("round-*/*-settled"))}
+    last = settled["control"].with_name("control") if settled else control
+    won = [n for n in range(1, settings.rounds + 1) if run.ledger.get(f"round {n}", {"goes_on": False})["goes_on"]]
+    control_of = {baseline: last, last: last}
+    control_of |= {(folder := run.out / f"round-{n}") / "pupil": folder / "control" for n in won}
+    winner = max(control_of, key=lambda path: rank(run, path))
     control = control_of[winner]
+    readings = {path: read(path, run.validation) for path in {winner, control, *settled.values()}}
+    scores = {path: scores_of(run.validation, own) for path, own in readings.items()}
+    fallen = settled.get(winner.name)
+    if fallen and fallen.parent == winner.parent and scores[fallen].exact >= scores[winner].exact:
+        winner, control = fallen, settled["control"]
+    elif settled and winner == baseline:
+        control = settled["control"]
     shutil.copy(winner / "weights.safetensors", run.out / "weights.safetensors.tmp")
     (run.out / "weights.safetensors.tmp").replace(run.out / "weights.safetensors")
     export(run.out)
@@ -489,6 +515,10 @@ def beats(samples: Sequence[Sample], own: Sequence[Reading], others: Sequence[Re
     return mine > theirs or (mine == theirs and earned([others], own).z > 1)
 
 
-def rank(samples: Sequence[Sample], readings: Sequence[Reading]) -> tuple[float, float]:
-    """By exact match; how likely the labels are held breaks ties, which are frequent where few pictures are misread."""
-    return scores_of(samples, readings).exact, -float(nats(readings).mean())
+def rank(run: Run, reader: Path) -> tuple[float, float]:
+    """Of the baseline, a pupil or a control: how many of all labelled pictures were read right out of training, and how
+    likely the labels were held, which breaks ties."""
+    if reader.name == "baseline":
+        return run.ledger["baseline"]["held_out"]["exact"], -run.ledger["baseline"]["nats"]
+    done = run.ledger[f"round {reader.parent.name.removeprefix('round-')}"]
+    return done["held_out"][reader.name]["exact"], -done["nats"][("pupil", "control").index(reader.name)]

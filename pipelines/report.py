@@ -204,11 +204,11 @@ def print_summary(run: Path) -> None:
             table.add_row(row["name"], *controls_cells(controls, row))
         console.print(table)
     if found.mined:
-        table = _plain_table(console, "round", "pupil", "control", "kept of asked", "on validation")
+        table = _plain_table(console, "round", "pupil", "control", "kept of asked", "of what was held out")
         for n in found.mined:
             mine, done = found.steps[f"round {n} mine"], found.steps.get(f"round {n}")
             asked = sum(facts["asked"] for facts in mine["methods"].values())
-            both = [percent(done[role]["exact"]) for role in ("pupil", "control")] if done else ["-", "-"]
+            both = [percent(done["held_out"][role]["exact"]) for role in ("pupil", "control")] if done else ["-", "-"]
             table.add_row(str(n), *both, f"{mine['kept']:,} of {asked:,}", _outcome(done))
         console.print(table)
     if found.next_step:
@@ -325,10 +325,10 @@ def verdict(run: PracticeRun) -> Verdict:
     if run.next_step:
         said = [f"Its next step is “{name_of(run.next_step)}”."]
         if run.rounds:
-            done = run.steps[f"round {run.rounds[-1]}"]
+            held = run.steps[f"round {run.rounds[-1]}"]["held_out"]
             said.append(
-                f"After round {run.rounds[-1]}, of {done['pupil']['n']:,} validation pictures the pupil reads "
-                f"{_count(done['pupil'])} without a fault and its control {_count(done['control'])}."
+                f"After round {run.rounds[-1]}, of {held['pupil']['n']:,} labelled pictures, each held out of a "
+                f"training, pupils read {_count(held['pupil'])} without a fault and controls {_count(held['control'])}."
             )
         return Verdict("Practice is not finished", tuple(said))
     chosen, test = run.steps["chosen"], run.steps.get("test")
@@ -339,14 +339,14 @@ def verdict(run: PracticeRun) -> Verdict:
         said = [
             f"{of} the reader from before practice reads {_count(after)} without a fault, and the run keeps it.",
             f"A control that trained on with the real pictures alone reads {_count(control)}.",
-            "No practised reader was better on validation.",
+            "None that practised read more of the labels that were held out.",
         ]
     elif not chosen["practised"]:
         said = [
             f"{of} a control that trained on with the real pictures alone reads {_count(after)} without a fault, "
             "and the run keeps it.",
             f"The reader from before practice reads {_count(before)}.",
-            "No practised reader was better on validation.",
+            "None that practised read more of the labels that were held out.",
         ]
     else:
         said = [

@@ -19,11 +19,12 @@ import numpy as np
 import pytest
 
 from pipelines.ledger import Ledger
-from pipelines.practice import PracticeSettings, fold_readers
-from pipelines.run import prepare, read_some
+from pipelines.practice import PracticeSettings, choose, rank, read_held_out
+from pipelines.run import prepare, read_some, scores_of
 from pipelines.scheme import write_scheme
 from recognizer.samples import read_manifest, write_folder
 from recognizer.settings import load
+from recognizer.training.train import TrainSettings
 
 SMALL = """
 folds = 2
@@ -316,12 +317,59 @@ def test_pictures_without_labels_are_practised_as_they_are_read(drawn: Path) -> 
     done = subprocess.run(command("run", "--resume", str(out)), capture_output=True, text=True, check=False)
     assert done.returncode == 0 and facts(out) == list(steps.values())
 
-    settings = load(PracticeSettings, out / "settings.toml", {})
-    run = prepare(settings, out, Ledger(out / "ledger.jsonl"))
-    readers = fold_readers(run, settings, 2, [out / "round-1" / "kept"])
-    for k, reader in enumerate(readers):  # what one reader of all folds read, each of them must read itself
-        again = [s for s in read_manifest(out / f"folds/made-{k}-round-2") if s.meta["method"] == "unlabelled"]
-        assert 0 < len(again) <= len(kept) and (reader / "weights.safetensors").exists()
-        read_anew = {r.name: r.text for r in again}
+    for k in range(2):  # what one reader of all folds read, each of them must read itself
+        again = [s for s in read_manifest(out / f"folds/made-{k}-1") if s.meta["method"] == "unlabelled"]
+        assert 0 < len(again) <= len(kept) and (out / f"folds/fold-{k}-pupil-1/weights.safetensors").exists()
         texts = {name: r.text for name, r in read_some(out / f"folds/fold-{k}", again).items()}
-        assert texts == read_anew
+        assert texts == {s.name: s.text for s in again}
+
+
+def test_all_labels_judge_a_round_each_read_by_who_did_not_learn_it(whole: Path) -> None:
+    settings = load(PracticeSettings, whole / "settings.toml", {})
+    run = prepare(settings, whole, Ledger(whole / "ledger.jsonl"))
+    done = run.ledger["round 1"]
+    for role in ("pupil", "control"):
+        folds = [whole / "folds" / f"fold-{k}-{role}-1" for k in range(2)]
+        for k, reader in enumerate(folds):
+            learned = load(TrainSettings, reader / "settings.toml", {})
+            assert [Path(p).name for p in (*learned.data, *learned.with_synthetic)] == [
+                f"fold-{k}", *([f"made-{k}-1"] if role == "pupil" else []),
+            ]  # fmt: skip
+            made = [s for path in learned.with_synthetic for s in read_manifest(path)]
+            assert not {s.meta["source"] for s in made} & {s.name for s in run.folds[k]}
+            assert not {s.meta["method"] for s in made} & {"vae"}, "it has strokes of every fold"
+        samples, readings = read_held_out(run, whole / "round-1" / role, folds)
+        assert sorted(s.name for s in samples) == sorted(s.name for s in (*run.train, *run.validation))
+        assert done["held_out"][role] == scores_of(samples, readings).to_dict()
+        assert done["held_out"][role]["n"] == 60
+    assert rank(run, whole / "round-1/control") == (done["held_out"]["control"]["exact"], -done["nats"][1])
+    own, other = (rank(run, whole / f"round-1/{role}") for role in ("pupil", "control"))
+    assert done["goes_on"] == (own[0] > other[0]) or own[0] == other[0]
+
+
+@pytest.mark.parametrize(
+    ("exact", "chosen", "control"),
+    [
+        ((0.5, 0.7, 0.6), "round-1/pupil", "round-1/control"),
+        ((0.5, 0.7, 0.8), "round-1/control", "round-1/control"),
+        ((0.9, 0.7, 0.6), "baseline", "round-1/control"),
+    ],
+)
+def test_the_best_of_all_that_was_held_out_is_kept(
+    whole: Path, tmp_path: Path, exact: tuple[float, float, float], chosen: str, control: str
+) -> None:
+    lines = [json.loads(line) for line in (whole / "ledger.jsonl").read_text().splitlines()]
+    rows = [row for row in lines if row["step"] not in ("settled", "chosen", "test")]
+    run = shutil.copytree(whole, tmp_path / "run", ignore=shutil.ignore_patterns("*-settled"))
+    named = {row["step"]: row for row in rows}
+    named["baseline"]["held_out"]["exact"] = exact[0]
+    for role, own in zip(("pupil", "control"), exact[1:], strict=True):
+        named["round 1"]["held_out"][role]["exact"] = own
+    named["round 1"]["goes_on"] = True
+    (run / "ledger.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = load(PracticeSettings, run / "settings.toml", {})
+    found = prepare(settings, run, Ledger(run / "ledger.jsonl"))
+    choose(found, settings, run / "round-1/control")
+    assert (found.ledger["chosen"]["reader"], found.ledger["chosen"]["control"]) == (chosen, control)
+    assert found.ledger["chosen"]["practised"] == (chosen == "round-1/pupil")
+    assert (run / "weights.safetensors").read_bytes() == (run / chosen / "weights.safetensors").read_bytes()

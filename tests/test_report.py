@@ -92,13 +92,21 @@ def build(
         leaks={"test": 2, "validation": 0},
         provenance={"commit": "abc1234", "python": "3.11", "device": "cpu"}, seconds=0.4,
     )  # fmt: skip
-    ledger.record("baseline", validation=scores(pairs_of(validation, 0.7, 1)), seconds=95.0)
+    every = [*validation, *train]
+    ledger.record(
+        "baseline", validation=scores(pairs_of(validation, 0.7, 1)), held_out=scores(pairs_of(every, 0.7, 1)),
+        nats=0.5, seconds=95.0,
+    )  # fmt: skip
     for number in (1, 2):
         make_round(run, ledger, number, train)
         ledger.record(
             f"round {number}", pupil=scores(pairs_of(validation, 0.8 + 0.07 * number, 2)),
             control=scores(pairs_of(validation, 0.75 + 0.03 * number, 3)),
             before=scores(pairs_of(validation, 0.7, 1)), goes_on=number == 1, changed=3, seconds=42.0,
+            held_out={
+                "pupil": scores(pairs_of(every, 0.8 + 0.07 * number, 2)),
+                "control": scores(pairs_of(every, 0.75 + 0.03 * number, 3)),
+            },
         )  # fmt: skip
     ledger.record(
         "settled",
