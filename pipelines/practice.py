@@ -111,7 +111,7 @@ def practice(settings: PracticeSettings, out: Path) -> Ledger:
             if not facts["goes_on"]:
                 break
             best = out / f"round-{number}" / "pupil"
-        settle(run, settings, best, kept)
+        settle(run, settings, kept)
         choose(run, settings, control)
         read_test(run)
         train_controls(run, settings)
@@ -374,11 +374,20 @@ def together(parts: Sequence[Entry]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def settle(run: Run, settings: PracticeSettings, best: Path, kept: Sequence[Path]) -> None:
-    """Let the learning rate fall: for the last pupil that beat its control, with all pictures of its rounds, and for
+def winners(run: Run, settings: PracticeSettings) -> list[Path]:
+    """The pupils that beat their control, the one first that read most of what was held out."""
+    rounds = range(1, settings.rounds + 1)
+    won = [n for n in rounds if run.ledger.get(f"round {n}", {"goes_on": False})["goes_on"]]
+    return sorted((run.out / f"round-{n}" / "pupil" for n in won), key=lambda path: rank(run, path), reverse=True)
+
+
+def settle(run: Run, settings: PracticeSettings, kept: Sequence[Path]) -> None:
+    """Let the learning rate fall: for the best pupil that beat its control, with all pictures of its rounds, and for
     that control, with none."""
-    if "settled" in run.ledger or best == run.out / "baseline":
+    pupils = winners(run, settings)
+    if "settled" in run.ledger or not pupils:
         return
+    best = pupils[0]
     began, number = time.monotonic(), int(best.parent.name.removeprefix("round-"))
     made = {"pupil": [str(path) for path in kept[:number]], "control": []}
     trainings = {
@@ -406,9 +415,8 @@ def choose(run: Run, settings: PracticeSettings, control: Path) -> None:
     began, baseline = time.monotonic(), run.out / "baseline"
     settled = {path.name.removesuffix("-settled"): path for path in sorted(run.out.glob("round-*/*-settled"))}
     last = settled["control"].with_name("control") if settled else control
-    won = [n for n in range(1, settings.rounds + 1) if run.ledger.get(f"round {n}", {"goes_on": False})["goes_on"]]
     control_of = {baseline: last, last: last}
-    control_of |= {(folder := run.out / f"round-{n}") / "pupil": folder / "control" for n in won}
+    control_of |= {pupil: pupil.with_name("control") for pupil in winners(run, settings)}
     winner = max(control_of, key=lambda path: rank(run, path))
     control = control_of[winner]
     readings = {path: read(path, run.validation) for path in {winner, control, *settled.values()}}
