@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from pipelines.ledger import Ledger
-from pipelines.practice import PracticeSettings, choose, rank, read_held_out
+from pipelines.practice import PracticeSettings, choose, rank, read_held_out, winners
 from pipelines.run import prepare, read_some, scores_of
 from pipelines.scheme import write_scheme
 from recognizer.samples import read_manifest, write_folder
@@ -373,3 +373,19 @@ def test_the_best_of_all_that_was_held_out_is_kept(
     assert (found.ledger["chosen"]["reader"], found.ledger["chosen"]["control"]) == (chosen, control)
     assert found.ledger["chosen"]["practised"] == (chosen == "round-1/pupil")
     assert (run / "weights.safetensors").read_bytes() == (run / chosen / "weights.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(("exact", "order"), [((0.8, 0.7, 0.9), [1, 2]), ((0.6, 0.7, 0.9), [2, 1])])
+def test_the_rate_falls_for_the_pupil_that_read_most_not_for_the_last(
+    whole: Path, tmp_path: Path, exact: tuple[float, float, float], order: list[int]
+) -> None:
+    rows = [json.loads(line) for line in (whole / "ledger.jsonl").read_text().splitlines()]
+    done = next(row for row in rows if row["step"] == "round 1")
+    lines = [row for row in rows if row["step"] == "prepare"]
+    for n, own in enumerate(exact, 1):
+        held = {**done["held_out"], "pupil": {**done["held_out"]["pupil"], "exact": own}}
+        lines.append({**done, "step": f"round {n}", "held_out": held, "goes_on": n < 3})
+    (tmp_path / "ledger.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines))
+    settings = load(PracticeSettings, whole / "settings.toml", {"rounds": 3})
+    run = replace(prepare(settings, whole, Ledger(tmp_path / "ledger.jsonl")), out=tmp_path)
+    assert [path.parent.name for path in winners(run, settings)] == [f"round-{n}" for n in order]
