@@ -56,7 +56,7 @@ from pipelines.unlabelled import relabelled, take
 from recognizer.deploy.export import export
 from recognizer.errors import UserError
 from recognizer.progress import Alone, say
-from recognizer.readings import Reading, mcnemar
+from recognizer.readings import BEYOND_CHANCE, Reading, mcnemar
 from recognizer.samples import Manifest, Sample, read_manifest, write_folder
 from recognizer.training.checkpoint import find_start
 from recognizer.training.side_by_side import Training, train_side_by_side
@@ -409,7 +409,7 @@ def settle(run: Run, settings: PracticeSettings, kept: Sequence[Path]) -> None:
 def choose(run: Run, settings: PracticeSettings, control: Path) -> None:
     """Keep the best reader as the run's weights: also a control, where practice did not pay. The baseline, pupils that
     beat their control, and the last control are ranked by all that was held out of a training; what came of the best
-    while the rate fell takes its place, unless it reads fewer validation pictures right."""
+    while the rate fell takes its place, unless it reads fewer validation pictures right, beyond chance."""
     if "chosen" in run.ledger:
         return
     began, baseline = time.monotonic(), run.out / "baseline"
@@ -422,7 +422,7 @@ def choose(run: Run, settings: PracticeSettings, control: Path) -> None:
     readings = {path: read(path, run.validation) for path in {winner, control, *settled.values()}}
     scores = {path: scores_of(run.validation, own) for path, own in readings.items()}
     fallen = settled.get(winner.name)
-    if fallen and fallen.parent == winner.parent and scores[fallen].exact >= scores[winner].exact:
+    if fallen and fallen.parent == winner.parent and not worse(run.validation, readings[fallen], readings[winner]):
         winner, control = fallen, settled["control"]
     elif settled and winner == baseline:
         control = settled["control"]
@@ -521,6 +521,12 @@ def beats(samples: Sequence[Sample], own: Sequence[Reading], others: Sequence[Re
     than a standard error."""
     mine, theirs = (scores_of(samples, readings).exact for readings in (own, others))
     return mine > theirs or (mine == theirs and earned([others], own).z > 1)
+
+
+def worse(samples: Sequence[Sample], own: Sequence[Reading], others: Sequence[Reading]) -> bool:
+    """Whether a reader reads fewer pictures right than another, beyond chance."""
+    right = [[r.text == s.text for s, r in zip(samples, readings, strict=True)] for readings in (own, others)]
+    return sum(right[0]) < sum(right[1]) and mcnemar(*right) < BEYOND_CHANCE
 
 
 def rank(run: Run, reader: Path) -> tuple[float, float]:

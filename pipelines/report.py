@@ -28,10 +28,9 @@ from pipelines.portfolio import PARTS, UNLABELLED
 from recognizer.data.pages import Piece, Tile, embedded, percent, pieces_of, read_pieces, templates, tile_of, write_page
 from recognizer.errors import UserError
 from recognizer.journal import locked as held
-from recognizer.readings import Confusion, confusions
+from recognizer.readings import BEYOND_CHANCE, Confusion, confusions
 from recognizer.samples import Sample, read_manifest
 
-BEYOND_CHANCE = 0.05  # McNemar's p under which a difference is called real
 # pictures shown of each kind
 OPENING, HARD, LATER_HARD, EACH, REFUSED, CHANGED, SUSPECTS, LOOK = 6, 12, 6, 4, 12, 20, 24, 6
 ROLES = ("before", "control", "after")

@@ -200,8 +200,8 @@ def _resized(picture: Image.Image, size: tuple[int, int], part: Part) -> Grey:
 
 
 def in_order(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Bytes sorted along the last axis, by a radix sort: a partition slows down where one value comes thousands of times,
-    as paper's does."""
+    """Bytes sorted along the last axis, by a radix sort: a partition slows down where one value comes thousands of
+    times, as paper's does."""
     return np.sort(values, axis=-1, kind="stable")
 
 

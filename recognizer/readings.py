@@ -20,6 +20,7 @@ from recognizer.errors import UserError
 
 Pair = tuple[str, str]
 Confusion = tuple[str, str]
+BEYOND_CHANCE = 0.05  # McNemar's p under which a difference is called real
 LOST = "·"  # stands in a caption for a character that the reading left out
 
 

@@ -19,10 +19,11 @@ import numpy as np
 import pytest
 
 from pipelines.ledger import Ledger
-from pipelines.practice import PracticeSettings, choose, rank, read_held_out, winners
+from pipelines.practice import PracticeSettings, choose, rank, read_held_out, winners, worse
 from pipelines.run import prepare, read_some, scores_of
 from pipelines.scheme import write_scheme
-from recognizer.samples import read_manifest, write_folder
+from recognizer.readings import Reading
+from recognizer.samples import Sample, read_manifest, write_folder
 from recognizer.settings import load
 from recognizer.training.train import TrainSettings
 
@@ -389,3 +390,11 @@ def test_the_rate_falls_for_the_pupil_that_read_most_not_for_the_last(
     settings = load(PracticeSettings, whole / "settings.toml", {"rounds": 3})
     run = replace(prepare(settings, whole, Ledger(tmp_path / "ledger.jsonl")), out=tmp_path)
     assert [path.parent.name for path in winners(run, settings)] == [f"round-{n}" for n in order]
+
+
+def test_a_reader_is_worse_beyond_chance_alone() -> None:
+    samples = [Sample(f"{i}.png", "ab", Path(f"{i}.png")) for i in range(20)]
+    right, wrong = Reading("ab", 1.0, ()), Reading("ba", 1.0, ())
+    best = [right] * 20
+    assert not worse(samples, [wrong, *best[1:]], best), "one of twenty is chance"
+    assert worse(samples, [wrong] * 6 + best[6:], best) and not worse(samples, best, [wrong] * 6 + best[6:])
