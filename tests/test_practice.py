@@ -349,21 +349,24 @@ def test_all_labels_judge_a_round_each_read_by_who_did_not_learn_it(whole: Path)
 
 
 @pytest.mark.parametrize(
-    ("exact", "chosen", "control"),
+    ("exact", "unlikely", "chosen", "control"),
     [
-        ((0.5, 0.7, 0.6), "round-1/pupil", "round-1/control"),
-        ((0.5, 0.7, 0.8), "round-1/control", "round-1/control"),
-        ((0.9, 0.7, 0.6), "baseline", "round-1/control"),
+        ((0.5, 0.7, 0.6), (0.1, 0.3, 0.2), "round-1/pupil", "round-1/control"),
+        ((0.5, 0.7, 0.8), (0.1, 0.3, 0.2), "round-1/control", "round-1/control"),
+        ((0.9, 0.7, 0.6), (0.3, 0.1, 0.2), "baseline", "round-1/control"),
+        ((0.7, 0.7, 0.7), (0.3, 0.1, 0.2), "round-1/pupil", "round-1/control"),
     ],
 )
 def test_the_best_of_all_that_was_held_out_is_kept(
-    whole: Path, tmp_path: Path, exact: tuple[float, float, float], chosen: str, control: str
-) -> None:
+    whole: Path, tmp_path: Path, exact: tuple[float, float, float], unlikely: tuple[float, float, float],
+    chosen: str, control: str,
+) -> None:  # fmt: skip
     lines = [json.loads(line) for line in (whole / "ledger.jsonl").read_text().splitlines()]
     rows = [row for row in lines if row["step"] not in ("settled", "chosen", "test")]
     run = shutil.copytree(whole, tmp_path / "run", ignore=shutil.ignore_patterns("*-settled"))
     named = {row["step"]: row for row in rows}
-    named["baseline"]["held_out"]["exact"] = exact[0]
+    named["baseline"]["held_out"]["exact"], named["baseline"]["nats"] = exact[0], unlikely[0]
+    named["round 1"]["nats"] = list(unlikely[1:])
     for role, own in zip(("pupil", "control"), exact[1:], strict=True):
         named["round 1"]["held_out"][role]["exact"] = own
     named["round 1"]["goes_on"] = True

@@ -253,9 +253,10 @@ def test_a_run_that_keeps_an_unpractised_reader_did_not_pay(run: Path) -> None:
     assert "a control that trained on with the real pictures alone reads" in page.text and "kept: control" in page.text
     lines = (run / "ledger.jsonl").read_text().splitlines(keepends=True)
     (run / "ledger.jsonl").write_text("".join(lines[:-1]))
-    pupil, control = (Ledger(run / "ledger.jsonl")["round 2"][role]["exact"] for role in ("pupil", "control"))
+    held = Ledger(run / "ledger.jsonl")["round 2"]["held_out"]
+    pupil, control = (held[role]["exact"] for role in ("pupil", "control"))
     said = verdict(PracticeRun.open(run)).sentences[1]
-    assert re.search(rf"pupil reads .*\({100 * pupil:.1f} %\).* control .*\({100 * control:.1f} %\)", said), said
+    assert re.search(rf"pupils read .*\({100 * pupil:.1f} %\).* controls .*\({100 * control:.1f} %\)", said), said
 
 
 def test_wrong_characters_and_lookalikes_stand_beside_the_hardest_picture(run: Path) -> None:
@@ -469,7 +470,8 @@ def test_the_summary_prints_the_numbers(run: Path, capsys: pytest.CaptureFixture
             role, f"{100 * own['exact']:.1f}", "%", f"{100 * low:.1f}", "to", f"{100 * high:.1f}", "%",
             f"{100 * own['exact_ignoring_case']:.1f}", "%", f"{own['character_error_rate']:.3f}", "60",
         ] in rows  # fmt: skip
-    pupil, control = (f"{100 * ledger['round 1'][role]['exact']:.1f}" for role in ("pupil", "control"))
+    held = ledger["round 1"]["held_out"]
+    pupil, control = (f"{100 * held[role]['exact']:.1f}" for role in ("pupil", "control"))
     assert ["1", pupil, "%", control, "%", "54", "of", "60", "earned", "something"] in rows
 
 
