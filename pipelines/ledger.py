@@ -46,6 +46,16 @@ class Ledger:
         return entry
 
 
+def see_judged(run: Path, baseline: Entry) -> None:
+    """See that a run is one whose rounds are judged by all labels, by what its ledger says of the baseline.
+
+    Raises:
+        UserError: it was begun by a version that judged them by validation pictures alone.
+    """
+    if "held_out" not in baseline:
+        raise UserError(f"{run} was begun by an earlier version, which judged its rounds otherwise: name a new folder")
+
+
 def locked(run: Path) -> AbstractContextManager[None]:
     """Hold a run for this process alone.
 

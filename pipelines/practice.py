@@ -34,7 +34,7 @@ from augment.method import Request, sources_of
 from augment.mining import by_look, mine, plan, write_mined
 from augment.synthesize import answered_by
 from pipelines.arms import NONE, Arms, difference_rows, difference_table
-from pipelines.ledger import Entry, Ledger, locked
+from pipelines.ledger import Entry, Ledger, locked, see_judged
 from pipelines.portfolio import PARTS, UNLABELLED, Earned, earned, nats, shared, weighed
 from pipelines.run import (
     NEVER,
@@ -125,15 +125,15 @@ def practice(settings: PracticeSettings, out: Path) -> Ledger:
 def first_readers(run: Run) -> None:
     """Train the baseline on all real pictures, and beside it each fold's reader on the others'."""
     if "baseline" in run.ledger:
+        see_judged(run.out, run.ledger["baseline"])
         return
     began = time.monotonic()
     baseline = run.training(run.out / "baseline", run.out / "data" / "train", run.settings.seed)
     trainings = [baseline, *run.fold_trainings()]
     say(Alone(), f"training the baseline on {len(run.train)} samples, and {len(run.folds)} readers out of fold")
     train_side_by_side(trainings, run.jobs, "first readers")
-    scores = scores_of(run.validation, read(run.out / "baseline", run.validation))
     samples, readings = read_held_out(run, run.out / "baseline", fold_readers(run, 1))
-    held = scores_of(samples, readings)
+    scores, held = scores_of(run.validation, readings[: len(run.validation)]), scores_of(samples, readings)
     run.ledger.record(
         "baseline", validation=scores.to_dict(), held_out=held.to_dict(), nats=float(nats(readings).mean()),
         seconds=time.monotonic() - began,
@@ -158,13 +158,12 @@ def practise_round(
     ]
     folds = fold_trainings(run, settings, number, kept)
     train_side_by_side([*pair, *folds["pupil"], *folds["control"]], run.jobs, f"round {number}")
-    before, readings, others = (read(path, run.validation) for path in (best, *(t.out for t in pair)))
-    pupil, alone, last = (scores_of(run.validation, own) for own in (readings, others, before))
-    pupils = {"pupil": pair[0].out, "control": pair[1].out}
-    held = {role: read_held_out(run, path, [t.out for t in folds[role]]) for role, path in pupils.items()}
+    held = {role: read_held_out(run, folder / role, [t.out for t in own]) for role, own in folds.items()}
     samples, apart = held["pupil"][0], [own for _, own in held.values()]
     gained = beats(samples, *apart)
     told = [scores_of(samples, own) for own in apart]
+    before, readings, others = read(best, run.validation), *(own[: len(run.validation)] for own in apart)
+    pupil, alone, last = (scores_of(run.validation, own) for own in (readings, others, before))
     run.ledger.record(
         step, pupil=pupil.to_dict(), control=alone.to_dict(), before=last.to_dict(), goes_on=gained,
         held_out={role: own.to_dict() for role, own in zip(held, told, strict=True)},
@@ -191,7 +190,7 @@ def fold_readers(run: Run, number: int) -> list[Path]:
 
 def fold_trainings(
     run: Run, settings: PracticeSettings, number: int, kept: Sequence[Path]
-) -> dict[str, list[Training]]:  # fmt: skip
+) -> dict[str, list[Training]]:
     """The trainings of a round's pupil and control of each fold, as many times through their labels as the round's own
     go through theirs."""
     trainings: dict[str, list[Training]] = {"pupil": [], "control": []}
@@ -219,8 +218,8 @@ def fold_trainings(
 
 
 def read_held_out(run: Run, reader: Path, folds: Sequence[Path]) -> tuple[list[Sample], list[Reading]]:
-    """All labelled pictures, each read by a reader that did not train on it: those that validate by `reader`, each
-    fold's by its own."""
+    """All labelled pictures, each read by a reader that did not train on it: first those that validate, by `reader`,
+    then each fold's by its own."""
     parts = [(reader, run.validation), *zip(folds, run.folds, strict=True)]
     return [s for _, part in parts for s in part], [r for path, part in parts for r in read(path, part)]
 

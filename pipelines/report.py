@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from augment.fidelity import REFUSALS
-from pipelines.ledger import Entry
+from pipelines.ledger import Entry, see_judged
 from pipelines.portfolio import PARTS, UNLABELLED
 from recognizer.data.pages import Piece, Tile, embedded, percent, pieces_of, read_pieces, templates, tile_of, write_page
 from recognizer.errors import UserError
@@ -66,7 +66,10 @@ class PracticeRun:
             raise UserError(f"{path} is no practice run: its settings.toml cannot be read: {error}") from None
         if not {"data", "methods", "rounds", "folds"} <= settings.keys():
             raise UserError(f"{path} is no practice run: its settings.toml is another command's")
-        return cls(path, settings, _entries(path / "ledger.jsonl", "step"))
+        steps = _entries(path / "ledger.jsonl", "step")
+        if "baseline" in steps:
+            see_judged(path, steps["baseline"])
+        return cls(path, settings, steps)
 
     @cached_property
     def mined(self) -> list[int]:

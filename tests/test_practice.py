@@ -401,3 +401,15 @@ def test_a_reader_is_worse_beyond_chance_alone() -> None:
     best = [right] * 20
     assert not worse(samples, [wrong, *best[1:]], best), "one of twenty is chance"
     assert worse(samples, [wrong] * 6 + best[6:], best) and not worse(samples, best, [wrong] * 6 + best[6:])
+
+
+def test_a_run_of_an_earlier_version_is_one_line_and_keeps_all(whole: Path, drawn: Path) -> None:
+    run = shutil.copytree(whole, drawn / "earlier")
+    rows = [json.loads(line) for line in (run / "ledger.jsonl").read_text().splitlines()]
+    told = "".join(json.dumps({k: v for k, v in row.items() if k != "held_out"}) + "\n" for row in rows)
+    (run / "ledger.jsonl").write_text(told)
+    for asked in (["run", "--resume"], ["status"], ["report"]):
+        done = subprocess.run(command(*asked, str(run)), capture_output=True, text=True, check=False)
+        assert done.returncode == 2 and "begun by an earlier version" in done.stderr.splitlines()[-1]
+        assert "Traceback" not in done.stderr
+    assert (run / "ledger.jsonl").read_text() == told
