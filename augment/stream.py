@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
-from typing import TypeVar
+from collections.abc import Iterator, Mapping, Set
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -11,17 +12,18 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
 
 from augment.canvas import HEIGHT, Canvas, borders_of_boxes, columns, padded
-from augment.glyphs import font_files, load_glyphs
+from augment.glyphs import Glyphs, font_files, load_glyphs
 from augment.layout import Spacing
 from augment.method import Known, Request
 from augment.methods.captcha import HEIGHT as PACKAGE_HEIGHT
 from augment.methods.captcha import Captcha, CaptchaSettings
-from augment.methods.render import Render, RenderSettings
-from augment.style import Dice
+from augment.methods.render import Render, RenderSettings, draw
+from augment.style import Dice, Style, throw_style
 from recognizer.charset import NAMED, Charset
-from recognizer.errors import UserError
+from recognizer.errors import MOST_THREADS, UserError
 from recognizer.images import Frame, grey_of, text_parts
 from recognizer.settings import Settings, make
 from recognizer.training.batches import Batch, normalised
@@ -38,6 +40,7 @@ HEIGHTS = {32: 0.4, 48: 0.3, 64: 0.3}
 SHARES = {1.0: 0.45, 0.85: 0.12, 0.7: 0.15, 0.55: 0.16, 0.45: 0.12}  # of the width
 K = TypeVar("K", int, float)
 BLOCK = 4  # steps that are drawn together
+TOGETHER = 256  # pictures that a thread looks for text in
 NARROWEST, NARROWEST_DRAWN = 10, 8  # pixels that a character takes at a height of 32, at least, as read and as drawn
 PACKAGE_LOOK = 0.4  # how often the `captcha` package draws with its own settings
 
@@ -50,6 +53,90 @@ class StreamSettings(Settings):
     climb: float = Field(0.15, ge=0, le=1)  # share of the run in which it rises to 1
     package: float = Field(0.12, ge=0, le=1)  # share of the pictures that the `captcha` package draws
     trimmed: float = Field(0.85, ge=0, le=1)  # share of which only the text's part is shown, for a frame that trims
+    workers: int = Field(0, ge=0, le=MOST_THREADS)  # processes that throw what is drawn; they never touch a GPU
+
+
+class Thrown(NamedTuple):
+    """What a block's pictures are drawn from. Those that the `captcha` package draws are drawn already."""
+
+    style: Style
+    size: tuple[int, int]  # (width, height) as they are read
+    drawn: tuple[int, int]  # and as they are drawn
+    cut: NDArray[np.bool_]  # which show only the part with the text (N,)
+    packaged: list[int]  # rows
+    pictures: Tensor  # of those rows (P, 1, H, W), 0 to 1
+    targets: Tensor
+    lengths: Tensor
+
+
+class Thrower(Dataset[Thrown]):
+    """Throws the dice of blocks (first step, steps in all, places), on a CPU, in whatever process.
+
+    Raises:
+        UserError: as `Stream`.
+    """
+
+    def __init__(self, charset: Charset, frame: Frame, seed: int, settings: StreamSettings) -> None:
+        self.settings = settings
+        self.files = tuple(font_files(settings.fonts))
+        self.glyphs = load_glyphs(self.files, charset.characters)
+        drawn = {c for c, n in zip(charset.characters, (self.glyphs.index >= 0).sum(0).tolist(), strict=True) if n}
+        if not drawn:
+            raise UserError(f"no font draws any of {charset.characters!r}")
+        self._sets = sets_of(charset, drawn)
+        self._charset, self._height, self._seed = charset, frame.height, seed
+        self._trimmed = settings.trimmed if frame.trim else 0.0
+
+    def __getitem__(self, block: tuple[int, int, range]) -> Thrown:
+        """`BLOCK` steps of pictures at some places of a batch, of one width."""
+        first, steps, places = block
+        dice = Dice(np.array([self._seed * 2**32 + first], np.uint64))
+        width, height = (_pick(weights, dice.throw())[0] for weights in (WIDTHS, HEIGHTS))
+        share = _pick(SHARES, dice.throw())[0]
+        risen = min(first / max(self.settings.climb * steps, 1), 1.0)
+        difficulty = self.settings.easy + (1 - self.settings.easy) * risen
+        at = [(step << 20) + place for step in range(first, first + BLOCK) for place in places]
+        dice = Dice(np.array([((self._seed + 1) << 52) + key for key in at], np.uint64))
+        texts, seeds = thrown_texts(dice, self._sets, min(width / NARROWEST, share * width / NARROWEST_DRAWN))
+        lengths = torch.tensor([len(text) for text in texts])
+        size = (round(width * self._height / 32), self._height)
+        scale = height / 32 * self._height / 32
+        drawn = (round(width * share * scale), round(32 * scale))
+        style = throw_style(texts, seeds, drawn, self.glyphs, difficulty)
+        cut = dice.chance(self._trimmed)
+        own = {
+            row: (_part_with_text if cut[row] else _resized)(picture, size)
+            for row, picture in self._package(dice, texts, seeds, width * share / 32).items()
+        }
+        pictures = torch.cat([*own.values(), torch.empty(0, 1, size[1], size[0])])
+        targets = torch.zeros(len(texts), int(lengths.max()), dtype=torch.long)
+        for row, text in zip(targets, texts, strict=True):
+            row[: len(text)] = torch.tensor(self._charset.encode(text))
+        return Thrown(style, size, drawn, cut, list(own), pictures, targets, lengths)
+
+    def _package(self, dice: Dice, texts: list[str], seeds: list[int], shape: float) -> dict[int, Tensor]:
+        """Those pictures (1, 1, H, W) that the `captcha` package draws, by row, `shape` times as wide as high; no text
+        that the faces thrown for it cannot show."""
+        chosen, own = dice.chance(self.settings.package), dice.chance(PACKAGE_LOOK)
+        faces = (dice.throw(3) * len(self.files)).astype(int)
+        many, looks = dice.chance(0.4), dice.throw(7)
+        found = {}
+        for row in np.flatnonzero(chosen).tolist():
+            look: dict[str, object] = {}
+            if not own[row]:
+                u = looks[row].tolist()
+                look = {
+                    "curves": int(5 * u[0]), "dots": int(80 * u[1]), "rotation": int(45 * u[2]), "warp_x": 0.4 * u[3],
+                    "warp_y": 0.3 * u[4], "overlap": 0.4 * u[5], "spaces": u[6],
+                    "fonts": tuple(str(self.files[i]) for i in faces[row][: 3 if many[row] else 1]),
+                }  # fmt: skip
+            request = Request(texts[row], seeds[row], round(PACKAGE_HEIGHT * shape), PACKAGE_HEIGHT)
+            try:
+                (picture,) = Captcha(make(CaptchaSettings, look)).make([request], [None])
+            except UserError:  # a face without one of the characters
+                continue
+            found[row] = torch.from_numpy(grey_of(np.array(picture))).float()[None, None] / 255
+        return found
 
 
 class Stream:
@@ -63,104 +150,80 @@ class Stream:
         if seed >= 4000:
             raise UserError(f"a stream's seed is under 4000, not {seed}")
         self.settings = make(StreamSettings, settings, "stream settings")
-        self._render = Render(make(RenderSettings, {"fonts": self.settings.fonts}))
-        self._files = font_files(self.settings.fonts)
-        glyphs = load_glyphs(tuple(self._files), charset.characters)
-        drawn = {c for c, n in zip(charset.characters, (glyphs.index >= 0).sum(0).tolist(), strict=True) if n}
-        if not drawn:
-            raise UserError(f"no font draws any of {charset.characters!r}")
-        self._sets = sets_of(charset, drawn)
-        self._charset, self._height, self._seed = charset, frame.height, seed
-        self._trimmed = self.settings.trimmed if frame.trim else 0.0
+        self._thrower = Thrower(charset, frame, seed, self.settings)
         self._drawn: tuple[tuple[int, int, range], list[Batch]] | None = None
+        self._ahead: Iterator[tuple[tuple[int, int, range], Thrown]] = iter(())
 
     def batch(self, step: int, steps: int, places: range, device: torch.device) -> Batch:
         """The pictures of a step at some places of its batch. Those of `BLOCK` steps are of one width and are drawn
         together, which is three times as fast."""
-        block = (step // BLOCK, steps, places)
+        block = (step // BLOCK * BLOCK, steps, places)
         if self._drawn is None or self._drawn[0] != block:
-            first = step // BLOCK * BLOCK
-            dice = Dice(np.array([self._seed * 2**32 + first], np.uint64))
-            width, height = (_pick(weights, dice.throw())[0] for weights in (WIDTHS, HEIGHTS))
-            share = _pick(SHARES, dice.throw())[0]
-            risen = min(first / max(self.settings.climb * steps, 1), 1.0)
-            whole = self._draw(
-                [(k, place) for k in range(first, first + BLOCK) for place in places], width, height, share,
-                self.settings.easy + (1 - self.settings.easy) * risen, device,
-            )  # fmt: skip
-            self._drawn = (
-                block,
-                [Batch(*part) for part in zip(*(torch.split(x, len(places)) for x in whole), strict=True)],
-            )
+            whole = _draw(self._thrown(block), self._thrower.glyphs, device)
+            parts = zip(*(torch.split(x, len(places)) for x in whole), strict=True)
+            self._drawn = (block, [Batch(*part) for part in parts])
         return self._drawn[1][step % BLOCK]
 
-    def _draw(
-        self, at: list[tuple[int, int]], width: float, height: float, share: float, difficulty: float,
-        device: torch.device,
-    ) -> Batch:  # fmt: skip
-        """Pictures `width` wide at a height of 32, drawn `height` high and that share as wide."""
-        keys = np.array([((self._seed + 1) << 52) + (step << 20) + place for step, place in at], np.uint64)
-        dice = Dice(keys)
-        texts, seeds = thrown_texts(dice, self._sets, min(width / NARROWEST, share * width / NARROWEST_DRAWN))
-        lengths = [len(text) for text in texts]
-        size = (round(width * self._height / 32), self._height)
-        scale = height / 32 * self._height / 32
-        drawn_size = (round(width * share * scale), round(32 * scale))
-        drawn = self._render.draw(texts, seeds, drawn_size, 1, device, difficulty, layout=False).pictures
-        trimmed = dice.chance(self._trimmed)
-        packaged = self._package(dice, texts, seeds, width * share / 32)
-        cut = set(np.flatnonzero(trimmed).tolist())
-        pictures = torch.empty(len(texts), 1, size[1], size[0], device=device)
-        if whole := [row for row in range(len(texts)) if row not in cut and row not in packaged]:
-            pictures[whole] = _resized(drawn[whole], size)
-        if parts := sorted(cut - packaged.keys()):
-            for row, part in zip(parts, _texts_of(drawn[parts], size), strict=True):
-                pictures[row] = part
-        for row, own in packaged.items():
-            own = own.to(device)
-            pictures[row] = _texts_of(own, size)[0] if row in cut else _resized(own, size)[0]
-        targets = torch.zeros(len(texts), max(lengths), dtype=torch.long)
-        for row, text in zip(targets, texts, strict=True):
-            row[: len(text)] = torch.tensor(self._charset.encode(text))
-        return Batch(normalised((pictures * 255).round()), targets.to(device), torch.tensor(lengths, device=device))
-
-    def _package(self, dice: Dice, texts: list[str], seeds: list[int], shape: float) -> dict[int, Tensor]:
-        """Those pictures (1, 1, H, W) that the `captcha` package draws, by row, `shape` times as wide as high; no text
-        that the faces thrown for it cannot show."""
-        chosen, own = dice.chance(self.settings.package), dice.chance(PACKAGE_LOOK)
-        faces = (dice.throw(3) * len(self._files)).astype(int)
-        many, looks = dice.chance(0.4), dice.throw(7)
-        found = {}
-        for row in np.flatnonzero(chosen).tolist():
-            look: dict[str, object] = {}
-            if not own[row]:
-                u = looks[row].tolist()
-                look = {
-                    "curves": int(5 * u[0]), "dots": int(80 * u[1]), "rotation": int(45 * u[2]), "warp_x": 0.4 * u[3],
-                    "warp_y": 0.3 * u[4], "overlap": 0.4 * u[5], "spaces": u[6],
-                    "fonts": tuple(str(self._files[i]) for i in faces[row][: 3 if many[row] else 1]),
-                }  # fmt: skip
-            request = Request(texts[row], seeds[row], round(PACKAGE_HEIGHT * shape), PACKAGE_HEIGHT)
-            try:
-                (picture,) = Captcha(make(CaptchaSettings, look)).make([request], [None])
-            except UserError:  # a face without one of the characters
-                continue
-            found[row] = torch.from_numpy(grey_of(np.array(picture))).float()[None, None] / 255
-        return found
+    def _thrown(self, block: tuple[int, int, range]) -> Thrown:
+        """What other processes threw ahead, in the order of the steps; or thrown here."""
+        if not self.settings.workers:
+            return self._thrower[block]
+        own, thrown = next(self._ahead, (None, None))
+        if thrown is None or own != block:
+            first, steps, places = block
+            blocks = [(k, steps, places) for k in range(first, max(steps, first + 1), BLOCK)]
+            loader: DataLoader[Thrown] = DataLoader(
+                self._thrower, batch_size=None, sampler=blocks, num_workers=self.settings.workers, collate_fn=_same,
+                generator=torch.Generator(),
+            )  # fmt: skip
+            self._ahead = zip(blocks, loader, strict=True)
+            _, thrown = next(self._ahead)
+        return thrown
 
 
-def _texts_of(pictures: Tensor, size: tuple[int, int]) -> list[Tensor]:
-    """The part of each picture (N, 1, H, W) in which its text stands, (1, H, W) at a size (width, height). They are
-    looked at together: a GPU is waited for once, and not for each."""
+def _same(thrown: Any) -> Any:
+    return thrown
+
+
+def _draw(thrown: Thrown, glyphs: Glyphs, device: torch.device) -> Batch:
+    """The pictures that were thrown, as one batch."""
+    size = thrown.size
+    drawn = draw(thrown.style, thrown.drawn, glyphs, 1, device, layout=False).pictures
+    pictures = torch.empty(len(drawn), 1, size[1], size[0], device=device)
+    cut = torch.from_numpy(thrown.cut).to(device)
+    for rows, shown in ((~cut, _resized), (cut, _part_with_text)):
+        if rows.any():
+            pictures[rows] = shown(drawn[rows], size)
+    pictures[thrown.packaged] = thrown.pictures.to(device)
+    return Batch(normalised((pictures * 255).round()), thrown.targets.to(device), thrown.lengths.to(device))
+
+
+def _part_with_text(pictures: Tensor, size: tuple[int, int]) -> Tensor:
+    """The part of each picture (N, 1, H, W) in which its text stands, (N, 1, h, w) at a size (width, height)."""
     h, w = pictures.shape[2:]
-    small = _resized(pictures, (max(round(w * 32 / h), 1), 32))
-    places = text_parts((small[:, 0] * 255).round().byte().cpu().numpy()).tolist()
-    found = []
-    for picture, (x0, y0, x1, y1) in zip(pictures, places, strict=True):
-        left, top = int(x0 * w), int(y0 * h)
-        part = picture[None, :, top : max(round(y1 * h), top + 1), left : max(round(x1 * w), left + 1)]
-        found.append(_resized(part, size)[0])
-    return found
+    small = (_resized(pictures, (max(round(w * 32 / h), 1), 32))[:, 0] * 255).round().byte().cpu().numpy()
+    if pictures.is_cuda and len(pictures) > TOGETHER:  # which waits for this; NumPy lets other threads run
+        with ThreadPoolExecutor() as pool:
+            found = list(pool.map(text_parts, np.split(small, range(TOGETHER, len(small), TOGETHER))))
+    else:
+        found = [text_parts(small)]
+    left, top, right, bottom = (np.concatenate(found) * (w, h, w, h)).T
+    left, top = np.floor(left), np.floor(top)
+    right, bottom = np.maximum(np.round(right), left + 1), np.maximum(np.round(bottom), top + 1)
+    left, top, right, bottom = torch.from_numpy(np.stack([left, top, right, bottom])).to(pictures)
+    down, across = _shrinking(top, bottom, h, size[1]), _shrinking(left, right, w, size[0])
+    return (down @ pictures[:, 0] @ across.mT).clamp(0, 1)[:, None]
+
+
+def _shrinking(first: Tensor, last: Tensor, n: int, size: int) -> Tensor:
+    """Matrices (N, size, n) that resize the pixels `first` to `last` (N,) of n to `size`, as `F.interpolate` does with
+    "bilinear" and antialiasing."""
+    first, last = first[:, None, None], last[:, None, None]
+    scale = (last - first) / size
+    at = torch.arange(n, device=first.device) + 0.5
+    centre = first + scale * (torch.arange(size, device=first.device) + 0.5)[:, None]
+    weight = (1 - (at - centre).abs() / scale.clamp_min(1)).clamp_min(0) * ((at > first) & (at < last))
+    return weight / weight.sum(2, keepdim=True)
 
 
 def _resized(pictures: Tensor, size: tuple[int, int]) -> Tensor:

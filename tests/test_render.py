@@ -10,10 +10,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+from torch.nn import functional as F
 
 from augment.glyphs import REACH, SHIPPED, TILE, _field, _small_capitals, font_files, load_glyphs
 from augment.methods.render import Render, RenderSettings, draw, noise_bank, window
-from augment.stream import BLOCK, LENGTHS, Stream
+from augment.stream import BLOCK, LENGTHS, Stream, _shrinking
 from augment.style import BANK, Dice, keys_of, throw_style
 from augment.weather import blurred, coarse, jpeg
 from recognizer.charset import Charset
@@ -269,6 +270,22 @@ def test_a_stream_follows_from_seed_step_and_place_alone() -> None:
     other = stream(1).batch(0, 100, range(8), CPU)
     assert other.pictures.shape != first[0].pictures.shape or not torch.equal(other.pictures, first[0].pictures)
     assert not torch.equal(first[0].pictures, first[1].pictures)
+
+
+def test_a_stream_that_other_processes_throw_is_the_same() -> None:
+    own, theirs = stream(), stream(workers=2)
+    for step in (*range(2 * BLOCK), 0, 5 * BLOCK):  # in turn, again from the start, and further on
+        here, there = (source.batch(step, 100, range(8), CPU) for source in (own, theirs))
+        assert all(torch.equal(a, b) for a, b in zip(here, there, strict=True)), step
+
+
+def test_parts_are_resized_as_interpolate_does_with_antialiasing() -> None:
+    pictures = torch.rand(3, 1, 40, 90, generator=torch.Generator().manual_seed(0))
+    first, last = torch.tensor([0.0, 7.0, 20.0]), torch.tensor([90.0, 81.0, 29.0])
+    resized = pictures[:, 0] @ _shrinking(first, last, 90, 48).mT
+    for picture, a, b, found in zip(pictures, first.int(), last.int(), resized, strict=True):
+        part = F.interpolate(picture[None, :, :, a:b], (40, 48), mode="bilinear", antialias=True)
+        torch.testing.assert_close(found, part[0, 0], atol=1e-5, rtol=0)
 
 
 def test_a_stream_shows_every_character_and_length_and_its_labels_are_ids_of_the_charset() -> None:

@@ -1,12 +1,13 @@
 """Pretrain a default reader within ten minutes on one GPU, and bring back what fits into 16 MB a file.
 
     python benchmarks/fonts.py runs/fonts
-    python benchmarks/gpu/pretrain.py --size base --minutes 8 --out OUT [--fonts runs/fonts] [--data DIR ...]
+    python benchmarks/gpu/pretrain.py --size base --minutes 8 --out OUT [--fonts runs/fonts] [--workers 8]
+        [--data DIR ...]
 
 First how many pictures a second are rendered here, then how many are trained on, and from that a run of as many as the
-minutes hold. OUT gets weights.safetensors, reader.onnx, metrics.jsonl and figures.json (with the exact match on each
-DIR, read without having been trained on it). `--from OUT/weights.safetensors --seed N` goes on from an OUT of before,
-with other pictures. On a CPU it does the same, slowly: --minutes 1 tries it.
+minutes hold; or of --pictures, at once. OUT gets weights.safetensors, reader.onnx, metrics.jsonl and figures.json (with
+the exact match on each DIR, read without having been trained on it). `--from OUT/weights.safetensors --seed N` goes on
+from an OUT of before, with other pictures. On a CPU it does the same, slowly: --minutes 1 tries it.
 """
 
 from __future__ import annotations
@@ -55,10 +56,16 @@ def train(out: Path, pictures: int, batch: int, given: argparse.Namespace, valid
         "--validation", str(validation), "--out", str(out), "--learning-rate", str(given.learning_rate),
         "--seed", str(given.seed), "--from", str(given.start or "nothing"), "--tracker", "none",
         "--set", f"stream_settings.fonts={json.dumps(fonts)}",
-        "--set", f"frame.min_width={4 * SIZES[given.size].height}",
-        *(["--set", "validations=4"] if pictures < 1e5 else []),
+        "--set", f"frame.min_width={4 * SIZES[given.size].height}", "--set", f"stream_settings.workers={given.workers}",
+        "--set", f"validations={4 if pictures < 1e5 else 20}",
+        *(word for value in given.sets for word in ("--set", value)),
     ]  # fmt: skip
     subprocess.run([sys.executable, "-m", "recognizer.cli", *words], check=True)
+
+
+def trained_a_second(run: Path, batch: int) -> float:
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return float((rows[-1]["step"] - rows[0]["step"]) * batch / (rows[-1]["seconds"] - rows[0]["seconds"]))
 
 
 def evaluate(run: Path, data: Path) -> dict[str, Any]:
@@ -79,6 +86,9 @@ def main() -> None:
     parser.add_argument("--from", dest="start", type=Path)
     parser.add_argument("--fonts", type=Path)
     parser.add_argument("--data", type=Path, action="append", default=[])
+    parser.add_argument("--pictures", type=int)
+    parser.add_argument("--workers", type=int, default=0, help="processes that throw what is rendered")
+    parser.add_argument("--set", dest="sets", action="append", default=[], help="a setting of recognizer train")
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
     began = time.monotonic()
@@ -86,23 +96,27 @@ def main() -> None:
     fonts = [str(given.fonts)] if given.fonts else []
     given.out.mkdir(parents=True, exist_ok=True)
     height = SIZES[given.size].height
-    figures: dict[str, Any] = {"rendered_a_second": rendered_a_second(tuple(fonts), height, device)}
-    print(json.dumps(figures), flush=True)
+    figures: dict[str, Any] = {}
+    if given.pictures is None:
+        figures["rendered_a_second"] = rendered_a_second(tuple(fonts), height, device)
+        print(json.dumps(figures), flush=True)
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         texts = random_texts(Charset.named("letters+digits"), range(3, 8), 1000 if device == "cuda" else 100, 9)
         asked = requests_for_texts(texts, (round(3.5 * height), height), 9_000_000)
         synthesize("render", {"fonts": fonts}, asked, work / "validation")
-        first = LEAST[device]
-        train(work / "look", first, given.batch, given, work / "validation", fonts)
-        rows = [json.loads(line) for line in (work / "look" / "metrics.jsonl").read_text().splitlines()]
-        rate = (rows[-1]["step"] - rows[0]["step"]) * given.batch / (rows[-1]["seconds"] - rows[0]["seconds"])
-        left = 60 * given.minutes - (time.monotonic() - began) - 20 - 10 * len(given.data)
-        pictures = int(max(rate * left * 0.95, first))
-        print(f"{rate:.0f} pictures a second: {pictures} in what is left", flush=True)
+        pictures = given.pictures
+        if pictures is None:
+            first = LEAST[device]
+            train(work / "look", first, given.batch, given, work / "validation", fonts)
+            rate = trained_a_second(work / "look", given.batch)
+            left = 60 * given.minutes - (time.monotonic() - began) - 20 - 10 * len(given.data)
+            pictures = int(max(rate * left * 0.95, first))
+            print(f"{rate:.0f} pictures a second: {pictures} in what is left", flush=True)
         train(work / "run", pictures, given.batch, given, work / "validation", fonts)
         figures |= {
-            "size": given.size, "pictures": pictures, "trained_a_second": rate, "batch": given.batch,
+            "size": given.size, "pictures": pictures, "batch": given.batch,
+            "trained_a_second": trained_a_second(work / "run", given.batch),
             "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
             "read_untrained": {str(path): evaluate(work / "run", path) for path in given.data},
             "run": json.loads((work / "run" / "run.json").read_text()),
