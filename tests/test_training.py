@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import resource
 import shutil
@@ -676,13 +677,13 @@ def whole(recipe: TrainSettings, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 def started(recipe: TrainSettings, run: Path) -> subprocess.Popen[str]:
-    """`recognizer train` of the recipe in a process of its own, past its first validation, and past step 12 where it
-    saves each step."""
+    """`recognizer train` of the recipe in a process and a group of its own, past its first validation, and past step 12
+    where it saves each step."""
     config = run.with_suffix(".toml")
     config.write_text(to_toml(recipe))
     process = subprocess.Popen(
         [sys.executable, "-m", "recognizer.cli", "train", "--config", str(config), "--out", str(run)],
-        stderr=subprocess.PIPE, text=True,
+        stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
 
     def far_enough() -> bool:
@@ -749,6 +750,19 @@ def test_ctrl_c_saves_and_says_how_to_go_on(recipe: TrainSettings, whole: Path, 
     assert ended.status == 0 and f"resumed {run} at step {step} of 60" in ended.err
     assert_same_run(run, whole)
     assert Reader(run).charset.characters == "0123"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_a_training_and_its_workers_stops_it_once(
+    number: signal.Signals, recipe: TrainSettings, whole: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    process = started(recipe.model_copy(update={"checkpoint_seconds": 60.0, "workers": 1}), run)
+    os.killpg(process.pid, number)
+    said = process.communicate()[1].splitlines()
+    assert process.returncode == 130 and said[-1].startswith("stopped: at step"), said
+    train(recipe.model_copy(update={"checkpoint_seconds": 60.0}), run, resume=True)
+    assert_same_run(run, whole)
 
 
 def test_a_run_that_is_done_trains_no_more(whole: Path) -> None:

@@ -5,6 +5,7 @@ Everything about a step follows from (seed, step) alone, so a run that was kille
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -118,6 +119,13 @@ def collate(items: Sequence[Item]) -> Batch:
         torch.from_numpy(targets),
         torch.tensor([len(item.ids) for item in items]),
     )
+
+
+def undisturbed(_: int) -> None:
+    """What a process that loads ahead begins with: Ctrl-C, or a stop of all that belongs together, is for the process
+    that trains to act on, which a worker that dies of it would take down."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 class Plan:

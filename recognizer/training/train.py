@@ -44,7 +44,7 @@ from recognizer.samples import (
 )
 from recognizer.settings import Settings, load, to_toml
 from recognizer.training import checkpoint
-from recognizer.training.batches import Batch, Pictures, Plan, StepSampler, Variation, collate, vary
+from recognizer.training.batches import Batch, Pictures, Plan, StepSampler, Variation, collate, undisturbed, vary
 from recognizer.training.calibrate import fit_temperature
 from recognizer.training.collapse import find_collapse
 from recognizer.training.evaluate import no_device, read_pictures, shown_case
@@ -578,7 +578,10 @@ def make_batches(
             settings.keep_share,
         )
         sampler = StepSampler(plan, step, total)
-        loader = DataLoader(data.train, batch_sampler=sampler, collate_fn=collate, num_workers=settings.workers)
+        loader = DataLoader(
+            data.train, batch_sampler=sampler, collate_fn=collate, num_workers=settings.workers,
+            worker_init_fn=undisturbed,
+        )  # fmt: skip
         return cast("Iterable[Batch]", accelerator.prepare(loader))
     module, _, name = settings.stream.partition(":")
     try:
