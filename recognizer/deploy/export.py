@@ -204,6 +204,7 @@ def measure(files: Mapping[str, Path], data: Sequence[Sample]) -> list[Measured]
     for turn in range(TURNS):
         grey = looked_at[turn % len(looked_at)]
         for form, reader in readers.items():
+            reader.log_probabilities([grey])  # the nearest caches hold another form's weights
             for times, n in ((alone, 1), (together, 32)):
                 began = time.thread_time()  # the reader's one thread is this one
                 reader.log_probabilities([grey] * n)
