@@ -36,6 +36,11 @@ def see_writable(option: str, file: Path) -> None:
         raise UserError(f"{option} {file}: name a file; {why}")
 
 
+def of_a_worker(error: BaseException) -> bool:
+    """Whether this is how torch says that a process which loads ahead has died: anywhere in whatever is being done."""
+    return isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker")
+
+
 @contextmanager
 def one_line_errors() -> Iterator[None]:
     """End a command on a user's mistake with one line on standard error: 2 for a mistake, 130 for Ctrl-C."""
@@ -61,6 +66,15 @@ def one_line_errors() -> Iterator[None]:
         print(
             f"error: this command needs {error.name}, which is not installed: "
             f"in the clone of lookalike, pip install -e '.[{extra}]'",
+            file=sys.stderr,
+        )
+        raise SystemExit(2) from None
+    except RuntimeError as error:
+        if not of_a_worker(error):
+            raise
+        print(
+            f"error: a process that loads ahead has died ({' '.join(str(error).split())}): mostly there was too little "
+            "memory; go on from the last checkpoint (--resume), or with fewer workers",
             file=sys.stderr,
         )
         raise SystemExit(2) from None

@@ -765,6 +765,20 @@ def test_a_signal_to_a_training_and_its_workers_stops_it_once(
     assert_same_run(run, whole)
 
 
+def test_a_worker_that_dies_ends_in_one_line_and_the_run_goes_on(
+    recipe: TrainSettings, whole: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    process = started(recipe.model_copy(update={"workers": 1}), run)  # which saves each step
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(children[-1]), signal.SIGKILL)
+    said = process.communicate()[1]
+    assert process.returncode == 2 and "Traceback" not in said, said
+    assert said.splitlines()[-1].startswith("error: a process that loads ahead has died"), said
+    train(recipe.model_copy(update={"checkpoint_seconds": 60.0}), run, resume=True)
+    assert_same_run(run, whole)
+
+
 def test_a_run_that_is_done_trains_no_more(whole: Path) -> None:
     def stamps() -> dict[str, int]:
         return {name: (whole / name).stat().st_mtime_ns for name in ("weights.safetensors", "metrics.jsonl")}

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from recognizer.charset import Charset
-from recognizer.errors import UserError
+from recognizer.errors import UserError, of_a_worker
 from recognizer.images import Frame
 from recognizer.training.model import PLACE, SIZES, HeadName, Network, Widths
 
@@ -57,7 +57,7 @@ def written(path: Path) -> Iterator[None]:
     except BaseException as error:
         tmp = path.with_name(path.name + ".tmp")
         tmp.unlink(missing_ok=True)
-        if not isinstance(error, OSError | RuntimeError | SafetensorError):
+        if of_a_worker(error) or not isinstance(error, OSError | RuntimeError | SafetensorError):
             raise
         there = next(parent for parent in path.absolute().parents if parent.exists())
         free = shutil.disk_usage(there).free / 1e6
