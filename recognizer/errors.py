@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import active_children
 from pathlib import Path
 
 MOST_THREADS = 256  # that may be asked for: ten thousand take all memory before the first picture is read
@@ -72,6 +73,7 @@ def one_line_errors() -> Iterator[None]:
     except RuntimeError as error:
         if not of_a_worker(error):
             raise
+        active_children()  # reaps it: the end of each other would have torch tell of it again
         print(
             f"error: a process that loads ahead has died ({' '.join(str(error).split())}): mostly there was too little "
             "memory; go on from the last checkpoint (--resume), or with fewer workers",

@@ -769,7 +769,7 @@ def test_a_worker_that_dies_ends_in_one_line_and_the_run_goes_on(
     recipe: TrainSettings, whole: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    process = started(recipe.model_copy(update={"workers": 1}), run)  # which saves each step
+    process = started(recipe.model_copy(update={"workers": 2}), run)  # which saves each step
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     os.kill(int(children[-1]), signal.SIGKILL)
     said = process.communicate()[1]

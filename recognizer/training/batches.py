@@ -6,8 +6,9 @@ Everything about a step follows from (seed, step) alone, so a run that was kille
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from recognizer.samples import Problem, Sample, check
 from recognizer.settings import Settings
 
 CACHE_BYTES = 1_000_000_000
+T = TypeVar("T")
 
 
 class Item(NamedTuple):
@@ -126,6 +128,16 @@ def undisturbed(_: int) -> None:
     that trains to act on, which a worker that dies of it would take down."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+
+
+def loaded(batches: Iterable[T]) -> Iterator[T]:
+    """What other processes load ahead. One that dies closes its pipes first: time for torch to hear of its death, and
+    to say that in place of the end of a file."""
+    try:
+        yield from batches
+    except (EOFError, OSError):
+        time.sleep(1)  # which torch's handler of SIGCHLD ends with a RuntimeError
+        raise
 
 
 class Plan:

@@ -44,7 +44,17 @@ from recognizer.samples import (
 )
 from recognizer.settings import Settings, load, to_toml
 from recognizer.training import checkpoint
-from recognizer.training.batches import Batch, Pictures, Plan, StepSampler, Variation, collate, undisturbed, vary
+from recognizer.training.batches import (
+    Batch,
+    Pictures,
+    Plan,
+    StepSampler,
+    Variation,
+    collate,
+    loaded,
+    undisturbed,
+    vary,
+)
 from recognizer.training.calibrate import fit_temperature
 from recognizer.training.collapse import find_collapse
 from recognizer.training.evaluate import no_device, read_pictures, shown_case
@@ -582,7 +592,7 @@ def make_batches(
             data.train, batch_sampler=sampler, collate_fn=collate, num_workers=settings.workers,
             worker_init_fn=undisturbed,
         )  # fmt: skip
-        return cast("Iterable[Batch]", accelerator.prepare(loader))
+        return loaded(cast("Iterable[Batch]", accelerator.prepare(loader)))
     module, _, name = settings.stream.partition(":")
     try:
         cls: type[Stream] = getattr(importlib.import_module(module), name)
