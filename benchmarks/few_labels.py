@@ -4,7 +4,8 @@
         [--form kelab=upper+digits,4 ...]
 
 `ROOT/SET/train` and `ROOT/SET/test` are labelled pictures. 0 labels is the default reader as it is shipped, and once
-more where --form says what a user of that set would tell it (`--charset` and `--length` of recognizer predict). Killed,
+more where --form says what a user of that set would tell it (`--charset` and `--length` of recognizer predict). The
+readers of several seeds are read once more as the mean of their weights (`recognizer average`). Killed,
 the same command goes on; runs lie in --out, and rows.jsonl there holds a line for each. Prints a table.
 """
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import shutil
 import statistics
 import time
 from collections.abc import Sequence
@@ -26,6 +28,7 @@ from recognizer.reader import Reader, constraint_of
 from recognizer.readings import Reading, auroc, calibration_error, wilson
 from recognizer.samples import read_manifest
 from recognizer.settings import load
+from recognizer.training.average import average
 from recognizer.training.checkpoint import DEFAULT
 from recognizer.training.evaluate import evaluate
 from recognizer.training.side_by_side import Training, train_side_by_side
@@ -115,6 +118,13 @@ def main() -> None:
                 found = read_test(training.out, test)
                 note(set=name, labels=n, seed=seed, minutes=round(minutes, 1), commit=provenance()["commit"], **found)
                 print(f"{name:<10}{n:>6}  seed {seed}  {found['ignoring_case']:.3f}", flush=True)
+            averaged = f"{n}, mean of weights"
+            if len(given.seeds) > 1 and (name, averaged, 0) not in done:
+                mean = given.out / f"{name}-{n}-mean"
+                shutil.rmtree(mean, ignore_errors=True)
+                average([given.out / f"{name}-{n}-{seed}" for seed in given.seeds], mean)
+                note(set=name, labels=averaged, seed=0, minutes=0.0, commit=provenance()["commit"],
+                     **read_test(mean, test))  # fmt: skip
 
     print("\n| set | labels | ignoring case, by seed | mean, 95 % interval | calibration error | AUROC | minutes |")
     print("|---|---|---|---|---|---|---|")
