@@ -246,7 +246,7 @@ def average(
     models: Annotated[list[Path], typer.Argument(help="Runs or weights files, trained from one start.")],
     out: Annotated[Path, typer.Option(help="A new folder for their mean.")],
 ) -> None:
-    """Make one reader of several trainings from one start: reads better than each, in the time of one."""
+    """Make one reader of several trainings from one start: reads mostly better than each, in the time of one."""
     from recognizer.deploy.export import export as write_onnx
     from recognizer.training.average import average as mean_of
 
