@@ -26,7 +26,7 @@ from recognizer.charset import NAMED, Charset
 from recognizer.errors import MOST_THREADS, UserError
 from recognizer.images import Frame, grey_of, text_parts
 from recognizer.settings import Settings, make
-from recognizer.training.batches import Batch, loaded, normalised, undisturbed
+from recognizer.training.batches import Batch, fetched, normalised, undisturbed
 
 # how often a picture's characters are drawn from which set, where the charset holds it
 SETS = {
@@ -176,7 +176,7 @@ class Stream:
                 self._thrower, batch_size=None, sampler=blocks, num_workers=self.settings.workers, collate_fn=_same,
                 worker_init_fn=undisturbed, generator=torch.Generator(),
             )  # fmt: skip
-            self._ahead = zip(blocks, loaded(loader), strict=True)
+            self._ahead = zip(blocks, fetched(loader), strict=True)
             _, thrown = next(self._ahead)
         return thrown
 

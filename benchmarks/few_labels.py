@@ -118,7 +118,7 @@ def main() -> None:
                 found = read_test(training.out, test)
                 note(set=name, labels=n, seed=seed, minutes=round(minutes, 1), commit=provenance()["commit"], **found)
                 print(f"{name:<10}{n:>6}  seed {seed}  {found['ignoring_case']:.3f}", flush=True)
-            averaged = f"{n}, mean of weights"
+            averaged = f"{n}, mean of {len(given.seeds)}"
             if len(given.seeds) > 1 and (name, averaged, 0) not in done:
                 mean = given.out / f"{name}-{n}-mean"
                 shutil.rmtree(mean, ignore_errors=True)

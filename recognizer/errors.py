@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from multiprocessing import active_children
 from pathlib import Path
 
 MOST_THREADS = 256  # that may be asked for: ten thousand take all memory before the first picture is read
@@ -73,6 +72,8 @@ def one_line_errors() -> Iterator[None]:
     except RuntimeError as error:
         if not of_a_worker(error):
             raise
+        from multiprocessing import active_children  # not on the way to what needs none
+
         active_children()  # reaps it: the end of each other would have torch tell of it again
         print(
             f"error: a process that loads ahead has died ({' '.join(str(error).split())}): mostly there was too little "

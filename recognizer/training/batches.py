@@ -130,7 +130,7 @@ def undisturbed(_: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def loaded(batches: Iterable[T]) -> Iterator[T]:
+def fetched(batches: Iterable[T]) -> Iterator[T]:
     """What other processes load ahead. One that dies closes its pipes first: time for torch to hear of its death, and
     to say that in place of the end of a file."""
     try:

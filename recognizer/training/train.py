@@ -51,7 +51,7 @@ from recognizer.training.batches import (
     StepSampler,
     Variation,
     collate,
-    loaded,
+    fetched,
     undisturbed,
     vary,
 )
@@ -592,7 +592,7 @@ def make_batches(
             data.train, batch_sampler=sampler, collate_fn=collate, num_workers=settings.workers,
             worker_init_fn=undisturbed,
         )  # fmt: skip
-        return loaded(cast("Iterable[Batch]", accelerator.prepare(loader)))
+        return fetched(cast("Iterable[Batch]", accelerator.prepare(loader)))
     module, _, name = settings.stream.partition(":")
     try:
         cls: type[Stream] = getattr(importlib.import_module(module), name)
