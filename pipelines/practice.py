@@ -58,6 +58,7 @@ from recognizer.errors import UserError
 from recognizer.progress import Alone, say
 from recognizer.readings import BEYOND_CHANCE, Reading, mcnemar
 from recognizer.samples import Manifest, Sample, read_manifest, write_folder
+from recognizer.training.average import average
 from recognizer.training.checkpoint import find_start
 from recognizer.training.side_by_side import Training, train_side_by_side
 
@@ -105,7 +106,7 @@ def practice(settings: PracticeSettings, out: Path) -> Ledger:
         best, control, kept = out / "baseline", out / "baseline", []
         for number in range(1, settings.rounds + 1):
             kept.append(out / f"round-{number}" / "kept")
-            practise_round(run, settings, number, best, control, kept)
+            practise_round(run, settings, number, going_on(run, best), going_on(run, control), kept)
             facts = ledger[f"round {number}"]
             control = out / f"round-{number}" / "control"
             if not facts["goes_on"]:
@@ -132,11 +133,13 @@ def first_readers(run: Run) -> None:
     trainings = [baseline, *run.fold_trainings()]
     say(Alone(), f"training the baseline on {len(run.train)} samples, and {len(run.folds)} readers out of fold")
     train_side_by_side(trainings, run.jobs, "first readers")
-    samples, readings = read_held_out(run, run.out / "baseline", fold_readers(run, 1))
-    scores, held = scores_of(run.validation, readings[: len(run.validation)]), scores_of(samples, readings)
+    samples, readings = read_held_out(run, baseline.out, fold_readers(run, 1))
+    held = scores_of(samples, readings)
+    own, mean = with_folds(run, baseline.out, fold_readers(run, 1), readings[: len(run.validation)])
+    scores = scores_of(run.validation, own)
     run.ledger.record(
         "baseline", validation=scores.to_dict(), held_out=held.to_dict(), nats=float(nats(readings).mean()),
-        seconds=time.monotonic() - began,
+        means=[baseline.out.name] * mean, seconds=time.monotonic() - began,
     )  # fmt: skip
     say(Alone(), f"baseline: {in_words(scores)} on validation, {in_words(held)} of all that was held out of a training")
 
@@ -162,10 +165,16 @@ def practise_round(
     samples, apart = held["pupil"][0], [own for _, own in held.values()]
     gained = beats(samples, *apart)
     told = [scores_of(samples, own) for own in apart]
-    before, readings, others = read(best, run.validation), *(own[: len(run.validation)] for own in apart)
-    pupil, alone, last = (scores_of(run.validation, own) for own in (readings, others, before))
+    before, means = read(best, run.validation), []
+    on_validation = {}
+    for role, (_, own) in held.items():
+        readers = [t.out for t in folds[role]]
+        on_validation[role], mean = with_folds(run, folder / role, readers, own[: len(run.validation)])
+        means += [role] * mean
+    readings = on_validation["pupil"]
     run.ledger.record(
-        step, pupil=pupil.to_dict(), control=alone.to_dict(), before=last.to_dict(), goes_on=gained,
+        step, **{role: scores_of(run.validation, own).to_dict() for role, own in on_validation.items()},
+        before=scores_of(run.validation, before).to_dict(), goes_on=gained, means=means,
         held_out={role: own.to_dict() for role, own in zip(held, told, strict=True)},
         nats=[float(nats(own).mean()) for own in apart],
         changed=sum(a.text != b.text for a, b in zip(before, readings, strict=True)), seconds=time.monotonic() - began,
@@ -179,6 +188,37 @@ def practise_round(
         say(Alone(), f"  as many; the labels are unlikely by {own:.3f} nats with them, {other:.3f} without")
     if not gained:
         say(Alone(), f"round {number} earned nothing over its control: practice ends")
+
+
+def with_folds(
+    run: Run, reader: Path, folds: Sequence[Path], readings: Sequence[Reading]
+) -> tuple[Sequence[Reading], bool]:
+    """The mean of a reader's weights and those of its folds' readers, beside it, and whether that is what goes on: not
+    where it reads fewer validation pictures right than the reader alone, beyond chance, whose `readings` are given. The
+    readings of these by what goes on come first."""
+    mean = mean_beside(reader)
+    shutil.rmtree(mean, ignore_errors=True)
+    try:
+        average([reader, *folds], mean)
+    except UserError:  # trained from nothing, they have none
+        return readings, False
+    own = read(mean, run.validation)
+    return (readings, False) if worse(run.validation, own, readings) else (own, True)
+
+
+def mean_beside(reader: Path) -> Path:
+    return reader.with_name(f"{reader.name}-mean")
+
+
+def going_on(run: Run, reader: Path) -> Path:
+    """What goes on of the baseline, a pupil or a control: its mean with its folds' readers, or itself."""
+    step = "baseline" if reader.name == "baseline" else f"round {number_of(reader)}"
+    return mean_beside(reader) if reader.name in run.ledger[step].get("means", ()) else reader
+
+
+def number_of(reader: Path) -> int:
+    """The round of a pupil or a control."""
+    return int(reader.parent.name.removeprefix("round-"))
 
 
 def fold_readers(run: Run, number: int) -> list[Path]:
@@ -387,12 +427,13 @@ def settle(run: Run, settings: PracticeSettings, kept: Sequence[Path]) -> None:
     if "settled" in run.ledger or not pupils:
         return
     best = pupils[0]
-    began, number = time.monotonic(), int(best.parent.name.removeprefix("round-"))
+    began, number = time.monotonic(), number_of(best)
     made = {"pupil": [str(path) for path in kept[:number]], "control": []}
     trainings = {
         role: round_training(
-            run, settings, number, best.with_name(f"{role}-settled"), run.out / "data" / "train", best.with_name(role),
-            own, share=settings.decay_share / settings.round_share, schedule="decay",
+            run, settings, number, best.with_name(f"{role}-settled"), run.out / "data" / "train",
+            going_on(run, best.with_name(role)), own, share=settings.decay_share / settings.round_share,
+            schedule="decay",
         )
         for role, own in made.items()
     }  # fmt: skip
@@ -416,20 +457,20 @@ def choose(run: Run, settings: PracticeSettings, control: Path) -> None:
     last = settled["control"].with_name("control") if settled else control
     control_of = {baseline: last, last: last}
     control_of |= {pupil: pupil.with_name("control") for pupil in winners(run, settings)}
-    winner = max(control_of, key=lambda path: rank(run, path))
-    control = control_of[winner]
+    best = max(control_of, key=lambda path: rank(run, path))
+    winner, control = going_on(run, best), going_on(run, control_of[best])
     readings = {path: read(path, run.validation) for path in {winner, control, *settled.values()}}
     scores = {path: scores_of(run.validation, own) for path, own in readings.items()}
-    fallen = settled.get(winner.name)
-    if fallen and fallen.parent == winner.parent and not worse(run.validation, readings[fallen], readings[winner]):
+    fallen = settled.get(best.name)
+    if fallen and fallen.parent == best.parent and not worse(run.validation, readings[fallen], readings[winner]):
         winner, control = fallen, settled["control"]
-    elif settled and winner == baseline:
+    elif settled and best == baseline:
         control = settled["control"]
     shutil.copy(winner / "weights.safetensors", run.out / "weights.safetensors.tmp")
     (run.out / "weights.safetensors.tmp").replace(run.out / "weights.safetensors")
     export(run.out)
     run.ledger.record(
-        "chosen", reader=str(winner.relative_to(run.out)), practised=winner.name in ("pupil", "pupil-settled"),
+        "chosen", reader=str(winner.relative_to(run.out)), practised=best.name == "pupil",
         control=str(control.relative_to(run.out)), validation=scores[winner].to_dict(),
         control_validation=scores[control].to_dict(),
         seconds=time.monotonic() - began,
@@ -437,12 +478,14 @@ def choose(run: Run, settings: PracticeSettings, control: Path) -> None:
 
 
 def read_test(run: Run) -> None:
-    """Read the test set, once: with the baseline, with the last control, and with the reader that was chosen."""
+    """Read the test set, once: with what practice began with, with the last control, with the reader that was chosen,
+    and with the baseline alone, as a training without practice would have left it."""
     if "test" in run.ledger or run.settings.test is None:
         return
     chosen, began = run.ledger["chosen"], time.monotonic()
     samples = read_manifest(run.settings.test, run.settings.label_pattern).samples
-    readers = {"before": "baseline", "control": chosen["control"], "after": chosen["reader"]}
+    before = str(going_on(run, run.out / "baseline").relative_to(run.out))
+    readers = {"before": before, "control": chosen["control"], "after": chosen["reader"], "alone": "baseline"}
     found = {role: read_some(run.out / path, samples) for role, path in readers.items()}
     usable = [s for s in samples if all(s.name in own for own in found.values())]
     if not usable:
@@ -533,5 +576,5 @@ def rank(run: Run, reader: Path) -> tuple[float, float]:
     likely the labels were held, which breaks ties."""
     if reader.name == "baseline":
         return run.ledger["baseline"]["held_out"]["exact"], -run.ledger["baseline"]["nats"]
-    done = run.ledger[f"round {reader.parent.name.removeprefix('round-')}"]
+    done = run.ledger[f"round {number_of(reader)}"]
     return done["held_out"][reader.name]["exact"], -done["nats"][("pupil", "control").index(reader.name)]

@@ -337,7 +337,7 @@ def verdict(run: PracticeRun) -> Verdict:
     before, control, after = (scores[role] for role in ROLES)
     of = f"Of {after['n']:,} {part} pictures"
     title = "Practice did not pay here"
-    if chosen["reader"] == "baseline":
+    if chosen["reader"].startswith("baseline"):
         said = [
             f"{of} the reader from before practice reads {_count(after)} without a fault, and the run keeps it.",
             f"A control that trained on with the real pictures alone reads {_count(control)}.",
@@ -383,7 +383,7 @@ def _labels(run: PracticeRun) -> dict[str, str]:
     """What each of `ROLES` is called beside its figure."""
     labels = {"before": "before practice", "control": "control", "after": "latest pupil"}
     if chosen := run.steps.get("chosen"):
-        same = labels["before" if chosen["reader"] == "baseline" else "control"]
+        same = labels["before" if chosen["reader"].startswith("baseline") else "control"]
         labels["after"] = "after practice" if chosen["practised"] else f"kept: {same}"
     return labels
 

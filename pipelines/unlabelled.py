@@ -1,6 +1,6 @@
 """Pictures without labels, as one more method of practice: what several readers together are sure of is taken for its
 label, the less sure the more often (Lee 2013, "Pseudo-Label"; that several readers judge is co-training's, Blum and
-Mitchell 1998)."""
+Mitchell 1998; what is sure goes by character, as in recognizer/training/pseudo.py)."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from pipelines.run import Run, read_some
 from recognizer.errors import UserError
 from recognizer.progress import Alone, Bar
 from recognizer.samples import Sample
+from recognizer.training.pseudo import surely
 
 MOST = 10  # times as many pictures as are asked for are read, at most
 EVEN = 5  # the least sure of what is taken is drawn six times as often as the surest
@@ -57,8 +58,8 @@ def take(
     # a confidence is the probability of what is read
     held = [[found[s.name].confidence, *(float(np.exp(-(own[s.name].nll or 0.0))) for own in others)] for s in named]
     likely, least = np.array(held).reshape(len(named), len(readers)).mean(1), run.settings.unlabelled_confidence
-    sure = np.flatnonzero(likely >= least)
-    doubt = 1 - likely[sure] + (1 - least) / EVEN
+    sure = np.flatnonzero(surely([s.text for s in named], likely, least))
+    doubt = 1 - likely[sure].clip(least) + (1 - least) / EVEN
     share = doubt / doubt.sum() if hard and len(sure) else None
     chosen = rng.choice(sure, min(count, len(sure)), replace=False, p=share) if len(sure) else sure
     samples = [
@@ -80,8 +81,6 @@ def take(
 def relabelled(samples: Sequence[Sample], reader: Path, least: float) -> list[Sample]:
     """Pictures without labels as another reader reads them, those of which it is sure itself."""
     found = read_some(reader, samples)
-    return [
-        replace(s, text=found[s.name].text)
-        for s in samples
-        if s.name in found and found[s.name].text and found[s.name].confidence >= least
-    ]
+    named = [replace(s, text=found[s.name].text) for s in samples if s.name in found and found[s.name].text]
+    sure = surely([s.text for s in named], [found[s.name].confidence for s in named], least)
+    return [s for s, yes in zip(named, sure, strict=True) if yes]

@@ -17,14 +17,25 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from pipelines.ledger import Ledger
-from pipelines.practice import PracticeSettings, choose, rank, read_held_out, winners, worse
+from pipelines.practice import (
+    PracticeSettings,
+    choose,
+    going_on,
+    rank,
+    read_held_out,
+    winners,
+    with_folds,
+    worse,
+)
 from pipelines.run import prepare, read_some, scores_of
 from pipelines.scheme import write_scheme
 from recognizer.readings import Reading
 from recognizer.samples import Sample, read_manifest, write_folder
 from recognizer.settings import load
+from recognizer.training.checkpoint import read_weights, save_weights
 from recognizer.training.train import TrainSettings
 
 SMALL = """
@@ -349,17 +360,18 @@ def test_all_labels_judge_a_round_each_read_by_who_did_not_learn_it(whole: Path)
 
 
 @pytest.mark.parametrize(
-    ("exact", "unlikely", "chosen", "control"),
+    ("exact", "unlikely", "means", "chosen", "control"),
     [
-        ((0.5, 0.7, 0.6), (0.1, 0.3, 0.2), "round-1/pupil", "round-1/control"),
-        ((0.5, 0.7, 0.8), (0.1, 0.3, 0.2), "round-1/control", "round-1/control"),
-        ((0.9, 0.7, 0.6), (0.3, 0.1, 0.2), "baseline", "round-1/control"),
-        ((0.7, 0.7, 0.7), (0.3, 0.1, 0.2), "round-1/pupil", "round-1/control"),
+        ((0.5, 0.7, 0.6), (0.1, 0.3, 0.2), ["pupil", "control"], "round-1/pupil-mean", "round-1/control-mean"),
+        ((0.5, 0.7, 0.6), (0.1, 0.3, 0.2), ["control"], "round-1/pupil", "round-1/control-mean"),
+        ((0.5, 0.7, 0.8), (0.1, 0.3, 0.2), ["pupil", "control"], "round-1/control-mean", "round-1/control-mean"),
+        ((0.9, 0.7, 0.6), (0.3, 0.1, 0.2), ["pupil"], "baseline-mean", "round-1/control"),
+        ((0.7, 0.7, 0.7), (0.3, 0.1, 0.2), [], "round-1/pupil", "round-1/control"),
     ],
 )
 def test_the_best_of_all_that_was_held_out_is_kept(
     whole: Path, tmp_path: Path, exact: tuple[float, float, float], unlikely: tuple[float, float, float],
-    chosen: str, control: str,
+    means: list[str], chosen: str, control: str,
 ) -> None:  # fmt: skip
     lines = [json.loads(line) for line in (whole / "ledger.jsonl").read_text().splitlines()]
     rows = [row for row in lines if row["step"] not in ("settled", "chosen", "test")]
@@ -369,13 +381,13 @@ def test_the_best_of_all_that_was_held_out_is_kept(
     named["round 1"]["nats"] = list(unlikely[1:])
     for role, own in zip(("pupil", "control"), exact[1:], strict=True):
         named["round 1"]["held_out"][role]["exact"] = own
-    named["round 1"]["goes_on"] = True
+    named["baseline"]["means"], named["round 1"]["means"], named["round 1"]["goes_on"] = ["baseline"], means, True
     (run / "ledger.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     settings = load(PracticeSettings, run / "settings.toml", {})
     found = prepare(settings, run, Ledger(run / "ledger.jsonl"))
     choose(found, settings, run / "round-1/control")
     assert (found.ledger["chosen"]["reader"], found.ledger["chosen"]["control"]) == (chosen, control)
-    assert found.ledger["chosen"]["practised"] == (chosen == "round-1/pupil")
+    assert found.ledger["chosen"]["practised"] == chosen.startswith("round-1/pupil")
     assert (run / "weights.safetensors").read_bytes() == (run / chosen / "weights.safetensors").read_bytes()
 
 
@@ -401,6 +413,35 @@ def test_a_reader_is_worse_beyond_chance_alone() -> None:
     best = [right] * 20
     assert not worse(samples, [wrong, *best[1:]], best), "one of twenty is chance"
     assert worse(samples, [wrong] * 6 + best[6:], best) and not worse(samples, best, [wrong] * 6 + best[6:])
+
+
+def test_a_reader_goes_on_as_the_mean_of_it_and_of_its_folds_readers(whole: Path, tmp_path: Path) -> None:
+    settings = load(PracticeSettings, whole / "settings.toml", {})
+    run = prepare(settings, whole, Ledger(whole / "ledger.jsonl"))
+    folds = [whole / "folds" / f"fold-{k}" for k in range(2)]
+    for of, readers, about in (
+        (whole / "baseline", folds, run.ledger["baseline"]),
+        (whole / "round-1/pupil", [path.with_name(f"{path.name}-pupil-1") for path in folds], run.ledger["round 1"]),
+    ):
+        assert of.name in about["means"] and going_on(run, of) == of.with_name(f"{of.name}-mean")
+        own, *others = [read_weights(path)[0] for path in (of, *readers)]
+        for name, tensor in read_weights(going_on(run, of))[0].items():
+            mean = torch.stack([own[name], *(state[name] for state in others)]).mean(0)
+            torch.testing.assert_close(tensor, mean, rtol=2e-3, atol=1e-3)  # half precision
+    for role in ("pupil", "control"):
+        assert load(TrainSettings, whole / f"round-1/{role}/settings.toml", {}).start == str(whole / "baseline-mean")
+    assert run.ledger["round 1"]["before"] == run.ledger["baseline"]["validation"]
+
+    # not where it reads less, nor where the readers have no mean
+    state, description = read_weights(whole / "baseline")
+    blind = tmp_path / "blind" / "weights.safetensors"
+    blind.parent.mkdir()
+    save_weights(blind, {k: t * (1.5 if t.ndim > 1 else 1) for k, t in state.items()}, description)
+    shutil.copytree(whole / "baseline", tmp_path / "own")
+    right = [Reading(s.text, 1.0, ()) for s in run.validation]
+    assert with_folds(run, tmp_path / "own", [blind.parent], right) == (right, False)
+    save_weights(blind, {k: torch.randn_like(t) for k, t in state.items()}, description)
+    assert with_folds(run, tmp_path / "own", [blind.parent], right) == (right, False)
 
 
 def test_a_run_of_an_earlier_version_is_one_line_and_keeps_all(whole: Path, drawn: Path) -> None:

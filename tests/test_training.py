@@ -51,7 +51,7 @@ from recognizer.training.collapse import find_collapse
 from recognizer.training.evaluate import evaluate, read_pictures, shown_case
 from recognizer.training.folds import tell_learned
 from recognizer.training.model import SIZES, FixedHead, HeadName, Network
-from recognizer.training.pseudo import labelled_by, train_with_unlabelled, without_labels
+from recognizer.training.pseudo import labelled_by, surely, train_with_unlabelled, without_labels
 from recognizer.training.train import (
     Average,
     Data,
@@ -1037,7 +1037,7 @@ def test_unlabelled_pictures_are_labelled_by_sure_readings_and_trained_on(
     assert scores.exact == max(run["exact"] for run in runs)
     assert json.loads((out / "scores.json").read_text())["exact"] == scores.exact
     pseudo = read_manifest(out / "pseudo-1").samples
-    assert 20 < len(pseudo) <= 48 and all(s.meta["confidence"] >= 0.8 for s in pseudo)
+    assert 20 < len(pseudo) <= 48 and all(s.meta["confidence"] >= 0.5 for s in pseudo)
     right = [truth[Path(str(s.meta["source"])).name] == s.text for s in pseudo]
     assert np.mean(right) > 0.85, "and the rest was too unsure to be taken"
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
@@ -1045,6 +1045,22 @@ def test_unlabelled_pictures_are_labelled_by_sure_readings_and_trained_on(
     assert {p: p.stat().st_mtime_ns for p in before if p.parent != out} == {
         p: t for p, t in before.items() if p.parent != out
     }
+
+
+def test_what_is_taken_for_labels_has_a_share_of_each_character() -> None:
+    rng = np.random.default_rng(0)
+    texts = ["".join(rng.choice(list("abcde"), 4)) for _ in range(400)]
+    mixed = ["m" + text[1:] if i % 8 == 0 else text for i, text in enumerate(texts)]
+    likely = np.where([i % 8 == 0 for i in range(400)], 0.2, 0.5) + 0.5 * rng.random(400)  # none with an m by .9
+    sure = surely(mixed, likely, 0.9)
+    has = np.array(["m" in text for text in mixed])
+    assert (likely[has] < 0.9).all() and sure[likely >= 0.9].all()
+    share = (likely >= 0.9).mean()
+    assert sure[has].sum() == int(share * has.sum()) > 5
+    assert likely[has & sure].min() >= max(0.5, likely[has & ~sure].max()), "the likeliest of them"
+    assert surely(mixed, np.where(has, 0.4, likely), 0.9)[has].sum() == 0, "but none that is likelier to be wrong"
+    assert not surely(texts, [0.5] * 400, 0.9).any() and surely(texts, [0.1] * 400, 0).all()
+    assert surely([], [], 0.9).shape == (0,)
 
 
 def test_nothing_sure_ends_after_the_labels_alone(trained: Trained, drawn: Path, tmp_path: Path) -> None:

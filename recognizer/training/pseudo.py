@@ -2,8 +2,10 @@
 
     round 0: the labels alone -> read what has none -> keep what is sure enough -> round 1: both -> read again -> ...
 
-Every round starts from the same weights, so that what an earlier one misread is not learned twice. Validation is always
-on real labels.
+What is sure enough goes by character (Zou et al. 2018, "Unsupervised domain adaptation for semantic segmentation via
+class-balanced self-training", arXiv 1810.07911): one that is often confused would else hardly be taken at all, and be
+unlearned for what it is confused with. Every round starts from the same weights, so that what an earlier one misread is
+not learned twice. Validation is always on real labels.
 """
 
 from __future__ import annotations
@@ -13,7 +15,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
+import numpy as np
 from accelerate import PartialState
+from numpy.typing import ArrayLike, NDArray
 
 from recognizer.decode import Constraint
 from recognizer.deploy.export import export
@@ -21,13 +25,14 @@ from recognizer.errors import UserError
 from recognizer.images import Grey, PictureError
 from recognizer.progress import Bar, Process, say
 from recognizer.reader import Reader
-from recognizer.readings import Scores
+from recognizer.readings import Reading, Scores
 from recognizer.samples import FolderWriter, Sample, each_once, list_pictures, merge, read_manifest
 from recognizer.settings import to_toml
 from recognizer.training.evaluate import no_device
 from recognizer.training.train import TrainSettings, train
 
 GROUP = 256  # pictures that are open at a time
+LIKELY = 0.5  # a reading that is less so is never taken for the sake of its characters
 
 
 def train_with_unlabelled(settings: TrainSettings, out: Path, resume: bool = False) -> Scores:
@@ -99,10 +104,10 @@ def take_surest(
     reader: Reader, files: Sequence[Path], least: float, out: Path, constraint: Constraint | None = None,
     known_as: Mapping[str, str] = MappingProxyType({}),
 ) -> int:  # fmt: skip
-    """Write the pictures in which something is read with a confidence of at least so much as a labelled folder; gives
-    their number. `known_as` says what to call a character that is read."""
-    kept = 0
-    with FolderWriter(out) as writer, Bar(PartialState(), "reading unlabelled", len(files)) as bar:
+    """Write the pictures in which something is read surely as a labelled folder; gives their number. `known_as` says
+    what to call a character that is read."""
+    found: list[tuple[Path, Reading]] = []
+    with Bar(PartialState(), "reading unlabelled", len(files)) as bar:
         for k in range(0, len(files), GROUP):
             greys: list[Grey] = []
             opened: list[Path] = []
@@ -112,14 +117,34 @@ def take_surest(
                 except PictureError:  # is nobody's training picture
                     continue
                 opened.append(file)
-            for file, reading in zip(opened, reader.read(greys, constraint), strict=True):
-                if reading.text and reading.confidence >= least:
-                    text = "".join(known_as.get(c, c) for c in reading.text)
-                    about = {"source": str(file), "confidence": round(reading.confidence, 4)}
-                    writer.add(f"{kept:06d}{file.suffix.lower()}", file.read_bytes(), text, about)
-                    kept += 1
+            every = zip(opened, reader.read(greys, constraint), strict=True)
+            found += [(file, reading) for file, reading in every if reading.text]
             for _ in files[k : k + GROUP]:
                 bar.advance()
-    if not kept:  # an empty folder says that there was nothing
+    sure = np.flatnonzero(surely([r.text for _, r in found], [r.confidence for _, r in found], least)).tolist()
+    with FolderWriter(out) as writer:
+        for kept, (file, reading) in enumerate(found[i] for i in sure):
+            text = "".join(known_as.get(c, c) for c in reading.text)
+            about = {"source": str(file), "confidence": round(reading.confidence, 4)}
+            writer.add(f"{kept:06d}{file.suffix.lower()}", file.read_bytes(), text, about)
+    if not sure:  # an empty folder says that there was nothing
         (out / "metadata.jsonl").unlink()
-    return kept
+    return len(sure)
+
+
+def surely(texts: Sequence[str], likely: ArrayLike, least: float) -> NDArray[np.bool_]:
+    """Which readings are taken for labels: those that are likely by `least`, and of each character the likeliest, until
+    as large a share of its readings is taken as of all, if they are likely by `LIKELY`.
+
+    Args:
+        texts: n readings that are not empty.
+        likely: n probabilities of them.
+    """
+    of = np.asarray(likely, float)
+    share = float(np.mean(of >= least)) if len(of) else 0.0
+    least_of = {}
+    for c in set().union(*texts):
+        own = sorted((p for text, p in zip(texts, of, strict=True) if c in text), reverse=True)
+        wanted = int(share * len(own))
+        least_of[c] = min(least, max(LIKELY, own[wanted - 1])) if wanted else least
+    return of >= [min(least_of[c] for c in text) for text in texts]
