@@ -5,7 +5,7 @@
 
 `ROOT/SET/train` and `ROOT/SET/test` are labelled pictures. `--labels-alone` keeps the rest of train away. Case is
 ignored. Killed, the same command goes on. Prints a line of JSON for each set: how many test pictures were read right
-before practice, by the control, and after, and what controls read, if any were asked for.
+by one training alone, before practice, by the control, and after, and what controls read, if any were asked for.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ def main() -> None:
         readings = ledger["test"]["readings"]
         right = {
             role: sum(row["text"].casefold() == row[role].casefold() for row in readings)
-            for role in ("before", "control", "after")
+            for role in ("alone", "before", "control", "after")
+            if role in ledger["test"]
         }
         row = {"set": name, "labels": int(labels), "seed": given.seed, "methods": given.methods, "n": len(readings)}
         row |= right | {"chosen": ledger["chosen"]["reader"], "controls": ledger.get("controls", {}).get("rows")}

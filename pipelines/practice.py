@@ -485,7 +485,9 @@ def read_test(run: Run) -> None:
     chosen, began = run.ledger["chosen"], time.monotonic()
     samples = read_manifest(run.settings.test, run.settings.label_pattern).samples
     before = str(going_on(run, run.out / "baseline").relative_to(run.out))
-    readers = {"before": before, "control": chosen["control"], "after": chosen["reader"], "alone": "baseline"}
+    readers = {"before": before, "control": chosen["control"], "after": chosen["reader"]}
+    if before != "baseline":
+        readers["alone"] = "baseline"
     found = {role: read_some(run.out / path, samples) for role, path in readers.items()}
     usable = [s for s in samples if all(s.name in own for own in found.values())]
     if not usable:

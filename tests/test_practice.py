@@ -118,7 +118,7 @@ def test_a_run_leaves_all_that_it_says(whole: Path) -> None:
     assert (
         kept == steps["round 1 mine"]["kept"] == len((whole / "round-1/kept/metadata.jsonl").read_text().splitlines())
     )
-    assert steps["test"]["before"]["n"] == 20
+    assert steps["test"]["before"]["n"] == steps["test"]["alone"]["n"] == 20
     for name in ("report.html", "reader.onnx", "weights.safetensors", "round-1/mined/sheet.png"):
         assert (whole / name).stat().st_size > 1000
     row = json.loads((whole / "round-1/kept/metadata.jsonl").read_text().splitlines()[0])
