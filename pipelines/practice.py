@@ -10,6 +10,9 @@ does not beat it ends practice. Of few labels a quarter is too few to tell, so t
 control as well, and a round is judged by all labels: those that validate and, out of fold, those that train. The
 learning rate stays as it is through the rounds, and readers are averages of weights, so that no round is judged by how
 far its rate had fallen.
+
+The folds' readers serve a second time: what goes on of the baseline, of a pupil and of a control is the mean of its
+weights and of its folds'. No label can judge that mean, which has learned all of them; so a round is judged before it.
 """
 
 from __future__ import annotations
