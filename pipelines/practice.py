@@ -525,7 +525,7 @@ def train_controls(run: Run, settings: PracticeSettings) -> None:
     for name in settings.controls:
         if name in wanted and f"made {name}" not in run.ledger:
             judges = judges or Judges.of(run, [t.out for t in run.fold_trainings()])
-            arms.make(name, wanted[name], judges, run.out / "baseline")
+            arms.make(name, wanted[name], judges, going_on(run, run.out / "baseline"))
     names = arms.compared([NONE, PRACTISED, *settings.controls])
     train_side_by_side(arms.trainings(names), run.jobs, "controls")
     run.ledger.record(

@@ -36,6 +36,7 @@ from recognizer.readings import Reading
 from recognizer.samples import Sample, read_manifest, write_folder
 from recognizer.settings import load
 from recognizer.training.checkpoint import read_weights, save_weights
+from recognizer.training.pseudo import LIKELY
 from recognizer.training.train import TrainSettings
 
 SMALL = """
@@ -312,7 +313,7 @@ def test_pictures_without_labels_are_practised_as_they_are_read(drawn: Path) -> 
     assert len({s.meta["found"] for s in kept}) == len(kept), "none is taken twice"
     truth = {str(s.path.resolve()): s.text for s in read_manifest(loose) if s.path}
     assert np.mean([truth[s.meta["found"]] == s.text for s in kept]) > 0.8, "what is read surely is mostly right"
-    assert all(s.meta["confidence"] >= 0.9 for s in kept)
+    assert all(s.meta["confidence"] >= LIKELY for s in kept)
     assert all(s.read_bytes() == Path(s.meta["found"]).read_bytes() for s in kept)
     random = [s for s in read_manifest(out / "controls/random/kept") if s.meta["method"] == "unlabelled"]
     assert len(random) == len(kept) and steps["made random"]["kept"] >= 0.9 * steps["controls trained"]["practised"]
