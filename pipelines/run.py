@@ -73,7 +73,8 @@ class RunSettings(DataSettings):
     validation_share: float = Field(0.25, gt=0, lt=1)
     methods: tuple[str, ...] = ("captcha", "classical")
     unlabelled: tuple[str, ...] = ()  # folders of pictures without labels; they join the methods as `UNLABELLED`
-    unlabelled_confidence: float = Field(0.9, gt=0, lt=1)  # of readers together, to take what they read for a label
+    # of readers together, to take what they read for a label; less, where a character has not its share so
+    unlabelled_confidence: float = Field(0.9, gt=0, lt=1)
     folds: int = Field(3, ge=2, le=20)
     # share of real pictures than which made ones must not be easier to a reader out of fold
     easiest: float = Field(EASIEST, ge=0, lt=1)

@@ -51,7 +51,7 @@ from recognizer.training.collapse import find_collapse
 from recognizer.training.evaluate import evaluate, read_pictures, shown_case
 from recognizer.training.folds import tell_learned
 from recognizer.training.model import SIZES, FixedHead, HeadName, Network
-from recognizer.training.pseudo import labelled_by, surely, train_with_unlabelled, without_labels
+from recognizer.training.pseudo import LIKELY, labelled_by, surely, train_with_unlabelled, without_labels
 from recognizer.training.train import (
     Average,
     Data,
@@ -1037,7 +1037,7 @@ def test_unlabelled_pictures_are_labelled_by_sure_readings_and_trained_on(
     assert scores.exact == max(run["exact"] for run in runs)
     assert json.loads((out / "scores.json").read_text())["exact"] == scores.exact
     pseudo = read_manifest(out / "pseudo-1").samples
-    assert 20 < len(pseudo) <= 48 and all(s.meta["confidence"] >= 0.5 for s in pseudo)
+    assert 20 < len(pseudo) <= 48 and all(s.meta["confidence"] >= LIKELY for s in pseudo)
     right = [truth[Path(str(s.meta["source"])).name] == s.text for s in pseudo]
     assert np.mean(right) > 0.85, "and the rest was too unsure to be taken"
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
@@ -1057,7 +1057,7 @@ def test_what_is_taken_for_labels_has_a_share_of_each_character() -> None:
     assert (likely[has] < 0.9).all() and sure[likely >= 0.9].all()
     share = (likely >= 0.9).mean()
     assert sure[has].sum() == int(share * has.sum()) > 5
-    assert likely[has & sure].min() >= max(0.5, likely[has & ~sure].max()), "the likeliest of them"
+    assert likely[has & sure].min() >= max(LIKELY, likely[has & ~sure].max()), "the likeliest of them"
     assert surely(mixed, np.where(has, 0.4, likely), 0.9)[has].sum() == 0, "but none that is likelier to be wrong"
     assert not surely(texts, [0.5] * 400, 0.9).any() and surely(texts, [0.1] * 400, 0).all()
     assert surely([], [], 0.9).shape == (0,)
