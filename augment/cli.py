@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from recognizer.errors import MOST_THREADS, UserError, one_line_errors
+from recognizer.errors import MOST_THREADS, UserError, one_line_errors, quoted
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -105,6 +105,8 @@ def mine_errors(
         print("  " + ", ".join(f"{kind}: {n}" for kind, n in mined.kinds.most_common()))
     for (true, read), times in mined.confused.most_common(10):
         print(f"  {true or '(nothing)':>10} -> {read or '(nothing)':<10} {times}")
+    if not mined.hard:
+        print("  nothing is misread: the requests are for any sample")
     if mined.suspects:
         print(f"{len(mined.suspects)} labels are likely wrong, and were set aside: {out / 'suspects'}")
         for h in mined.suspects[:10]:
@@ -150,7 +152,7 @@ def fit(
     elif method is None or out is None:
         raise UserError("say which method learns, and where it goes: --method NAME --out DIR")
     elif out.exists() and any(out.iterdir()):
-        raise UserError(f"{out} exists and is not empty: name a new folder, or go on with --resume {out}")
+        raise UserError(f"{out} exists and is not empty: name a new folder, or go on with --resume {quoted(out)}")
     cls = load_learner(asked["method"])
     manifest = merge([read_manifest(Path(d), asked["label_pattern"]) for d in asked["data"]]) if asked["data"] else None
     if manifest is not None and asked["limit"]:

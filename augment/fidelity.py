@@ -76,13 +76,6 @@ def exact_text(sample: Sample) -> bool:
     return isinstance(name, str) and name in METHODS and load_class(name).exact_text
 
 
-def learned(sample: Sample) -> bool:
-    """Whether a made sample comes of a method that learned from real pictures, or may do: one's own is not asked, as
-    no module is imported because a file names it."""
-    name = sample.meta.get("method")
-    return not (isinstance(name, str) and name in METHODS) or hasattr(load_class(name), "fit")
-
-
 def varies(sample: Sample) -> bool:
     """Whether a made sample was drawn by a method that varies a real picture under its own text."""
     name = sample.meta.get("method")

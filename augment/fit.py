@@ -35,7 +35,7 @@ from augment.canvas import (
 from augment.layout import Aligner, Spacing
 from augment.method import FEWEST, Known
 from recognizer.charset import Charset
-from recognizer.errors import MOST_THREADS, Stopped, UserError
+from recognizer.errors import MOST_THREADS, Stopped, UserError, quoted
 from recognizer.images import Part, PictureError, open_picture
 from recognizer.progress import Bar, say
 from recognizer.reader import Reader
@@ -350,7 +350,9 @@ def fit(
                 saved = time.monotonic()
             if stop and progress.step < settings.steps:
                 metrics.close()
-                raise Stopped(f"at step {progress.step} of {settings.steps}; go on with: augment fit --resume {out}")
+                raise Stopped(
+                    f"at step {progress.step} of {settings.steps}; go on with: augment fit --resume {quoted(out)}"
+                )
     if accelerator.is_main_process:
         finish({name: tensor.cpu() for name, tensor in average.shadow.items()})
     metrics.close()

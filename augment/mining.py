@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,17 +25,20 @@ NEAR = 0.8  # a sample whose label is held less likely than this is nearly misre
 SUSPECT = 9.0  # nats by which another text is likelier than a label that is likely wrong itself,
 SURE = 0.9  # where that text is read with this confidence at least
 RAREST = 4.0  # times as often as its equals a rare character or look is practised, at most
+MOST = 0.1  # of a plan, that one picture is the source of
 
 
 @dataclass(frozen=True)
 class Hard:
     """A sample that is misread or nearly so. `hardness` is nats a character of its label's likelihood; `look` is the
-    cluster that its picture belongs to, 0 where none were told apart."""
+    cluster that its picture belongs to, 0 where none were told apart; `doubted` says that its label was likely wrong
+    when it was mined before."""
 
     sample: Sample
     reading: Reading
     hardness: float
     look: int = 0
+    doubted: bool = False
 
     @property
     def misread(self) -> bool:
@@ -48,8 +51,13 @@ class Hard:
 
     @property
     def suspect(self) -> bool:
-        """Whether its label is likely wrong: another text is read surely, and far more likely."""
-        return self.misread and self.reading.confidence >= SURE and self.margin <= -SUSPECT
+        """Whether its label is likely wrong: another text is read surely, and far more likely, or was before, and it
+        still is not read."""
+        return self.misread and (self.doubted or self.contradicted)
+
+    @property
+    def contradicted(self) -> bool:
+        return self.reading.confidence >= SURE and self.margin <= -SUSPECT
 
 
 @dataclass(frozen=True)
@@ -87,13 +95,15 @@ def hardness(reading: Reading, text: str) -> float:
 
 
 def mine(
-    samples: Sequence[Sample], readings: Sequence[Reading], near: float = NEAR, looks: Sequence[int] | None = None
-) -> Mined:
+    samples: Sequence[Sample], readings: Sequence[Reading], near: float = NEAR, looks: Sequence[int] | None = None,
+    doubted: Collection[str] = (),
+) -> Mined:  # fmt: skip
     """Rank what was misread, or whose label was held less likely than `near`, misread ones first, then by hardness and
-    margin; `looks[i]` is the cluster of `samples[i]`. Likely label errors are set aside."""
+    margin; `looks[i]` is the cluster of `samples[i]`. Likely label errors are set aside, and so is what is `doubted`
+    (names) since it was mined before, until its label is read."""
     looks = [0] * len(samples) if looks is None else [int(look) for look in looks]
     all_read = [
-        Hard(sample, reading, hardness(reading, sample.text), look)
+        Hard(sample, reading, hardness(reading, sample.text), look, sample.name in doubted)
         for sample, reading, look in zip(samples, readings, looks, strict=True)
     ]
     trusted = [h for h in all_read if not h.suspect]
@@ -107,10 +117,10 @@ def mine(
 def plan(mined: Mined, samples: Sequence[Sample], count: int, seed: int) -> tuple[list[Request], list[Request]]:
     """Requests for practice, `count` that vary a real picture and `count` that draw a new text.
 
-    Sources are drawn by hardness, so that what is misread comes most often and no picture fills the plan, and by how
-    rare their look is; none is a suspect. New texts have the lengths of the labels and characters drawn by how often
-    they are misread and how rarely they are seen; half of those drawn from a hard sample with a confused character
-    are its text with that character swapped for what it was taken for.
+    Sources are drawn by hardness, so that what is misread comes most often, and by how rare their look is. None is a
+    suspect, and of none comes more than a tenth: where few are hard, the others have the rest. New texts have the
+    lengths of the labels and characters drawn by how often they are misread and how rarely they are seen; half of those
+    drawn from a sample with a confused character are its text with that character swapped for what it was taken for.
 
     Raises:
         UserError: no samples.
@@ -119,15 +129,17 @@ def plan(mined: Mined, samples: Sequence[Sample], count: int, seed: int) -> tupl
         raise UserError("there is no sample to plan practice from")
     rng = np.random.default_rng([seed, 11])
     wrong = {h.sample.name for h in mined.suspects}
-    sources = [h.sample for h in mined.hard] or [s for s in samples if s.name not in wrong] or list(samples)
-    weight = np.array([0.2 + min(h.hardness, 3.0) for h in mined.hard] or [1.0] * len(sources))
-    if mined.hard:
-        mean_look = mined.read / len(mined.looks)
-        weight *= [min(RAREST, (mean_look / mined.looks[h.look]) ** 0.5) for h in mined.hard]
-    drawn = rng.choice(len(sources), (2, count), p=weight / weight.sum())
-    sizes = {i: open_picture(sources[i].read_bytes(), "L").size for i in np.unique(drawn).tolist()}
+    trusted = [s for s in samples if s.name not in wrong] or list(samples)
+    weight = {h.sample.name: 0.2 + min(h.hardness, 3.0) for h in mined.hard}
+    for h in mined.hard:
+        weight[h.sample.name] *= min(RAREST, (mined.read / len(mined.looks) / mined.looks[h.look]) ** 0.5)
+    share = np.array([weight.get(s.name, 0.0) for s in trusted])
+    share = (share / max(share.sum(), 1e-9)).clip(max=MOST)
+    share += (1 - share.sum()) * (share == 0) / max((share == 0).sum(), 1)
+    drawn = rng.choice(len(trusted), (2, count), p=share / share.sum())
+    sizes = {i: open_picture(trusted[i].read_bytes(), "L").size for i in np.unique(drawn).tolist()}
 
-    seen = Counter(c for s in samples for c in s.text)
+    seen = Counter(c for s in trusted for c in s.text)
     missed: Counter[str] = Counter()
     taken_for: dict[str, Counter[str]] = {}
     for (true, read), times in mined.confused.items():
@@ -141,15 +153,17 @@ def plan(mined: Mined, samples: Sequence[Sample], count: int, seed: int) -> tupl
         [(1 + 10 * missed[c] / seen[c]) * min(RAREST, (mean / seen[c]) ** 0.5) for c in alphabet]
     )
     character_weight /= character_weight.sum()
-    lengths = [len(s.text) for s in samples]
+    lengths = [len(s.text) for s in trusted]
 
-    vary, draw = [], []
+    vary, draw, whys = [], [], ("any sample", "hard sample")
     for k in range(count):
-        source = sources[drawn[0, k]]
+        source = trusted[drawn[0, k]]
         width, height = sizes[int(drawn[0, k])]
-        vary.append(Request(source.text, int(rng.integers(2**31)), width, height, source.name, "hard sample"))
+        vary.append(
+            Request(source.text, int(rng.integers(2**31)), width, height, source.name, whys[source.name in weight])
+        )
         width, height = sizes[int(drawn[1, k])]
-        text, why, pair = sources[drawn[1, k]].text, "contrast pair", sources[drawn[1, k]].name
+        text, why, pair = trusted[drawn[1, k]].text, "contrast pair", trusted[drawn[1, k]].name
         places = [i for i, c in enumerate(text) if c in taken_for]
         if places and rng.random() < 0.5:
             i = int(rng.choice(places))
@@ -204,10 +218,12 @@ def fold_settings(model: Path) -> TrainSettings:
     return make(TrainSettings, about, f"settings in {model}")
 
 
-def write_mined(mined: Mined, requests: Sequence[Request], out: Path) -> None:
+def write_mined(
+    mined: Mined, requests: Sequence[Request], out: Path, files: Mapping[str, str] | None = None
+) -> None:  # fmt: skip
     """Write `hard/` and, where there are any, `suspects/` (samples, and what was read in them) and
     `suspects.jsonl` (for `recognizer label --review`), `confusions.json`, `requests.jsonl` and `sheet.png` into
-    `out`."""
+    `out`. `files` are the user's own of samples that were copied, by name."""
     out.mkdir(parents=True, exist_ok=True)
     for name, found in (("hard", mined.hard), *[("suspects", mined.suspects)] * bool(mined.suspects)):
         with FolderWriter(out / name) as writer:
@@ -219,9 +235,10 @@ def write_mined(mined: Mined, requests: Sequence[Request], out: Path) -> None:
                 writer.add(h.sample.name, h.sample.read_bytes(), h.sample.text, about)
     if mined.suspects:
         doubts = [
-            {"file_name": h.sample.name, "text": h.sample.text, "suggested": h.reading.text,
+            {"file_name": h.sample.name, **({"path": path} if (path := file_of(h.sample, files)) else {}),
+             "text": h.sample.text, "suggested": h.reading.text,
              "confidence": round(h.reading.confidence, 4), "score": round(-h.margin, 3),
-             "reasons": [f"read surely, {-h.margin:.0f} nats likelier"]}
+             "reasons": [f"read {'surely' if h.contradicted else 'surely before'}, {-h.margin:.0f} nats likelier"]}
             for h in mined.suspects
         ]  # fmt: skip
         lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in doubts]
@@ -232,6 +249,11 @@ def write_mined(mined: Mined, requests: Sequence[Request], out: Path) -> None:
     if mined.hard:
         cells = [hard_cell(h) for h in mined.hard[:60]]
         contact_sheet([cells[i : i + 6] for i in range(0, len(cells), 6)], out / "sheet.png")
+
+
+def file_of(sample: Sample, files: Mapping[str, str] | None) -> str | None:
+    """The user's own file of a sample, or of one that was copied from it."""
+    return str(sample.path.resolve()) if files is None else files.get(sample.name)
 
 
 def hard_cell(h: Hard) -> Cell:

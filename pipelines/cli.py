@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from recognizer.errors import UserError, one_line_errors
+from recognizer.errors import UserError, one_line_errors, quoted
 
 if TYPE_CHECKING:
     from pipelines.run import DataSettings
@@ -84,7 +84,7 @@ def run(
     path = write_report(out)
     print_summary(out)
     print(f"report: {path}")
-    print(f"read with: recognizer predict --model {out} PICTURE")
+    print(f"read with: recognizer predict --model {quoted(out)} PICTURE")
 
 
 @typer_app.command()

@@ -46,7 +46,7 @@ def compare(settings: CompareSettings, out: Path) -> Ledger:
     if settings.test is None:
         raise UserError("say what to compare on: --test DIR")
     if NONE not in settings.methods or len(set(settings.methods)) < max(2, len(settings.methods)):
-        raise UserError(f"methods: {NONE} and at least one other, each once")
+        raise UserError(f"methods: name {NONE} and at least one other, each once")
     check_methods(settings, [name for name in settings.methods if name != NONE])
     open_run(settings, out, "methods")
     with locked(out):

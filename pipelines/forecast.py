@@ -207,7 +207,7 @@ def prepare(settings: ForecastSettings, out: Path, ledger: Ledger) -> None:
     sizes = sorted(settings.sizes or {len(pool) // d for d in (8, 4, 2, 1) if len(pool) // d >= FEWEST})
     if len(sizes) < 2 or not held:
         raise UserError(
-            f"{len(pool)} samples to train on and {len(held)} to read are too few for a forecast: {2 * FEWEST} and 1"
+            f"{len(pool)} samples to train on and {len(held)} to read are too few: a forecast needs {2 * FEWEST} and 1"
         )
     if sizes[-1] > len(pool):
         raise UserError(f"sizes: {sizes[-1]} labels are more than the {len(pool)} that there are to train on")

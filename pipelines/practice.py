@@ -30,10 +30,11 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from augment.fidelity import doubts, learned
+from augment.fidelity import doubts
 from augment.likeness import features_of
 from augment.looks import looks_of
 from augment.method import Request, sources_of
+from augment.methods import load_class
 from augment.mining import by_look, mine, plan, write_mined
 from augment.synthesize import answered_by
 from pipelines.arms import NONE, Arms, difference_rows, difference_table
@@ -58,10 +59,10 @@ from pipelines.run import (
 from pipelines.unlabelled import relabelled, take
 from recognizer.deploy.export import export
 from recognizer.errors import UserError
-from recognizer.progress import Alone, say
+from recognizer.progress import Alone, say, spell
 from recognizer.readings import BEYOND_CHANCE, Reading, mcnemar
 from recognizer.samples import Manifest, Sample, read_manifest, write_folder
-from recognizer.training.average import average
+from recognizer.training.average import NoMean, average
 from recognizer.training.checkpoint import find_start
 from recognizer.training.side_by_side import Training, train_side_by_side
 
@@ -105,14 +106,15 @@ def practice(settings: PracticeSettings, out: Path) -> Ledger:
         ledger = Ledger(out / "ledger.jsonl")
         run = prepare(settings, out, ledger)
         torch.set_num_threads(run.jobs)
-        first_readers(run)
+        first_readers(run, settings)
         best, control, kept = out / "baseline", out / "baseline", []
         for number in range(1, settings.rounds + 1):
             kept.append(out / f"round-{number}" / "kept")
             practise_round(run, settings, number, going_on(run, best), going_on(run, control), kept)
-            facts = ledger[f"round {number}"]
+            if not ledger[f"round {number} mine"]["kept"]:
+                break
             control = out / f"round-{number}" / "control"
-            if not facts["goes_on"]:
+            if not ledger[f"round {number}"]["goes_on"]:
                 break
             best = out / f"round-{number}" / "pupil"
         settle(run, settings, kept)
@@ -126,7 +128,7 @@ def practice(settings: PracticeSettings, out: Path) -> Ledger:
 # ------------------------------------------------------------------------------------------------------------- steps
 
 
-def first_readers(run: Run) -> None:
+def first_readers(run: Run, settings: PracticeSettings) -> None:
     """Train the baseline on all real pictures, and beside it each fold's reader on the others'."""
     if "baseline" in run.ledger:
         see_judged(run.out, run.ledger["baseline"])
@@ -145,6 +147,18 @@ def first_readers(run: Run) -> None:
         means=[baseline.out.name] * mean, seconds=time.monotonic() - began,
     )  # fmt: skip
     say(Alone(), f"baseline: {in_words(scores)} on validation, {in_words(held)} of all that was held out of a training")
+    say(Alone(), f"about {spell(ahead(run, settings))} of training to come, if every round pays")
+
+
+def ahead(run: Run, settings: PracticeSettings) -> float:
+    """Seconds that all trainings after the first readers' take at most, by how long those took; what methods learn is
+    not counted."""
+    folds, methods = len(run.folds), len(settings.methods)
+    trials = (len(ALONE) + methods) * settings.trial_share if methods > 1 else 0.0
+    rounds = settings.rounds * settings.round_share * (2 + 2 * (folds - 1) + trials)
+    controls = (2 + len(settings.controls)) * settings.seeds if settings.controls else 0
+    passes = rounds + 2 * settings.decay_share + controls
+    return float(run.ledger["baseline"]["seconds"]) * passes / (1 + folds)
 
 
 def practise_round(
@@ -156,6 +170,9 @@ def practise_round(
         return
     if f"{step} mine" not in run.ledger:
         mine_and_make(run, settings, number, folder, best)
+    if not run.ledger[f"{step} mine"]["kept"]:
+        say(Alone(), f"round {number}: nothing more to practise on is found or made: practice ends")
+        return
     began = time.monotonic()
     data = run.out / "data" / "train"
     pair = [
@@ -169,11 +186,13 @@ def practise_round(
     gained = beats(samples, *apart)
     told = [scores_of(samples, own) for own in apart]
     before, means = read(best, run.validation), []
-    on_validation = {}
+    on_validation: dict[str, Sequence[Reading]] = {}
     for role, (_, own) in held.items():
-        readers = [t.out for t in folds[role]]
-        on_validation[role], mean = with_folds(run, folder / role, readers, own[: len(run.validation)])
-        means += [role] * mean
+        on_validation[role] = own[: len(run.validation)]
+        if any(t.settings.with_synthetic for t in folds["pupil"]):  # else the folds' readers have not practised
+            readers = [t.out for t in folds[role]]
+            on_validation[role], mean = with_folds(run, folder / role, readers, on_validation[role])
+            means += [role] * mean
     readings = on_validation["pupil"]
     run.ledger.record(
         step, **{role: scores_of(run.validation, own).to_dict() for role, own in on_validation.items()},
@@ -203,7 +222,7 @@ def with_folds(
     shutil.rmtree(mean, ignore_errors=True)
     try:
         average([reader, *folds], mean)
-    except UserError:  # trained from nothing, they have none
+    except NoMean:  # trained from nothing
         return readings, False
     own = read(mean, run.validation)
     return (readings, False) if worse(run.validation, own, readings) else (own, True)
@@ -237,19 +256,20 @@ def fold_trainings(
     """The trainings of a round's pupil and control of each fold, as many times through their labels as the round's own
     go through theirs."""
     trainings: dict[str, list[Training]] = {"pupil": [], "control": []}
+    # what a learned method makes has strokes of all training pictures in it, those of each fold as well, and what a
+    # reader of all of them read in pictures without labels, a fold's reader must read itself
+    apart = {name for name in settings.methods if name == UNLABELLED or hasattr(load_class(name), "fit")}
     for k, (before, fold) in enumerate(zip(fold_readers(run, number), run.folds, strict=True)):
         names = {s.name for s in fold}
         made = run.out / "folds" / f"made-{k}-{number}"
         if not made.exists():
-            # what a learned method makes has strokes of all training pictures in it, those of this fold as well,
-            # and what a reader of all of them read in pictures without labels, this fold's reader must read itself
             every = [s for path in kept for s in read_manifest(path)]
             loose = [
                 replace(s, name=f"{i}{Path(s.name).suffix}")
                 for i, s in enumerate(every)
-                if s.meta.get("method") == UNLABELLED
+                if s.meta["method"] == UNLABELLED
             ]
-            others = [s for s in every if s.meta.get("source") not in names and not learned(s)]
+            others = [s for s in every if s.meta["source"] not in names and s.meta["method"] not in apart]
             write_folder([*others, *relabelled(loose, before, settings.unlabelled_confidence)], made)
         alone = run.out / "folds" / (f"fold-{k}" if number == 1 else f"fold-{k}-control-{number - 1}")
         for role, start in (("pupil", before), ("control", alone)):
@@ -294,13 +314,14 @@ def mine_and_make(run: Run, settings: PracticeSettings, number: int, folder: Pat
     judges = Judges.of(run, readers)
     samples, readings = judges.samples, judges.readings
     looks = looks_of(features_of(run.out / "baseline", samples))
-    mined = mine(samples, readings, looks=looks.tolist())
+    before = run.ledger[f"round {number - 1} mine"] if number > 1 else {}
+    mined = mine(samples, readings, looks=looks.tolist(), doubted=before.get("set_aside", ()))
     count = max(2 * len(names), round(settings.made * len(run.train)))
     plans = plan(mined, samples, count, run.settings.seed + number)
     misread = sum(h.misread for h in mined.hard)
     nearly = len(mined.hard) - misread
     if f"{step} even" not in run.ledger:
-        write_mined(mined, [], folder / "mined")
+        write_mined(mined, [], folder / "mined", run.files)
         if number == 1:
             write_trusted(run, {h.sample.name for h in mined.suspects})
         suspects = f", {len(mined.suspects)} labels likely wrong and set aside" if mined.suspects else ""
@@ -316,13 +337,15 @@ def mine_and_make(run: Run, settings: PracticeSettings, number: int, folder: Pat
         rest = tuple(requests[start:] for requests in plans)
         make_part(run, settings, parts[1], folder / PARTS[1], shared(count - start, weights), rest, best, judges)
     kept = [s for part in PARTS for path in sorted((folder / part / "kept").glob("*")) for s in read_manifest(path)]
-    if not kept:
+    if not kept and number == 1:
         raise UserError(f"round {number}: no made picture was kept; look at {folder}")
     shutil.rmtree(folder / "kept", ignore_errors=True)  # of a run that was killed before it could say so
-    write_folder(kept, folder / "kept")
+    if kept:
+        write_folder(kept, folder / "kept")
     run.ledger.record(
         f"{step} mine", read=len(samples), misread=misread, near=nearly, suspects=len(mined.suspects),
-        looks=by_look(mined), out_of_fold=scores_of(samples, readings).to_dict(), kinds=mined.kinds,
+        set_aside=[h.sample.name for h in mined.suspects], looks=by_look(mined),
+        out_of_fold=scores_of(samples, readings).to_dict(), kinds=mined.kinds,
         methods={name: together([run.ledger[part]["methods"][name] for part in parts if part in run.ledger])
                  for name in names},
         weights=weights, kept=len(kept), seconds=time.monotonic() - began,
@@ -353,7 +376,8 @@ def make_part(
             found, methods[name] = take(run, count, readers, seed, taken)
             if found:
                 write_folder(found, folder / "kept" / name)
-            say(Alone(), f"  {name}: {len(found)} of {count} taken, {methods[name]['sure']} are read surely")
+            read_in, sure = (methods[name][key] for key in ("read", "sure"))
+            say(Alone(), f"  {name}: {len(found)} taken, of {sure:,} that are read surely in {read_in:,} looked at")
             continue
         try:
             own, known = fitted(run, name, run.out / "baseline")
@@ -452,13 +476,13 @@ def settle(run: Run, settings: PracticeSettings, kept: Sequence[Path]) -> None:
 def choose(run: Run, settings: PracticeSettings, control: Path) -> None:
     """Keep the best reader as the run's weights: also a control, where practice did not pay. The baseline, pupils that
     beat their control, and the last control are ranked by all that was held out of a training; what came of the best
-    while the rate fell takes its place, unless it reads fewer validation pictures right, beyond chance."""
+    while the rate fell takes its place, unless it reads fewer validation pictures right, beyond chance. Beside it goes
+    the control that saw as many pictures."""
     if "chosen" in run.ledger:
         return
     began, baseline = time.monotonic(), run.out / "baseline"
     settled = {path.name.removesuffix("-settled"): path for path in sorted(run.out.glob("round-*/*-settled"))}
-    last = settled["control"].with_name("control") if settled else control
-    control_of = {baseline: last, last: last}
+    control_of = {baseline: control, control: control}
     control_of |= {pupil: pupil.with_name("control") for pupil in winners(run, settings)}
     best = max(control_of, key=lambda path: rank(run, path))
     winner, control = going_on(run, best), going_on(run, control_of[best])
@@ -481,8 +505,8 @@ def choose(run: Run, settings: PracticeSettings, control: Path) -> None:
 
 
 def read_test(run: Run) -> None:
-    """Read the test set, once: with what practice began with, with the last control, with the reader that was chosen,
-    and with the baseline alone, as a training without practice would have left it."""
+    """Read the test set, once: with what practice began with, with the reader that was chosen, with its control, and
+    with the baseline alone, as a training without practice would have left it."""
     if "test" in run.ledger or run.settings.test is None:
         return
     chosen, began = run.ledger["chosen"], time.monotonic()

@@ -28,6 +28,7 @@ from pipelines.portfolio import PARTS, UNLABELLED
 from recognizer.data.pages import Piece, Tile, embedded, percent, pieces_of, read_pieces, templates, tile_of, write_page
 from recognizer.errors import UserError
 from recognizer.journal import locked as held
+from recognizer.progress import spell
 from recognizer.readings import BEYOND_CHANCE, Confusion, confusions
 from recognizer.samples import Sample, read_manifest
 
@@ -86,7 +87,10 @@ class PracticeRun:
         """The first step that is not done; None where the run is finished."""
         planned = ["prepare", "baseline"]
         for n in range(1, self.settings["rounds"] + 1):
-            planned += [f"round {n} mine", f"round {n}"]
+            planned += [f"round {n} mine"]
+            if not self.steps.get(f"round {n} mine", {"kept": 1})["kept"]:
+                break
+            planned += [f"round {n}"]
             if not self.steps.get(f"round {n}", {"goes_on": True})["goes_on"]:
                 break
         planned += ["settled"] * self.steps.get("round 1", {"goes_on": True})["goes_on"]
@@ -211,7 +215,7 @@ def print_summary(run: Path) -> None:
             mine, done = found.steps[f"round {n} mine"], found.steps.get(f"round {n}")
             asked = sum(facts["asked"] for facts in mine["methods"].values())
             both = [percent(done["held_out"][role]["exact"]) for role in ("pupil", "control")] if done else ["-", "-"]
-            table.add_row(str(n), *both, f"{mine['kept']:,} of {asked:,}", _outcome(done))
+            table.add_row(str(n), *both, f"{mine['kept']:,} of {asked:,}", _outcome(mine, done))
         console.print(table)
     if found.next_step:
         how = "a process is at it" if found.running else f"go on with: {found.resume}"
@@ -237,9 +241,9 @@ def controls_cells(controls: Entry, row: Entry) -> list[str]:
     return cells
 
 
-def _outcome(done: Entry | None) -> str:
+def _outcome(mine: Entry, done: Entry | None) -> str:
     if done is None:
-        return "not trained yet"
+        return "not trained yet" if mine["kept"] else "made nothing"
     return "earned something" if done["goes_on"] else "earned nothing"
 
 
@@ -258,15 +262,6 @@ def interval(scores: Scores) -> str:
 
 def p_value(p: float) -> str:
     return "< 0.0001" if p < 0.0001 else f"= {p:.2g}" if p < 0.1 else f"= {p:.2f}"
-
-
-def spell(seconds: float) -> str:
-    """Seconds as a person says them."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 # ----------------------------------------------------------------------------------------------------------- the page

@@ -29,7 +29,7 @@ from pipelines.ledger import Ledger, locked
 from pipelines.portfolio import UNLABELLED
 from recognizer.charset import Charset
 from recognizer.deploy.export import export
-from recognizer.errors import MOST_THREADS, UserError
+from recognizer.errors import MOST_THREADS, UserError, quoted
 from recognizer.images import MAX_PIXELS, Frame
 from recognizer.progress import Alone, Bar, say
 from recognizer.readings import Reading, Scores
@@ -133,6 +133,12 @@ class Run:
         }  # fmt: skip
         return Training(make(TrainSettings, values | changed, "reader settings"), out)
 
+    @property
+    def files(self) -> dict[str, str]:
+        """The user's own files of the training pictures, by a sample's name."""
+        listed = self.out / "data" / "files.json"
+        return dict(json.loads(listed.read_text())) if listed.exists() else {}
+
     def fold_trainings(self) -> list[Training]:
         """The trainings of each fold's reader, on the other folds."""
         return [
@@ -171,8 +177,8 @@ def check_methods(settings: RunSettings, names: Sequence[str]) -> None:
 
 
 def open_run(settings: S, out: Path, *free: str) -> None:
-    """Make the run folder, or see that the one to go on with was made with the same settings, but for those that are
-    `free`. A run that ended before it had done anything may begin again with others.
+    """Make the run folder, or see that the one to go on with was made with the same settings, but for `jobs` and those
+    that are `free`. A run that ended before it had done anything may begin again with others.
 
     Raises:
         UserError: other settings, a folder that is taken, or settings of `reader` that it cannot have.
@@ -180,9 +186,16 @@ def open_run(settings: S, out: Path, *free: str) -> None:
     kept, before = out / "settings.toml", None
     there = {path.name for path in out.iterdir()} if out.is_dir() else set()
     if kept.is_file() and there - AT_FIRST:
-        before = load(type(settings), kept, {})
-        if before.model_copy(update={name: getattr(settings, name) for name in free}) != settings:
-            raise UserError(f"{out} was begun with other settings (see {kept}): name a new folder, or --resume {out}")
+        try:
+            before = load(type(settings), kept, {})
+        except UserError:
+            raise UserError(f"{out} holds a run of another command or version: name a new folder") from None
+        fixed = set(type(settings).model_fields) - {*free, "jobs"}
+        if other := sorted(name for name in fixed if getattr(before, name) != getattr(settings, name)):
+            raise UserError(
+                f"{out} was begun with other settings ({', '.join(other)}; see {kept}): name a new folder, or "
+                f"--resume {quoted(out)}"
+            )
     elif out.exists() and (not out.is_dir() or there - AT_FIRST):
         raise UserError(f"{out} exists and is not empty: name a new folder")
     else:
@@ -242,7 +255,7 @@ def prepare(settings: RunSettings, out: Path, ledger: Ledger) -> Run:
         if len(parts[0]) < 2 * settings.folds or not parts[1]:
             raise UserError(
                 f"{len(parts[0])} samples to train and {len(parts[1])} to validate are too few for "
-                f"{settings.folds} folds"
+                f"{settings.folds} folds: they need {2 * settings.folds} and 1"
             )
         leaks = {
             "test": tell_leaks(test.samples, [*parts[0], *parts[1]], "test on", Alone()),
@@ -255,6 +268,8 @@ def prepare(settings: RunSettings, out: Path, ledger: Ledger) -> Run:
         shutil.rmtree(data, ignore_errors=True)
         for name, part in zip(("train", "validation"), parts, strict=True):
             write_folder(part, data / name)
+        files = {s.name: str(s.path.resolve()) for s in parts[0] if s.size is None and s.key is None}
+        (data / "files.json").write_text(json.dumps(files))
         train = read_manifest(data / "train").samples
         folds = folds_of(train, settings.folds, settings.seed)
         for k in range(settings.folds):

@@ -16,7 +16,7 @@ import numpy as np
 from pipelines.portfolio import UNLABELLED
 from pipelines.run import Run, read_some
 from recognizer.errors import UserError
-from recognizer.progress import Alone, Bar
+from recognizer.progress import Alone, Bar, say
 from recognizer.samples import Sample
 from recognizer.training.pseudo import surely
 
@@ -71,6 +71,8 @@ def take(
         for k, i in enumerate(chosen.tolist())
     ]  # fmt: skip
     lacking = count - len(samples)
+    if broken := len(files) - len(found):
+        say(Alone(), f"  {broken} of {len(files)} pictures without labels cannot be opened, and are left out")
     return samples, {
         "asked": count, "kept": len(samples), "refused": {"too few are sure": lacking} if lacking else {},
         "read_right": sum(alike) / max(len(alike), 1), "read": len(files), "sure": len(sure),

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from recognizer.errors import MOST_THREADS, UserError, one_line_errors, see_writable
+from recognizer.errors import MOST_THREADS, UserError, one_line_errors, quoted, see_writable
 
 if TYPE_CHECKING:
     from recognizer.decode import Constraint
@@ -162,7 +162,10 @@ def train(
     from recognizer.deploy.export import export as write_onnx
 
     write_onnx(out)
-    print(f"the best weights are {out / 'weights.safetensors'}; read with: recognizer predict --model {out} PICTURE")
+    print(
+        f"the best weights are {out / 'weights.safetensors'}; "
+        f"read with: recognizer predict --model {quoted(out)} PICTURE"
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------- evaluate
@@ -252,7 +255,7 @@ def average(
 
     mean_of(models, out)
     write_onnx(out)
-    print(f"the mean of {len(models)} readers is in {out}; read with: recognizer predict --model {out} PICTURE")
+    print(f"the mean of {len(models)} readers is in {out}; read with: recognizer predict --model {quoted(out)} PICTURE")
 
 
 @typer_app.command()
@@ -660,7 +663,7 @@ def _training(
 
 def _told(scores: Scores, out: Path) -> None:
     print(f"validation: {_scores_line(scores)}")
-    print(f"read with: recognizer predict --model {out} PICTURE")
+    print(f"read with: recognizer predict --model {quoted(out)} PICTURE")
 
 
 @compress_app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,11 @@ class UserError(Exception):
 
 class Stopped(Exception):
     """The user pressed Ctrl-C and everything so far is kept. One line: how to go on."""
+
+
+def quoted(path: Path) -> str:
+    """A path as a shell takes it."""
+    return shlex.quote(str(path))
 
 
 def see_writable(option: str, file: Path) -> None:

@@ -74,7 +74,7 @@ def open_picture(
         raise PictureError("too large", str(error)) from None
     except UnidentifiedImageError:
         raise PictureError(
-            "unreadable", f"no picture, or in a format that is not read; {', '.join(USUAL + UNUSUAL)} are"
+            "unreadable", f"no picture, or in none of the formats that are read: {', '.join(USUAL + UNUSUAL)}"
         ) from None
     except MemoryError:
         raise PictureError("too large", "not enough memory to decode it") from None

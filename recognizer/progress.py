@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 CONSOLE = Console(stderr=True, highlight=False)
+SPEED_OVER = 3600.0  # seconds: a training tells of itself once a minute or so, and less often tells no speed
 
 
 class Process(Protocol):
@@ -31,6 +32,15 @@ def say(process: Process, line: str) -> None:
         CONSOLE.print(line, markup=False, soft_wrap=True)
 
 
+def spell(seconds: float) -> str:
+    """Seconds as a person says them."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
 class Bar:
     """A progress bar with rate, time left and the figures of the last step. Off the terminal only notes are printed."""
 
@@ -41,6 +51,7 @@ class Bar:
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[figures]}"),
             TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(elapsed_when_finished=True),
             console=CONSOLE, transient=True, disable=not (process.is_main_process and CONSOLE.is_terminal),
+            speed_estimate_period=SPEED_OVER,
         )  # fmt: skip
         self._task = self._bar.add_task(what, total=total, completed=done, figures="")
 

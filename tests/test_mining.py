@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +113,19 @@ def test_a_label_that_a_sure_reader_contradicts_is_set_aside_and_never_practised
     margins = {h.sample.name: h.margin for h in (*found.hard, *found.suspects)}
     assert margins[few[0].name] == pytest.approx(-12 - math.log(0.99))
     assert margins[few[4].name] == pytest.approx(math.log(1.5))
-    assert not {r.source for r in plan(found, few, 200, 0)[0]} & {few[0].name, few[3].name}
+    vary, drawn = plan(found, few, 200, 0)
+    assert not {r.source for r in vary} & {few[0].name, few[3].name}
+    stray = replace(few[0], text="z" + few[0].text)
+    vary, drawn = plan(mine([stray, *few[1:]], readings), [stray, *few[1:]], 200, 0)
+    assert not any("z" in r.text for r in vary + drawn), "a character of a wrong label is drawn"
+
+
+def test_a_label_once_doubted_stays_set_aside_until_it_is_read(samples: list[Sample]) -> None:
+    few = samples[:3]
+    readings = [Reading("9", 0.7, (), 6.0), Reading("8", 0.7, (), 6.0), Reading(few[2].text, 0.9, (), 0.1)]
+    found = mine(few, readings, doubted={few[0].name, few[2].name})
+    assert [h.sample for h in found.suspects] == [few[0]] and not found.suspects[0].contradicted
+    assert [h.sample for h in found.hard] == [few[1]]
 
 
 def test_a_rare_look_gets_more_than_its_share(samples: list[Sample]) -> None:
@@ -174,6 +187,17 @@ def test_a_plan_takes_the_hardest_most_often(samples: list[Sample]) -> None:
     names = {s.name for s in samples[:32]}
     share = np.mean([r.source in names for r in vary])
     assert share == pytest.approx(3.2 / (3.2 + 0.3), abs=0.03)
+
+
+def test_few_hard_pictures_do_not_fill_a_plan(samples: list[Sample]) -> None:
+    readings = [reading("9" if k < 2 else s.text, 3.0 * (k < 2)) for k, s in enumerate(samples)]
+    vary, _ = plan(mine(samples, readings), samples, 2000, 0)
+    share = {name: n / 2000 for name, n in Counter(r.source for r in vary).items()}
+    hard = {s.name for s in samples[:2]}
+    assert len(share) == len(samples), "the others have the rest"
+    assert all(n == pytest.approx(0.1, abs=0.025) if name in hard else n < 0.03 for name, n in share.items())
+    assert {r.why for r in vary if r.source in hard} == {"hard sample"}
+    assert {r.why for r in vary if r.source not in hard} == {"any sample"}
 
 
 def one_swap(text: str, of: set[str]) -> set[tuple[str, str]]:

@@ -23,6 +23,7 @@ from pipelines.ledger import Ledger
 from pipelines.practice import (
     PracticeSettings,
     choose,
+    fold_trainings,
     going_on,
     rank,
     read_held_out,
@@ -406,6 +407,60 @@ def test_the_rate_falls_for_the_pupil_that_read_most_not_for_the_last(
     settings = load(PracticeSettings, whole / "settings.toml", {"rounds": 3})
     run = replace(prepare(settings, whole, Ledger(tmp_path / "ledger.jsonl")), out=tmp_path)
     assert [path.parent.name for path in winners(run, settings)] == [f"round-{n}" for n in order]
+
+
+def test_own_pictures_judge_out_of_fold_unless_their_method_learned(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own.py").write_text(
+        "from augment.methods.classical import Classical\n\n\nclass Own(Classical):\n    pass\n\n\n"
+        "class Learned(Own):\n    def fit(self):\n        pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    run = shutil.copytree(whole, tmp_path / "run", ignore=shutil.ignore_patterns("made-*"))
+    listed = run / "round-1/kept/metadata.jsonl"
+    for name, seen in (("own:Own", True), ("own:Learned", False)):
+        rows = [json.loads(line) for line in (whole / "round-1/kept/metadata.jsonl").read_text().splitlines()]
+        listed.write_text("".join(json.dumps({**row, "method": name}) + "\n" for row in rows))
+        settings = load(PracticeSettings, run / "settings.toml", {"methods": [name]})
+        opened = prepare(settings, run, Ledger(run / "ledger.jsonl"))
+        trainings = fold_trainings(opened, settings, 1, [run / "round-1/kept"])
+        assert [bool(t.settings.with_synthetic) for t in trainings["pupil"]] == [seen, seen]
+        assert not any(t.settings.with_synthetic for t in trainings["control"])
+        shutil.rmtree(run / "folds/made-0-1")
+        shutil.rmtree(run / "folds/made-1-1")
+
+
+def test_a_reader_whose_folds_did_not_practise_goes_on_alone(drawn: Path) -> None:
+    done = subprocess.run([*words(drawn, "alone"), "--methods", "vae"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    steps = {entry["step"]: entry for entry in facts(drawn / "alone")}
+    assert steps["baseline"]["means"] == ["baseline"] and steps["round 1"]["means"] == []
+    held = steps["round 1"]["held_out"]
+    apart = held["pupil"]["exact"] - held["control"]["exact"], steps["round 1"]["pupil"]["exact"]
+    for k in range(2):  # they are the same, so that validation alone tells pupil from control
+        own = [read_weights(drawn / "alone/folds" / f"fold-{k}-{role}-1")[0] for role in ("pupil", "control")]
+        assert all(torch.equal(t, own[1][name]) for name, t in own[0].items())
+    there = round(steps["round 1"]["pupil"]["n"] * (apart[1] - steps["round 1"]["control"]["exact"]))
+    assert round(held["pupil"]["n"] * apart[0]) == there
+
+
+def test_a_later_round_that_makes_nothing_ends_practice_and_keeps_what_was_earned(whole: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(whole, tmp_path / "run", ignore=shutil.ignore_patterns("*-settled"))
+    rows = [json.loads(line) for line in (run / "ledger.jsonl").read_text().splitlines()]
+    rows = [row for row in rows if row["step"] not in ("settled", "chosen", "test")]
+    rows[-1]["goes_on"] = True
+    mine = next(row for row in rows if row["step"] == "round 1 mine")
+    methods = {name: {**own, "kept": 0} for name, own in mine["methods"].items()}
+    rows.append({**mine, "step": "round 2 mine", "kept": 0, "methods": methods})
+    (run / "ledger.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text = (run / "settings.toml").read_text()
+    (run / "settings.toml").write_text(text.replace("rounds = 1", "rounds = 2"))
+    done = subprocess.run(command("run", "--resume", str(run)), capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "round 2: nothing more" in done.stderr
+    assert "made nothing" in done.stdout and "the run is finished" in done.stdout
+    steps = {row["step"] for row in facts(run)}
+    assert {"settled", "chosen", "test"} <= steps and "round 2" not in steps and (run / "report.html").exists()
 
 
 def test_a_reader_is_worse_beyond_chance_alone() -> None:

@@ -21,12 +21,17 @@ from recognizer.training.checkpoint import find_weights, read_weights, save_weig
 LEAST_ALIKE = 0.5  # cosine of two readers' weights: .93 and more from one start, under .1 from two
 
 
+class NoMean(UserError):
+    """Readers that were not trained from one start."""
+
+
 def average(models: Sequence[Path], out: Path) -> None:
     """Write the mean of readers' weights to a folder `out`, as `weights.safetensors`. They may have learned other
     pictures each; it names all of these.
 
     Raises:
-        UserError: fewer than two weights files, ones of different readers or starts, or a folder that holds something.
+        NoMean: readers of different starts.
+        UserError: fewer than two weights files, ones of different readers, or a folder that holds something.
     """
     if len({find_weights(path).resolve() for path in models}) < max(2, len(models)):
         raise UserError("name two readers or more, each once")
@@ -41,7 +46,7 @@ def average(models: Sequence[Path], out: Path) -> None:
         if {k: t.shape for k, t in state.items()} != {k: t.shape for k, t in first.items()}:
             raise UserError(f"{path} has other channels than {models[0]}: only readers of one form have a mean")
         if (cosine := alike(first, state)) < LEAST_ALIKE:
-            raise UserError(
+            raise NoMean(
                 f"{path} and {models[0]} were not trained from one start (the cosine of their weights is "
                 f"{cosine:.2f}): what lies between them reads nothing"
             )

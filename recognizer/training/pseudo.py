@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from recognizer.decode import Constraint
 from recognizer.deploy.export import export
-from recognizer.errors import UserError
+from recognizer.errors import UserError, quoted
 from recognizer.images import Grey, PictureError
 from recognizer.progress import Bar, Process, say
 from recognizer.reader import Reader
@@ -47,7 +47,7 @@ def train_with_unlabelled(settings: TrainSettings, out: Path, resume: bool = Fal
     process = PartialState(cpu=no_device())
     files = without_labels(settings.unlabelled, labelled_by(settings), process)
     if not resume and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} exists and is not empty: name a new folder, or go on with --resume {out}")
+        raise UserError(f"{out} exists and is not empty: name a new folder, or go on with --resume {quoted(out)}")
     if process.is_main_process:
         out.mkdir(parents=True, exist_ok=True)
         (out / "settings.toml").write_text(to_toml(settings), encoding="utf-8")
@@ -107,6 +107,7 @@ def take_surest(
     """Write the pictures in which something is read surely as a labelled folder; gives their number. `known_as` says
     what to call a character that is read."""
     found: list[tuple[Path, Reading]] = []
+    broken = 0
     with Bar(PartialState(), "reading unlabelled", len(files)) as bar:
         for k in range(0, len(files), GROUP):
             greys: list[Grey] = []
@@ -115,12 +116,15 @@ def take_surest(
                 try:
                     greys.append(reader.open(file))
                 except PictureError:  # is nobody's training picture
+                    broken += 1
                     continue
                 opened.append(file)
             every = zip(opened, reader.read(greys, constraint), strict=True)
             found += [(file, reading) for file, reading in every if reading.text]
             for _ in files[k : k + GROUP]:
                 bar.advance()
+    if broken:
+        say(PartialState(), f"{broken} of {len(files)} unlabelled pictures cannot be opened, and are left out")
     sure = np.flatnonzero(surely([r.text for _, r in found], [r.confidence for _, r in found], least)).tolist()
     with FolderWriter(out) as writer:
         for kept, (file, reading) in enumerate(found[i] for i in sure):

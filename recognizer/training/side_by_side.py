@@ -19,7 +19,7 @@ from pathlib import Path
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from recognizer.errors import Stopped, UserError, one_line_errors
-from recognizer.progress import CONSOLE
+from recognizer.progress import CONSOLE, SPEED_OVER, Alone, say, spell
 from recognizer.settings import load, to_toml
 from recognizer.training.train import TrainSettings, train
 
@@ -43,14 +43,18 @@ def train_side_by_side(trainings: Sequence[Training], at_once: int, what: str = 
         UserError: a training failed; the others keep what they have.
         Stopped: Ctrl-C; all of them are saved.
     """
-    waiting = [t for t in trainings if not t.done]
+    waiting, began = [t for t in trainings if not t.done], time.monotonic()
     running: dict[Training, subprocess.Popen[bytes]] = {}
     columns = (
-        TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[figures]}"),
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[figures]}"),
         TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
     )  # fmt: skip
-    with Progress(*columns, console=CONSOLE, transient=True, disable=not CONSOLE.is_terminal) as bars:
-        tasks = {t: bars.add_task(f"{what}: {t.out.name}", total=None, figures="") for t in waiting}
+    with Progress(
+        *columns, console=CONSOLE, transient=True, disable=not CONSOLE.is_terminal, speed_estimate_period=SPEED_OVER
+    ) as bars:
+        all_of_them = bars.add_task(what, total=len(waiting), figures="")
+        tasks = {t: bars.add_task(f"  {t.out.name}", total=None, figures="") for t in waiting}
+        shares = dict.fromkeys(waiting, 0.0)  # of each that is done
         try:
             while waiting or running:
                 while waiting and len(running) < at_once:
@@ -60,6 +64,8 @@ def train_side_by_side(trainings: Sequence[Training], at_once: int, what: str = 
                 for training, process in list(running.items()):
                     step, total, figures = _where(training)
                     bars.update(tasks[training], completed=step, total=total, figures=figures)
+                    shares[training] = 1.0 if process.poll() is not None else step / (total or 1)
+                    bars.update(all_of_them, completed=sum(shares.values()))
                     if process.poll() is not None:
                         del running[training]
                         bars.remove_task(tasks[training])
@@ -68,6 +74,10 @@ def train_side_by_side(trainings: Sequence[Training], at_once: int, what: str = 
                         if process.returncode or not training.done:
                             name = f"{training.out.parent.name}/{training.out.name}"
                             raise UserError(f"training {name} failed: {_last_line(training)}")
+                        if not CONSOLE.is_terminal and len(shares) > 1:
+                            done = len(shares) - len(waiting) - len(running)
+                            taken = spell(time.monotonic() - began)
+                            say(Alone(), f"  {what}: {done} of {len(shares)} trained after {taken}")
         except KeyboardInterrupt:
             raise Stopped("the trainings are saved; give the same command again to go on") from None
         finally:

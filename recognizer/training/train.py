@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from recognizer.charset import Charset
-from recognizer.errors import MOST_THREADS, Stopped, UserError
+from recognizer.errors import MOST_THREADS, Stopped, UserError, quoted
 from recognizer.images import MAX_PIXELS, Frame
 from recognizer.progress import Bar, say
 from recognizer.readings import Scores, all_characters, binary_accuracy, wilson
@@ -389,7 +389,9 @@ def train(settings: TrainSettings, out: Path, resume: bool = False) -> Scores:
                 saved = time.monotonic()
             if stop and not progress.done:
                 metrics.close()
-                raise Stopped(f"at step {progress.step} of {total}; go on with: recognizer train --resume {out}")
+                raise Stopped(
+                    f"at step {progress.step} of {total}; go on with: recognizer train --resume {quoted(out)}"
+                )
             if progress.done:
                 break
 
@@ -619,7 +621,7 @@ def open_run(settings: TrainSettings, out: Path, data: Data, resume: bool) -> No
         if before is not None and before != data.hash:
             raise UserError(f"{out} cannot be resumed: its pictures or labels have changed since; start a new run")
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} exists and is not empty: name a new folder, or go on with --resume {out}")
+        raise UserError(f"{out} exists and is not empty: name a new folder, or go on with --resume {quoted(out)}")
     out.mkdir(parents=True, exist_ok=True)
     (out / "settings.toml").write_text(to_toml(settings), encoding="utf-8")
     rows = [json.dumps({"file_name": p.name, "reason": p.kind, "detail": p.detail}) + "\n" for p in data.problems]
