@@ -583,7 +583,7 @@ class Curve:
     names: tuple[tuple[float, str], ...]
     marks: tuple[Mark, ...]
     lines: tuple[tuple[Mark, Mark], ...]
-    border: float | None  # x in per cent between validation and test
+    border: float | None  # x in per cent between rounds and test
 
 
 def _tenth_above(scores: Scores) -> float:
@@ -591,17 +591,14 @@ def _tenth_above(scores: Scores) -> float:
 
 
 def curve(run: PracticeRun) -> Curve | None:
-    """The curve on validation with test at its right end; None before the baseline is read."""
+    """The curve of what judges rounds, with test at its right end; None before the baseline is read."""
     if "baseline" not in run.steps:
         return None
-    columns: list[tuple[str, dict[str, Scores]]] = [("start", {"before": run.steps["baseline"]["validation"]})]
+    columns: list[tuple[str, dict[str, Scores]]] = [("start", {"before": run.steps["baseline"]["held_out"]})]
     for n in run.rounds:
-        done = run.steps[f"round {n}"]
-        columns.append((str(n), {"control": done["control"], "pupil": done["pupil"]}))
-    settled, border = run.steps.get("settled"), None
-    if settled is not None:
-        columns.append(("settled", {"control": settled["control"], "pupil": settled["pupil"]}))
-    trained = len(columns)
+        held = run.steps[f"round {n}"]["held_out"]
+        columns.append((str(n), {role: held[role] for role in ("control", "pupil")}))
+    trained, border = len(columns), None
     if test := run.steps.get("test"):
         border = 100 * len(columns) / (len(columns) + 1)
         columns.append(("test", {"before": test["before"], "control": test["control"], "after": test["after"]}))
@@ -618,7 +615,7 @@ def curve(run: PracticeRun) -> Curve | None:
     marks: dict[tuple[str, int], Mark] = {}
     for i, (name, column) in enumerate(columns):
         for j, (role, own) in enumerate(column.items()):
-            where = "test" if name == "test" else f"validation, {'round ' * name.isdigit()}{name}"
+            where = "test" if name == "test" else f"held out of a training, {'round ' * name.isdigit()}{name}"
             title = f"{role}, {where}"
             marks[role, i] = Mark(
                 role, round((i + 0.5) * width + apart * (j - (len(column) - 1) / 2), 3), height(own["exact"]),
@@ -633,8 +630,7 @@ def curve(run: PracticeRun) -> Curve | None:
     step = 0.1 if high - low > 0.35 else 0.05
     ticks = [low + k * step for k in range(round((high - low) / step) + 1)]
     every_nth = -(-len(columns) // 12)
-    told = {"settled", "test"}
-    names = [((i + 0.5) * width, name) for i, (name, _) in enumerate(columns) if i % every_nth == 0 or name in told]
+    names = [((i + 0.5) * width, name) for i, (name, _) in enumerate(columns) if i % every_nth == 0 or name == "test"]
     return Curve(
         tuple((height(tick), f"{100 * tick:.0f} %") for tick in ticks), tuple(names), tuple(marks.values()),
         tuple(lines), border,
