@@ -390,7 +390,8 @@ def make_part(
                 continue
             judged, methods[name] = make_and_judge(run, name, own, asked, folder / "made", judges)
         except UserError as error:  # one method must not cost a run the others
-            say(Alone(), f"  {name}: {error}; practice goes on without it")
+            told = f"its settings are given as --set method.{name}.NAME=VALUE"
+            say(Alone(), f"  {name}: {error}; practice goes on without it ({told})")
             methods[name] = NOTHING_MADE
             continue
         if judged.kept:
