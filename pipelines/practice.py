@@ -450,23 +450,29 @@ def winners(run: Run, settings: PracticeSettings) -> list[Path]:
 
 def settle(run: Run, settings: PracticeSettings, kept: Sequence[Path]) -> None:
     """Let the learning rate fall: for the best pupil that beat its control, with all pictures of its rounds, and for
-    that control, with none."""
+    that control, with none. What comes of it is averaged with what it came from, a mean of several readers that one
+    training alone leaves behind."""
     pupils = winners(run, settings)
     if "settled" in run.ledger or not pupils:
         return
     best = pupils[0]
     began, number = time.monotonic(), number_of(best)
     made = {"pupil": [str(path) for path in kept[:number]], "control": []}
+    start = {role: going_on(run, best.with_name(role)) for role in made}
     trainings = {
         role: round_training(
-            run, settings, number, best.with_name(f"{role}-settled"), run.out / "data" / "train",
-            going_on(run, best.with_name(role)), own, share=settings.decay_share / settings.round_share,
-            schedule="decay",
+            run, settings, number, best.with_name(f"{role}-decayed"), run.out / "data" / "train", start[role], own,
+            share=settings.decay_share / settings.round_share, schedule="decay",
         )
         for role, own in made.items()
     }  # fmt: skip
     train_side_by_side([*trainings.values()], run.jobs, "the learning rate falls")
-    scores = {role: scores_of(run.validation, read(t.out, run.validation)) for role, t in trainings.items()}
+    scores = {}
+    for role, training in trainings.items():
+        settled = best.with_name(f"{role}-settled")
+        shutil.rmtree(settled, ignore_errors=True)
+        average([start[role], training.out], settled)
+        scores[role] = scores_of(run.validation, read(settled, run.validation))
     run.ledger.record(
         "settled", **{role: own.to_dict() for role, own in scores.items()}, seconds=time.monotonic() - began
     )

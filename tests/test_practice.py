@@ -377,7 +377,7 @@ def test_the_best_of_all_that_was_held_out_is_kept(
 ) -> None:  # fmt: skip
     lines = [json.loads(line) for line in (whole / "ledger.jsonl").read_text().splitlines()]
     rows = [row for row in lines if row["step"] not in ("settled", "chosen", "test")]
-    run = shutil.copytree(whole, tmp_path / "run", ignore=shutil.ignore_patterns("*-settled"))
+    run = shutil.copytree(whole, tmp_path / "run", ignore=shutil.ignore_patterns("*-settled", "*-decayed*"))
     named = {row["step"]: row for row in rows}
     named["baseline"]["held_out"]["exact"], named["baseline"]["nats"] = exact[0], unlikely[0]
     named["round 1"]["nats"] = list(unlikely[1:])
@@ -451,7 +451,7 @@ def test_a_reader_whose_folds_did_not_practise_goes_on_alone(drawn: Path) -> Non
 
 
 def test_a_later_round_that_makes_nothing_ends_practice_and_keeps_what_was_earned(whole: Path, tmp_path: Path) -> None:
-    run = shutil.copytree(whole, tmp_path / "run", ignore=shutil.ignore_patterns("*-settled"))
+    run = shutil.copytree(whole, tmp_path / "run", ignore=shutil.ignore_patterns("*-settled", "*-decayed*"))
     rows = [json.loads(line) for line in (run / "ledger.jsonl").read_text().splitlines()]
     rows = [row for row in rows if row["step"] not in ("settled", "chosen", "test")]
     rows[-1]["goes_on"] = True
@@ -492,6 +492,10 @@ def test_a_reader_goes_on_as_the_mean_of_it_and_of_its_folds_readers(whole: Path
     for role in ("pupil", "control"):
         assert load(TrainSettings, whole / f"round-1/{role}/settings.toml", {}).start == str(whole / "baseline-mean")
     assert run.ledger["round 1"]["before"] == run.ledger["baseline"]["validation"]
+    for role in ("pupil", "control") if "settled" in run.ledger else ():
+        parts = [read_weights(whole / f"round-1/{role}-{of}")[0] for of in ("mean", "decayed", "settled")]
+        for name, tensor in parts[2].items():
+            torch.testing.assert_close(tensor, (parts[0][name] + parts[1][name]) / 2, rtol=2e-3, atol=1e-3)
 
     # not where it reads less, nor where the readers have no mean
     state, description = read_weights(whole / "baseline")
