@@ -83,6 +83,10 @@ def text_of(greys: Tensor, frame: Frame) -> Tensor:
 def grey_of(pictures: Tensor) -> Tensor:
     """What `recognizer.images.grey_of` makes of pictures (N, 3, H, W) of 0 to 255, with gradients (N, 1, H, W)."""
     paper = pictures.detach().flatten(2).median(2).values[..., None, None]
-    most = (pictures.detach() - paper).abs().argmax(1, keepdim=True)
-    luminance = (pictures * torch.tensor(LUMA, device=pictures.device)[:, None, None]).sum(1, keepdim=True)
-    return COLOUR * pictures.gather(1, most) + (1 - COLOUR) * luminance
+    luma = torch.tensor(LUMA, device=pictures.device)[:, None, None]
+    apart = pictures - paper
+    brighter, darker = apart.amax(1, keepdim=True), apart.amin(1, keepdim=True)
+    far = [own.detach().clamp(min=0).square().sum((1, 2, 3), keepdim=True) for own in (brighter, -darker)]
+    telling = torch.where(far[0] > far[1], brighter, darker) + (paper * luma).sum(1, keepdim=True)
+    luminance = (pictures * luma).sum(1, keepdim=True)
+    return (COLOUR * telling + (1 - COLOUR) * luminance).clamp(0, 255)

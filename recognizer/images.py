@@ -24,7 +24,7 @@ MAX_PIXELS = 16_000_000
 USUAL = ("PNG", "JPEG", "GIF", "BMP", "DIB", "PPM")  # Pillow knows these at once
 UNUSUAL = ("WEBP", "TIFF", "JPEG2000", "AVIF", "TGA", "PCX")
 LUMA = (0.299, 0.587, 0.114)  # what Pillow weighs red, green and blue with
-COLOUR = 0.7  # share of the most telling channel in a picture's grey; the rest is luminance
+COLOUR = 0.7  # share of the channel that tells most in a picture's grey; the rest is luminance
 DARKEST = 128  # grey levels from the paper beyond which ink is ink
 # share of the ink beyond each side of a text's part of a picture: dots, ends of strokes; and no more than a part of a
 # letter, of which a picture w heights of its text wide holds about 1.7 w
@@ -33,6 +33,12 @@ BESIDE, ABOVE = 0.4, 0.15  # margins of that part, in heights of the ink
 LONGEST = 8192  # pixels of a side, beyond which a picture is reduced first
 WIDEST = 32_768  # pixels that a picture may be resized to
 SHORTEST = 2.0  # widths of that part to its height, at least, where the picture has them
+WHOLE = 0.9  # share of a picture beyond which nothing of note was cut off, and its texture is looked at
+# rows and columns with a text have more contrast than the floor of a texture, by so much of what the highest has more,
+# which is so many times the floor; that part is no taller than so much of the picture, which has so many pixels a side
+OVER_TEXTURE, STANDS_OUT, LESS, SMALLEST = 0.25, 2.0, 0.6, 8
+# of a frame: the share of a line that has its colour, within so many levels, so many from the paper; and how deep it is
+ONE_COLOUR, ALIKE, UNLIKE, DEEPEST = 0.95, 12, 30, 0.35
 LUMINANCE = np.float32(1 - COLOUR) * np.array(LUMA, np.float32)  # its share of that grey, by channel
 Grey = NDArray[np.uint8]
 Part = tuple[float, float, float, float]  # left, top, right, bottom, pixels
@@ -153,10 +159,9 @@ class Frame:
 
     def part(self, picture: Image.Image) -> Part:
         """The part of a picture in "L" or "RGB" that `fit` shows, in its pixels: all of it, or that of its text."""
-        whole = (0.0, 0.0, float(picture.width), float(picture.height))
         if not self.trim:
-            return whole
-        part = self._closer(picture, whole)
+            return (0.0, 0.0, float(picture.width), float(picture.height))
+        part = self._closer(picture, within_frame(picture))
         small = part[3] - part[1] < picture.height / 2  # a line of a large picture is found roughly at first
         return self._closer(picture, part) if small else part
 
@@ -199,6 +204,44 @@ def _resized(picture: Image.Image, size: tuple[int, int], part: Part) -> Grey:
     return small if small.ndim == 2 else grey_of(small)
 
 
+def within_frame(picture: Image.Image) -> Part:
+    """What is left of a picture in "L" or "RGB" without a frame: lines of one colour, not the paper's, along two
+    opposite sides or all four."""
+    w, h = picture.size
+    few = np.asarray(picture.resize((min(w, 32), min(h, 16)), Image.Resampling.NEAREST))
+    paper = in_order(few.reshape(few.shape[0] * few.shape[1], -1).T)[:, few.shape[0] * few.shape[1] // 2]
+    box = [0, 0, w, h]
+    for low, high, size in ((1, 3, h), (0, 2, w)):
+        frame = colour_of(picture, box, low, paper)
+        if frame is None or not is_alike(colour_of(picture, box, high, paper), frame):
+            continue
+        for side, step in ((low, 1), (high, -1)):
+            for _ in range(int(DEEPEST * size)):
+                if not is_alike(colour_of(picture, box, side, paper), frame):
+                    break
+                box[side] += step
+    left, top, right, bottom = map(float, box)
+    return left, top, right, bottom
+
+
+def is_alike(colour: NDArray[np.float64] | None, other: NDArray[np.float64]) -> bool:
+    return colour is not None and bool(np.abs(colour - other).max() <= ALIKE)
+
+
+def colour_of(
+    picture: Image.Image, box: list[int], side: int, paper: NDArray[np.uint8]
+) -> NDArray[np.float64] | None:  # fmt: skip
+    """The colour, unlike the paper's, of nearly all of a box's outermost line at its left, top, right or bottom."""
+    line = list(box)
+    line[(side + 2) % 4] = box[side] + (1 if side < 2 else -1)
+    pixels = np.asarray(picture.crop((min(line[0::2]), min(line[1::2]), max(line[0::2]), max(line[1::2]))))
+    values = pixels.reshape(pixels.shape[0] * pixels.shape[1], -1).astype(np.int16)
+    if (np.abs(values - paper).max(1) > UNLIKE).mean() < ONE_COLOUR:
+        return None
+    colour = np.median(values, 0)
+    return colour if (np.abs(values - colour).max(1) <= ALIKE).mean() >= ONE_COLOUR else None
+
+
 def in_order(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Bytes sorted along the last axis, by a radix sort: a partition slows down where one value comes thousands of
     times, as paper's does."""
@@ -210,8 +253,8 @@ def text_parts(greys: NDArray[np.uint8]) -> NDArray[np.float64]:
     width and height.
 
     Ink is what lies further from the paper (the median) than the root mean square of all, of which no pixel counts more
-    than `DARKEST`: a black stroke must not hide pale letters. Where ink reaches to all sides, as noise, frames and
-    textures do, nothing is cut off.
+    than `DARKEST`: a black stroke must not hide pale letters. Where ink reaches to all sides, as noise and textures do,
+    it is where contrast stands out, if anywhere.
     """
     n, h, w = greys.shape
     paper = in_order(greys.reshape(n, -1))[:, h * w // 2, None, None]
@@ -230,6 +273,18 @@ def text_parts(greys: NDArray[np.uint8]) -> NDArray[np.float64]:
     top, bottom = ends(2, np.full(n, LEFT_OUT))
     tall = bottom - top
     left, right = ends(1, np.minimum(LEFT_OUT, PART_OF_A_LETTER * tall / w))
+    parts = with_margins(np.stack([left, top, right, bottom], 1), w, h)
+    for i in np.flatnonzero(np.prod(parts[:, 2:] - parts[:, :2], axis=1) > WHOLE):
+        if found := in_texture(greys[i]):
+            parts[i] = with_margins(np.array([found], float), w, h)[0]
+    return parts
+
+
+def with_margins(ink: NDArray[np.float64], w: int, h: int) -> NDArray[np.float64]:
+    """The parts of pictures of `w` x `h` pixels in which texts stand, as `text_parts` gives them, from where their ink
+    does: left, top, right, bottom (N, 4), pixels."""
+    left, top, right, bottom = ink.T
+    tall = bottom - top
     top, bottom = np.maximum(top - ABOVE * tall, 0), np.minimum(bottom + ABOVE * tall, h)
     left, right = np.maximum(left - BESIDE * tall, 0), np.minimum(right + BESIDE * tall, w)
     wide = np.maximum(right - left, np.minimum(SHORTEST * (bottom - top), w))
@@ -237,22 +292,58 @@ def text_parts(greys: NDArray[np.uint8]) -> NDArray[np.float64]:
     return np.stack([left / w, top / h, (left + wide) / w, bottom / h], 1)
 
 
+def in_texture(grey: NDArray[np.uint8]) -> tuple[int, int, int, int] | None:
+    """Where a text stands in a grey picture (H, W) whose paper is textured, left, top, right, bottom, pixels; None
+    where nothing stands out."""
+    h = grey.shape[0]
+    if min(grey.shape) < SMALLEST:
+        return None
+    contrast = np.abs(np.diff(running_mean(running_mean(grey.astype(np.float32), 3, 0), 3, 1), axis=1))
+    rows = stands_out(running_mean(contrast.mean(1), 3, 0))
+    if rows is None or not 4 <= (tall := rows[1] - rows[0]) <= LESS * h / (1 + 2 * ABOVE):
+        return None
+    columns = stands_out(running_mean(contrast[slice(*rows)].mean(0), max(round(0.8 * tall), 3), 0))
+    if columns is None or columns[1] - columns[0] < 0.8 * tall:
+        return None
+    return columns[0], rows[0], columns[1], rows[1]
+
+
+def running_mean(values: NDArray[np.float32], over: int, axis: int) -> NDArray[np.float32]:
+    """The mean of so many neighbours along an axis; beyond its ends their values go on."""
+    beside = [(0, 0)] * values.ndim
+    beside[axis] = (over // 2 + 1, over - 1 - over // 2)
+    sums = np.pad(values, beside, mode="reflect").cumsum(axis, dtype=np.float64)
+    n = values.shape[axis]
+    first, last = (np.take(sums, range(k, k + n), axis) for k in (0, over))
+    return np.asarray((last - first) / over, np.float32)
+
+
+def stands_out(contrast: NDArray[np.float32]) -> tuple[int, int] | None:
+    """From where to where a contrast (N,) is higher than that of the texture; None where it hardly is anywhere."""
+    floor, most = float(np.percentile(contrast, 20)), float(contrast.max(initial=0.0))
+    if most < STANDS_OUT * max(floor, 1e-6):
+        return None
+    on = np.flatnonzero(contrast > floor + OVER_TEXTURE * (most - floor))
+    return int(on[0]), int(on[-1]) + 1
+
+
 def grey_of(picture: NDArray[np.uint8]) -> Grey:
     """The grey (H, W) of a picture (H, W, 3) in which pale and bright inks stand out from the paper.
 
-    Luminance hides yellow on white and lavender on white. Of each pixel the channel that differs most from the paper
-    (each channel's median) counts `COLOUR`, its luminance the rest. Where the channels are equal, nothing changes.
+    Luminance hides yellow on white and lavender on white. What counts `COLOUR` is by how much the channel that differs
+    most from the paper (each channel's median) is darker, or in a picture whose inks are bright, brighter; luminance is
+    the rest. Where the channels are equal, nothing changes.
     """
     channels = np.ascontiguousarray(np.moveaxis(picture, -1, 0)).reshape(3, -1)
     paper = in_order(channels)[:, (channels.shape[1] - 1) // 2, None]
-    apart = np.maximum(channels, paper) - np.minimum(channels, paper)  # of bytes: a difference would wrap
-    telling, most = channels[0].copy(), apart[0]
-    for channel, own in zip(channels[1:], apart[1:], strict=True):
-        np.copyto(telling, channel, where=own > most)
-        most = np.maximum(own, most)
-    mixed = LUMINANCE @ channels.astype(np.float32)
-    mixed += np.float32(COLOUR) * telling
-    return np.asarray(mixed + np.float32(0.5), np.uint8).reshape(picture.shape[:2])
+    values = channels.astype(np.float32)
+    apart = values - paper
+    brighter, darker = apart.max(0), apart.min(0)
+    up, down = np.maximum(brighter, 0), np.minimum(darker, 0)
+    telling = brighter if up @ up > down @ down else darker
+    telling += np.array(LUMA, np.float32) @ paper.astype(np.float32)
+    mixed = LUMINANCE @ values + np.float32(COLOUR) * telling + np.float32(0.5)
+    return np.asarray(mixed.clip(0, 255), np.uint8).reshape(picture.shape[:2])
 
 
 def normalise(grey: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFilter, ImageFont, ImageOps
 
 from recognizer.images import (
     MAX_PIXELS,
@@ -393,13 +393,69 @@ def test_few_dots_beside_the_text_do_not_count() -> None:
     assert np.abs(np.subtract(Frame(trim=True).part(dotted), clean)).max() < 12
 
 
-@pytest.mark.parametrize("what", ["frame", "noise", "blank", "text from side to side"])
+def framed(picture: Image.Image, *wide: int) -> Image.Image:
+    """With a black frame, so many pixels at its left, top, right and bottom."""
+    left, top, right, bottom = wide
+    whole = Image.new("L", (picture.width + left + right, picture.height + top + bottom))
+    whole.paste(picture, (left, top))
+    return whole
+
+
+@pytest.mark.parametrize("wide", [(1, 1, 1, 1), (3, 2, 3, 2), (0, 6, 0, 9), (20, 0, 12, 0)])
+def test_a_frame_is_cut_off(wide: tuple[int, int, int, int]) -> None:
+    inner = page(200, 80, 60, 30, 140, 50)
+    expected = np.add(Frame(trim=True).part(inner), (wide[0], wide[1]) * 2)
+    for picture in (framed(inner, *wide), Image.fromarray(255 - np.asarray(framed(inner, *wide)))):
+        assert np.abs(np.subtract(Frame(trim=True).part(picture), expected)).max() < 0.6, picture.size
+        coloured = ImageOps.colorize(picture, "navy", "yellow")
+        assert np.abs(np.subtract(Frame(trim=True).part(coloured), expected)).max() < 0.6
+    only = Frame(trim=True).part(framed(Image.new("L", (120, 40), 255), *wide))
+    assert only == (wide[0], wide[1], wide[0] + 120, wide[1] + 40), "a frame alone"
+    assert Frame().part(framed(inner, *wide)) == (0, 0, inner.width + wide[0] + wide[2], 80 + wide[1] + wide[3])
+
+
+def test_a_line_at_one_side_is_no_frame() -> None:
+    inner = page(200, 80, 60, 30, 140, 50)
+    under = framed(inner, 0, 0, 0, 3)
+    left, _, right, bottom = Frame(trim=True).part(under)
+    assert bottom == 83 and left < 40 and right > 160, "it may as well be a stroke"
+
+
+def test_a_text_on_a_textured_paper_is_found() -> None:
+    rng = np.random.default_rng(0)
+    for size, at, height, contrast in (
+        ((200, 80), (50, 20), 36, 0.7),
+        ((240, 60), (60, 10), 34, 0.5),
+        ((320, 120), (20, 50), 48, 0.7),
+    ):
+        texture = np.asarray(
+            Image.fromarray(rng.integers(0, 256, size[::-1], dtype=np.uint8)).filter(ImageFilter.BLUR), float
+        )
+        picture = Image.fromarray((150 + (texture - texture.mean()) * contrast).clip(0, 255).astype(np.uint8))
+        assert Frame(trim=True).part(picture) == (0, 0, *size), "a texture alone"
+        drawn, font = ImageDraw.Draw(picture), ImageFont.load_default(height)
+        drawn.text(at, "W7KXB", fill=60, font=font)
+        ink = drawn.textbbox(at, "W7KXB", font=font)
+        left, top, right, bottom = Frame(trim=True).part(picture)
+        assert ink[0] - 20 < left < ink[0] and ink[2] < right < ink[2] + 20, (left, right, ink)
+        assert ink[1] - 8 < top < ink[1] and ink[3] < bottom < ink[3] + 8, (top, bottom, ink)
+
+
+def test_strokes_on_coloured_paper_do_not_break_up() -> None:
+    """On a middling blue, a red ink is darker in blue and brighter in red: one of them tells, in every pixel."""
+    rng = np.random.default_rng(0)
+    picture = np.empty((20, 60, 3), np.uint8)
+    picture[:] = (110, 120, 200)
+    picture[5:15, 20:40] = (200, 40, 112)
+    picture = (picture + rng.integers(-9, 10, picture.shape)).clip(0, 255).astype(np.uint8)
+    grey = grey_of(picture).astype(int)
+    assert np.ptp(grey[5:15, 20:40]) < 30 and abs(grey[5:15, 20:40].mean() - grey[:4].mean()) > 40
+
+
+@pytest.mark.parametrize("what", ["noise", "blank", "text from side to side"])
 def test_where_there_is_nothing_to_cut_off_nothing_is(what: str) -> None:
     picture = noise(120, 40) if what == "noise" else Image.new("L", (120, 40), 255)
-    if what == "frame":
-        picture.paste(0, (0, 0, 120, 40))
-        picture.paste(255, (2, 2, 118, 38))
-    elif what != "noise" and what != "blank":
+    if what == "text from side to side":
         picture = page(120, 40, 0, 0, 120, 40)
     left, top, right, bottom = Frame(trim=True).part(picture)
     assert left < 4 and top < 2 and right > 116 and bottom > 38, (left, top, right, bottom)
