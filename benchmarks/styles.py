@@ -1,0 +1,195 @@
+"""How much of other styles a reader reads without their labels: what other packages draw, and what none does.
+
+    pip install claptcha wheezy.captcha easy-captcha-python
+    python benchmarks/styles.py [--model PATH] [--count 150] [--out runs/styles]
+
+Draws each style once into a folder of `--out`, of text that a seed gives, and prints how many pictures are read right,
+ignoring case, by the text parts that the reader sees and by whole pictures. A package that is not installed is left
+out. `serial`: stamped on brushed metal. `segments`: seven-segment digits, of diodes or liquid crystal. `framed`: black
+on white in a frame of a pixel. `coloured`: coloured ink on coloured, noisy paper, with lines.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import zlib
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
+
+from recognizer.images import open_picture
+from recognizer.reader import Reader
+from recognizer.readings import wilson
+from recognizer.samples import FolderWriter, read_manifest
+
+DIGITS, UPPER = "0123456789", "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+LIT = {"0": "abcdef", "1": "bc", "2": "abged", "3": "abgcd", "4": "fgbc",
+       "5": "afgcd", "6": "afgedc", "7": "abc", "8": "abcdefg", "9": "abcdfg"}  # fmt: skip
+Drawn = tuple[str, Image.Image]
+
+
+class Styles:
+    """Draws pictures with their text, by the name of a style."""
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        self.rng = rng
+        faces = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
+        self.fonts = [str(path) for path in sorted(faces.glob("DejaVuS*.ttf")) if "Display" not in path.name]
+
+    def face(self) -> str:
+        return str(self.rng.choice(self.fonts))
+
+    def text(self, characters: str, least: int, most: int) -> str:
+        return "".join(self.rng.choice(list(characters), self.rng.integers(least, most + 1)))
+
+    def line(self, text: str, size: int) -> Image.Image:
+        """A text in any face, white on black, cut to its ink."""
+        mask = Image.new("L", (size * (len(text) + 2), size * 3))
+        ImageDraw.Draw(mask).text((size, size), text, fill=255, font=ImageFont.truetype(self.face(), size))
+        return mask.crop(mask.getbbox())
+
+    def around(self, mask: Image.Image, least: int, most: int) -> Image.Image:
+        """With margins of so many pixels."""
+        left, top, right, bottom = self.rng.integers(least, most + 1, 4).tolist()
+        whole = Image.new("L", (mask.width + left + right, mask.height + top + bottom))
+        whole.paste(mask, (left, top))
+        return whole
+
+    def serial(self) -> Drawn:
+        rng, text = self.rng, self.text(UPPER + DIGITS, 6, 9)
+        mask = self.around(self.line(text, int(rng.integers(28, 45))), 16, 60)
+        mask = mask.rotate(rng.uniform(-3, 3), Image.Resampling.BICUBIC).filter(ImageFilter.GaussianBlur(0.8))
+        ink, grain = np.asarray(mask) / 255, rng.normal(size=mask.size[::-1])
+        long = int(rng.choice([1, 15, 41]))
+        grain = np.stack([np.convolve(row, np.ones(long) / long**0.5, "same") for row in grain])
+        metal = (
+            rng.uniform(110, 180) + rng.uniform(5, 14) * grain + np.linspace(-1, 1, mask.width) * rng.uniform(-30, 30)
+        )
+        light, shade = (np.clip(np.roll(ink, (by, by), (0, 1)) - ink, 0, 1) for by in (1, -1))
+        metal += rng.uniform(20, 50) * (light - shade) - rng.uniform(25, 70) * ink
+        return text, Image.fromarray(metal.clip(0, 255).astype(np.uint8))
+
+    def segments(self) -> Drawn:
+        rng, text = self.rng, self.text(DIGITS, 4, 7)
+        h = float(rng.integers(80, 141))
+        w, thick, slant = h * rng.uniform(0.42, 0.55), h * rng.uniform(0.08, 0.14), float(rng.choice([0, 0.1, 0.15]))
+        gap = w * rng.uniform(0.45, 0.8)
+        diodes = rng.random() < 0.5
+        paper = rng.integers(5, 26, 3) if diodes else rng.integers(130, 200, 3)
+        lit = (
+            np.array([[255, 40, 30], [60, 255, 80], [90, 190, 255]])[rng.integers(3)]
+            if diodes
+            else rng.integers(20, 51, 3)
+        )
+        unlit = paper + (lit - paper) * rng.uniform(0, 0.15)
+        size = (int(len(text) * (w + gap) + gap + h * 0.4), int(h * rng.uniform(1.35, 1.9)))
+        picture = Image.new("RGB", size, tuple(paper.tolist()))
+        pen, top = ImageDraw.Draw(picture), (size[1] - h) / 2
+        ends = {"a": (0, 0, 1, 0), "g": (0, 0.5, 1, 0.5), "d": (0, 1, 1, 1), "f": (0, 0, 0, 0.5),
+                "e": (0, 0.5, 0, 1), "b": (1, 0, 1, 0.5), "c": (1, 0.5, 1, 1)}  # fmt: skip
+        for i, digit in enumerate(text):
+            for name, (x0, y0, x1, y1) in ends.items():
+                x = gap * 0.7 + thick / 2 + i * (w + gap)
+                at = [(x + a * w + slant * h * (1 - b), top + b * h) for a, b in ((x0, y0), (x1, y1))]
+                colour = tuple((lit if name in LIT[digit] else unlit).astype(int).tolist())
+                short = 0.5 * thick  # of each end, so that segments do not touch
+                (ax, ay), (bx, by) = at
+                far = max(np.hypot(bx - ax, by - ay), 1.0)
+                dx, dy = (bx - ax) / far * short, (by - ay) / far * short
+                pen.line([(ax + dx, ay + dy), (bx - dx, by - dy)], fill=colour, width=round(thick))
+        if diodes:
+            picture = Image.blend(picture, picture.filter(ImageFilter.GaussianBlur(thick * 0.6)), 0.4)
+        small = picture.resize((size[0] // 2, size[1] // 2), Image.Resampling.LANCZOS)
+        noisy = np.asarray(small, float) + rng.normal(0, rng.uniform(1, 6), (small.height, small.width, 1))
+        return text, Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
+
+    def framed(self) -> Drawn:
+        text = self.text(UPPER + DIGITS, 4, 6)
+        mask = self.around(self.line(text, int(self.rng.integers(24, 40))), 4, 24)
+        picture = Image.fromarray(255 - np.asarray(mask))
+        ImageDraw.Draw(picture).rectangle((0, 0, mask.width - 1, mask.height - 1), outline=0)
+        return text, picture
+
+    def coloured(self) -> Drawn:
+        rng, text = self.rng, self.text(UPPER + DIGITS, 4, 6)
+        mask = self.around(self.line(text, int(rng.integers(28, 40))), 6, 24)
+        paper, ink = rng.integers(60, 256, 3), rng.integers(0, 256, 3)
+        while np.abs(ink - paper).max() < 100:
+            ink = rng.integers(0, 256, 3)
+        pen = ImageDraw.Draw(mask)
+        for _ in range(int(rng.integers(3))):
+            ends = [(int(rng.integers(mask.width)), int(rng.integers(mask.height))) for _ in range(2)]
+            pen.line(ends, fill=200, width=1)
+        share = np.asarray(mask)[..., None] / 255
+        colours = paper + (ink - paper) * share + rng.normal(0, rng.uniform(2, 12), (*share.shape[:2], 3))
+        return text, Image.fromarray(colours.clip(0, 255).astype(np.uint8))
+
+    def claptcha(self) -> Drawn:
+        from claptcha import Claptcha
+
+        if not hasattr(ImageFont.FreeTypeFont, "getsize"):  # which it asks for, and Pillow has no more
+            ImageFont.FreeTypeFont.getsize = lambda font, text: font.getbbox(text)[2:]  # type: ignore[attr-defined]
+        text = self.text(UPPER + UPPER.lower() + DIGITS, 4, 6)
+        return Claptcha(text, self.face()).image
+
+    def wheezy(self) -> Drawn:
+        from wheezy.captcha import image as of
+
+        text = self.text(UPPER + DIGITS, 4, 4)
+        letters = of.text(fonts=[self.face()], drawings=[of.warp(), of.rotate(), of.offset()])
+        return text, of.captcha(drawings=[of.background(), letters, of.curve(), of.noise(), of.smooth()])(text)
+
+    def easy(self) -> Drawn:
+        from easy_captcha import SpecCaptcha
+
+        drawn, file = SpecCaptcha(130, 48, 5), io.BytesIO()
+        drawn.out(file)
+        return drawn.text(), Image.open(file)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path)
+    parser.add_argument("--count", type=int, default=150)
+    parser.add_argument("--out", type=Path, default=Path("runs/styles"))
+    given = parser.parse_args()
+    print(f"{'style':<10} {'n':>5} {'read right':>11} {'95 % interval':>15} {'whole pictures':>15}")
+    for name in ("serial", "segments", "framed", "coloured", "claptcha", "wheezy", "easy"):
+        if not (given.out / name).exists():
+            import random
+
+            seed = zlib.crc32(name.encode())
+            random.seed(seed)  # what the packages throw
+            np.random.seed(seed)
+            styles = Styles(np.random.default_rng(seed))
+            draw: Callable[[], Drawn] = getattr(styles, name)
+            try:
+                with FolderWriter(given.out / name) as writer:
+                    for i in range(given.count):
+                        text, picture = draw()
+                        file = io.BytesIO()
+                        picture.convert("RGB").save(file, "PNG")
+                        writer.add(f"{i:03d}.png", file.getvalue(), text, {})
+            except ModuleNotFoundError as error:
+                print(f"{name:<10} {error.name} is not installed")
+                continue
+        samples = read_manifest(given.out / name).samples
+        right = []
+        reader = Reader(given.model)
+        for trim in (True, False):
+            reader.frame = replace(reader.frame, trim=trim)
+            greys = [reader.frame.fit(open_picture(s.path, None)) for s in samples]
+            read = [reading.text for reading in reader.read(greys)]
+            right.append(sum(r.casefold() == s.text.casefold() for r, s in zip(read, samples, strict=True)))
+        low, high = wilson(right[0], len(samples))
+        n = len(samples)
+        print(f"{name:<10} {n:>5} {right[0] / n:>11.3f} {f'{low:.3f} to {high:.3f}':>15} {right[1] / n:>15.3f}")
+
+
+if __name__ == "__main__":
+    main()
