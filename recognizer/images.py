@@ -209,37 +209,42 @@ def within_frame(picture: Image.Image) -> Part:
     opposite sides or all four."""
     w, h = picture.size
     few = np.asarray(picture.resize((min(w, 32), min(h, 16)), Image.Resampling.NEAREST))
-    paper = in_order(few.reshape(few.shape[0] * few.shape[1], -1).T)[:, few.shape[0] * few.shape[1] // 2]
+    few = few.reshape(few.shape[0] * few.shape[1], -1)
+    paper = in_order(few.T)[:, len(few) // 2]
     box = [0, 0, w, h]
     for low, high, size in ((1, 3, h), (0, 2, w)):
-        frame = colour_of(picture, box, low, paper)
-        if frame is None or not is_alike(colour_of(picture, box, high, paper), frame):
+        deepest = int(DEEPEST * size)
+        first = frame_colour(picture, box, low, paper) if deepest else None
+        last = None if first is None else frame_colour(picture, box, high, paper)
+        if first is None or last is None or np.abs(first - last).max() > ALIKE:
             continue
-        for side, step in ((low, 1), (high, -1)):
-            for _ in range(int(DEEPEST * size)):
-                if not is_alike(colour_of(picture, box, side, paper), frame):
-                    break
-                box[side] += step
+        for side, step, colour in ((low, 1, first), (high, -1, last)):
+            lines = lines_of(picture, box, side, deepest)
+            alike = (np.abs(lines - colour).max(2) <= ALIKE).mean(1) >= ONE_COLOUR
+            box[side] += step * (len(alike) if alike.all() else int(alike.argmin()))
     left, top, right, bottom = map(float, box)
     return left, top, right, bottom
 
 
-def is_alike(colour: NDArray[np.float64] | None, other: NDArray[np.float64]) -> bool:
-    return colour is not None and bool(np.abs(colour - other).max() <= ALIKE)
+def lines_of(picture: Image.Image, box: list[int], side: int, count: int) -> NDArray[np.int16]:
+    """The outermost lines of a box (count, pixels, channels) at its left, top, right or bottom, the outermost first."""
+    part = list(box)
+    part[(side + 2) % 4] = box[side] + (count if side < 2 else -count)
+    left, top, right, bottom = min(part[0::2]), min(part[1::2]), max(part[0::2]), max(part[1::2])
+    lines = np.asarray(picture.crop((left, top, right, bottom)), np.int16).reshape(bottom - top, right - left, -1)
+    lines = lines if side % 2 else lines.swapaxes(0, 1)
+    return lines if side < 2 else lines[::-1]
 
 
-def colour_of(
+def frame_colour(
     picture: Image.Image, box: list[int], side: int, paper: NDArray[np.uint8]
 ) -> NDArray[np.float64] | None:  # fmt: skip
-    """The colour, unlike the paper's, of nearly all of a box's outermost line at its left, top, right or bottom."""
-    line = list(box)
-    line[(side + 2) % 4] = box[side] + (1 if side < 2 else -1)
-    pixels = np.asarray(picture.crop((min(line[0::2]), min(line[1::2]), max(line[0::2]), max(line[1::2]))))
-    values = pixels.reshape(pixels.shape[0] * pixels.shape[1], -1).astype(np.int16)
-    if (np.abs(values - paper).max(1) > UNLIKE).mean() < ONE_COLOUR:
+    """The colour, unlike the paper's, that nearly all of the outermost line of a box has, if it has one."""
+    (line,) = lines_of(picture, box, side, 1)
+    if (np.abs(line - paper).max(1) > UNLIKE).mean() < ONE_COLOUR:
         return None
-    colour = np.median(values, 0)
-    return colour if (np.abs(values - colour).max(1) <= ALIKE).mean() >= ONE_COLOUR else None
+    colour = np.asarray(np.median(line, 0), np.float64)
+    return colour if (np.abs(line - colour).max(1) <= ALIKE).mean() >= ONE_COLOUR else None
 
 
 def in_order(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
