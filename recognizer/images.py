@@ -314,7 +314,7 @@ def in_texture(grey: NDArray[np.uint8]) -> tuple[int, int, int, int] | None:
 
 
 def running_mean(values: NDArray[np.float32], over: int, axis: int) -> NDArray[np.float32]:
-    """The mean of so many neighbours along an axis; beyond its ends their values go on."""
+    """The mean of so many neighbours along an axis, mirrored beyond its ends."""
     beside = [(0, 0)] * values.ndim
     beside[axis] = (over // 2 + 1, over - 1 - over // 2)
     sums = np.pad(values, beside, mode="reflect").cumsum(axis, dtype=np.float64)
