@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -22,6 +23,7 @@ from recognizer.training.checkpoint import DEFAULT
 
 METHODS = ["none", "classical", "splice"]
 TIMES = {"seconds", "a_second", "provenance"}
+READ = r"\| classical \| [01]\.\d"  # it was compared
 
 
 def command(*words: str) -> list[str]:
@@ -147,10 +149,10 @@ def test_a_method_that_fails_costs_the_others_nothing(drawn: Path) -> None:
     last = done.stderr.splitlines()[-1]
     assert done.returncode == 2 and last.startswith("error: cgan could not be compared: cgan cannot be fitted"), last
     table = (drawn / "failing" / "table.md").read_text()
-    assert "| cgan | not compared: cgan cannot be fitted" in table and "| classical | 0." in table
+    assert "| cgan | not compared: cgan cannot be fitted" in table and re.search(READ, table)
     without = [w.replace("none,cgan,classical", "none,classical") for w in asked]
     done = subprocess.run(without, capture_output=True, text=True, check=False)
-    assert done.returncode == 0 and "cgan" not in done.stdout and "| classical | 0." in done.stdout, done.stderr
+    assert done.returncode == 0 and "cgan" not in done.stdout and re.search(READ, done.stdout), done.stderr
 
 
 @pytest.mark.parametrize(
