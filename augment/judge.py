@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from augment.canvas import Canvas
 from recognizer.charset import Charset
-from recognizer.images import COLOUR, LUMA, STRIDE, Frame, text_parts
+from recognizer.images import COLOUR, LUMA, OTHER_WAY, STRIDE, Frame, text_parts
 from recognizer.training.batches import normalised
 from recognizer.training.checkpoint import build, read_weights
 
@@ -87,6 +87,9 @@ def grey_of(pictures: Tensor) -> Tensor:
     apart = pictures - paper
     brighter, darker = apart.amax(1, keepdim=True), apart.amin(1, keepdim=True)
     far = [own.detach().clamp(min=0).square().sum((1, 2, 3), keepdim=True) for own in (brighter, -darker)]
-    telling = torch.where(far[0] > far[1], brighter, darker) + (paper * luma).sum(1, keepdim=True)
+    bright = far[0] > far[1]
+    telling, other = torch.where(bright, brighter, darker), torch.where(bright, darker, brighter)
+    telling = torch.where(other.abs() > 2 * telling.abs() + OTHER_WAY, other, telling)
+    telling = telling + (paper * luma).sum(1, keepdim=True)
     luminance = (pictures * luma).sum(1, keepdim=True)
     return (COLOUR * telling + (1 - COLOUR) * luminance).clamp(0, 255)

@@ -118,7 +118,7 @@ def plan(mined: Mined, samples: Sequence[Sample], count: int, seed: int) -> tupl
     """Requests for practice, `count` that vary a real picture and `count` that draw a new text.
 
     Sources are drawn by hardness, so that what is misread comes most often, and by how rare their look is. None is a
-    suspect, and of none comes more than a tenth: where few are hard, the others have the rest. New texts have the
+    suspect, and of none comes more than about a tenth: where few are hard, the others have the rest. New texts have the
     lengths of the labels and characters drawn by how often they are misread and how rarely they are seen; half of those
     drawn from a sample with a confused character are its text with that character swapped for what it was taken for.
 

@@ -151,14 +151,16 @@ def first_readers(run: Run, settings: PracticeSettings) -> None:
 
 
 def ahead(run: Run, settings: PracticeSettings) -> float:
-    """Seconds that all trainings after the first readers' take at most, by how long those took; what methods learn is
+    """Seconds that all trainings after the first readers' take at most, by the baseline's pace; what methods learn is
     not counted."""
     folds, methods = len(run.folds), len(settings.methods)
     trials = (len(ALONE) + methods) * settings.trial_share if methods > 1 else 0.0
     rounds = settings.rounds * settings.round_share * (2 + 2 * (folds - 1) + trials)
     controls = (2 + len(settings.controls)) * settings.seeds if settings.controls else 0
     passes = rounds + 2 * settings.decay_share + controls
-    return float(run.ledger["baseline"]["seconds"]) * passes / (1 + folds)
+    base, told = run.training(run.out / "baseline", run.out / "data" / "train", 0).settings, "pictures_per_second"
+    pace = json.loads((run.out / "baseline" / "metrics.jsonl").read_text().splitlines()[-1])[told]
+    return passes * base.pictures_for(len(run.train)) / (float(pace) * run.jobs)
 
 
 def practise_round(

@@ -10,7 +10,7 @@ import io
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +38,11 @@ WHOLE = 0.9  # share of a picture beyond which nothing of note was cut off, and 
 # which is so many times the floor; that part is no taller than so much of the picture, which has so many pixels a side
 OVER_TEXTURE, STANDS_OUT, LESS, SMALLEST = 0.25, 2.0, 0.6, 8
 # of a frame: the share of a line that has its colour, within so many levels, so many from the paper; and how deep it is
-ONE_COLOUR, ALIKE, UNLIKE, DEEPEST = 0.95, 12, 30, 0.35
+# share of the line inside it that is paper
+ONE_COLOUR, ALIKE, UNLIKE, DEEPEST, INSIDE = 0.95, 12, 30, 0.35, 0.5
+OTHER_WAY = (
+    16.0  # levels by which a pixel differs from the paper more than twice as much the other way than its picture does
+)
 LUMINANCE = np.float32(1 - COLOUR) * np.array(LUMA, np.float32)  # its share of that grey, by channel
 Grey = NDArray[np.uint8]
 Part = tuple[float, float, float, float]  # left, top, right, bottom, pixels
@@ -218,10 +222,12 @@ def within_frame(picture: Image.Image) -> Part:
         last = None if first is None else frame_colour(picture, box, high, paper)
         if first is None or last is None or np.abs(first - last).max() > ALIKE:
             continue
+        inner = list(box)
         for side, step, colour in ((low, 1, first), (high, -1, last)):
-            lines = lines_of(picture, box, side, deepest)
-            alike = (np.abs(lines - colour).max(2) <= ALIKE).mean(1) >= ONE_COLOUR
-            box[side] += step * (len(alike) if alike.all() else int(alike.argmin()))
+            inner[side] += step * depth_of(picture, box, side, colour, deepest)
+        # bold letters may have more ink than paper: then it is paper's margin that looks like a frame
+        if all((far_from(lines_of(picture, inner, side, 1), paper) <= UNLIKE).mean() >= INSIDE for side in (low, high)):
+            box = inner
     left, top, right, bottom = map(float, box)
     return left, top, right, bottom
 
@@ -236,15 +242,31 @@ def lines_of(picture: Image.Image, box: list[int], side: int, count: int) -> NDA
     return lines if side < 2 else lines[::-1]
 
 
+def far_from(lines: NDArray[np.int16], colour: NDArray[Any]) -> NDArray[np.int16]:
+    """By how many levels pixels (..., channels) differ from a colour, in the channel in which they do most."""
+    return np.asarray(np.abs(lines - colour.astype(np.int16)).max(-1))
+
+
+def depth_of(picture: Image.Image, box: list[int], side: int, colour: NDArray[np.int16], deepest: int) -> int:
+    """How many lines of a box, from its left, top, right or bottom on, have a colour."""
+    count = 0
+    while count < deepest:
+        count = min(4 * count or 4, deepest)
+        alike = (far_from(lines_of(picture, box, side, count), colour) <= ALIKE).mean(1) >= ONE_COLOUR
+        if not alike.all():
+            return int(alike.argmin())
+    return deepest
+
+
 def frame_colour(
     picture: Image.Image, box: list[int], side: int, paper: NDArray[np.uint8]
-) -> NDArray[np.float64] | None:  # fmt: skip
+) -> NDArray[np.int16] | None:  # fmt: skip
     """The colour, unlike the paper's, that nearly all of the outermost line of a box has, if it has one."""
     (line,) = lines_of(picture, box, side, 1)
-    if (np.abs(line - paper).max(1) > UNLIKE).mean() < ONE_COLOUR:
+    if (far_from(line, paper) > UNLIKE).mean() < ONE_COLOUR:
         return None
-    colour = np.asarray(np.median(line, 0), np.float64)
-    return colour if (np.abs(line - colour).max(1) <= ALIKE).mean() >= ONE_COLOUR else None
+    colour = np.sort(line, 0)[len(line) // 2]
+    return colour if (far_from(line, colour) <= ALIKE).mean() >= ONE_COLOUR else None
 
 
 def in_order(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -315,12 +337,11 @@ def in_texture(grey: NDArray[np.uint8]) -> tuple[int, int, int, int] | None:
 
 def running_mean(values: NDArray[np.float32], over: int, axis: int) -> NDArray[np.float32]:
     """The mean of so many neighbours along an axis, mirrored beyond its ends."""
-    beside = [(0, 0)] * values.ndim
-    beside[axis] = (over // 2 + 1, over - 1 - over // 2)
-    sums = np.pad(values, beside, mode="reflect").cumsum(axis, dtype=np.float64)
-    n = values.shape[axis]
-    first, last = (np.take(sums, range(k, k + n), axis) for k in (0, over))
-    return np.asarray((last - first) / over, np.float32)
+    first = np.moveaxis(values, axis, 0)
+    beside = [(over // 2 + 1, over - 1 - over // 2)] + [(0, 0)] * (values.ndim - 1)
+    sums = np.pad(first, beside, mode="reflect").cumsum(0, dtype=np.float64)
+    mean = (sums[over:] - sums[: len(first)]) / over
+    return np.asarray(np.moveaxis(mean, 0, axis), np.float32)
 
 
 def stands_out(contrast: NDArray[np.float32]) -> tuple[int, int] | None:
@@ -336,8 +357,8 @@ def grey_of(picture: NDArray[np.uint8]) -> Grey:
     """The grey (H, W) of a picture (H, W, 3) in which pale and bright inks stand out from the paper.
 
     Luminance hides yellow on white and lavender on white. What counts `COLOUR` is by how much the channel that differs
-    most from the paper (each channel's median) is darker, or in a picture whose inks are bright, brighter; luminance is
-    the rest. Where the channels are equal, nothing changes.
+    most from the paper (each channel's median) is darker, or in a picture whose inks are bright, brighter, but for
+    pixels that differ far more the other way; luminance is the rest. Where the channels are equal, nothing changes.
     """
     channels = np.ascontiguousarray(np.moveaxis(picture, -1, 0)).reshape(3, -1)
     paper = in_order(channels)[:, (channels.shape[1] - 1) // 2, None]
@@ -345,7 +366,8 @@ def grey_of(picture: NDArray[np.uint8]) -> Grey:
     apart = values - paper
     brighter, darker = apart.max(0), apart.min(0)
     up, down = np.maximum(brighter, 0), np.minimum(darker, 0)
-    telling = brighter if up @ up > down @ down else darker
+    telling, other = (brighter, darker) if up @ up > down @ down else (darker, brighter)
+    telling = np.where(np.abs(other) > 2 * np.abs(telling) + OTHER_WAY, other, telling)
     telling += np.array(LUMA, np.float32) @ paper.astype(np.float32)
     mixed = LUMINANCE @ values + np.float32(COLOUR) * telling + np.float32(0.5)
     return np.asarray(mixed.clip(0, 255), np.uint8).reshape(picture.shape[:2])

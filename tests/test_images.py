@@ -8,6 +8,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -25,6 +26,7 @@ from recognizer.images import (
     normalise,
     open_picture,
     text_parts,
+    within_frame,
 )  # fmt: skip
 
 
@@ -419,6 +421,26 @@ def test_a_line_at_one_side_is_no_frame() -> None:
     under = framed(inner, 0, 0, 0, 3)
     left, _, right, bottom = Frame(trim=True).part(under)
     assert bottom == 83 and left < 40 and right > 160, "it may as well be a stroke"
+
+
+def test_the_margin_of_bold_letters_is_no_frame() -> None:
+    """They have more ink than paper, so that the margin is of another colour than most of the picture."""
+    font = ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans-Bold.ttf", 28)
+    for text in ("HWESEE", "MWRB", "BEEHMH"):
+        left, top, right, bottom = font.getbbox(text)
+        for margin in (2, 3):
+            picture = Image.new("L", (round(right - left) + 2 * margin, round(bottom - top) + 2 * margin), 255)
+            ImageDraw.Draw(picture).text((margin - left, margin - top), text, fill=0, font=font)
+            assert within_frame(picture) == (0, 0, *picture.size), (text, margin)
+
+
+def test_letters_on_middling_paper_stand_out_darker_or_brighter() -> None:
+    picture = Image.new("RGB", (100, 20), (128, 128, 128))
+    for left, ink in ((10, (40, 40, 128)), (30, (40, 40, 128)), (60, (128, 230, 128))):
+        picture.paste(ink, (left, 5, left + 12, 15))
+    grey = grey_of(np.asarray(picture)).astype(int)
+    assert all(abs(grey[10, left] - grey[0, 0]) > 70 for left in (10, 30, 60))
+    assert np.unique(grey).size == 3
 
 
 def test_a_text_on_a_textured_paper_is_found() -> None:

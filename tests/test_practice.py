@@ -22,6 +22,7 @@ import torch
 from pipelines.ledger import Ledger
 from pipelines.practice import (
     PracticeSettings,
+    ahead,
     choose,
     fold_trainings,
     going_on,
@@ -166,6 +167,25 @@ def test_a_finished_run_reads_its_test_set_no_more(whole: Path, drawn: Path) -> 
         (drawn / "gone").rename(drawn / "scheme" / "test")
     assert done.returncode == 0, done.stderr
     assert (whole / "ledger.jsonl").read_bytes() == before
+
+
+def test_a_run_goes_on_with_another_number_of_trainings_beside_each_other(whole: Path, drawn: Path) -> None:
+    run = shutil.copytree(whole, drawn / "beside")
+    asked = [*words(drawn, "beside")[:-1], "2"]
+    done = subprocess.run(asked, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and facts(run) == facts(whole), done.stderr
+    assert "jobs = 2" in (run / "settings.toml").read_text()
+    done = subprocess.run([*asked, "--rounds", "2", "--seed", "1"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "with other settings (rounds, seed; see" in done.stderr
+
+
+def test_how_long_the_rest_may_take_goes_by_the_baselines_pace(whole: Path) -> None:
+    settings = load(PracticeSettings, whole / "settings.toml", {})
+    run = prepare(settings, whole, Ledger(whole / "ledger.jsonl"))
+    pace = json.loads((whole / "baseline/metrics.jsonl").read_text().splitlines()[-1])["pictures_per_second"]
+    # one round of half the pictures: a pupil and a control, as much again for two folds, four trials of a quarter; and
+    # the falling rate, twice half
+    assert ahead(run, settings) == pytest.approx(192 / pace * (0.5 * (4 + 4 * 0.25) + 1))
 
 
 def test_pictures_that_are_gone_end_in_one_line_and_the_run_goes_on_when_they_are_back(

@@ -52,9 +52,10 @@ def train_side_by_side(trainings: Sequence[Training], at_once: int, what: str = 
     with Progress(
         *columns, console=CONSOLE, transient=True, disable=not CONSOLE.is_terminal, speed_estimate_period=SPEED_OVER
     ) as bars:
+        shares = {t: _share(t) for t in waiting}  # of each that is done, by an attempt before as well
         all_of_them = bars.add_task(what, total=len(waiting), figures="")
+        bars.update(all_of_them, completed=sum(shares.values()))  # the first jump tells no speed
         tasks = {t: bars.add_task(f"  {t.out.name}", total=None, figures="") for t in waiting}
-        shares = dict.fromkeys(waiting, 0.0)  # of each that is done
         try:
             while waiting or running:
                 while waiting and len(running) < at_once:
@@ -64,7 +65,7 @@ def train_side_by_side(trainings: Sequence[Training], at_once: int, what: str = 
                 for training, process in list(running.items()):
                     step, total, figures = _where(training)
                     bars.update(tasks[training], completed=step, total=total, figures=figures)
-                    shares[training] = 1.0 if process.poll() is not None else step / (total or 1)
+                    shares[training] = 1.0 if process.poll() is not None else _share(training)
                     bars.update(all_of_them, completed=sum(shares.values()))
                     if process.poll() is not None:
                         del running[training]
@@ -120,6 +121,11 @@ def _where(training: Training) -> tuple[int, int | None, str]:
         return row["step"], row["steps"], f"{row['pictures_per_second']:,.0f} images/s  exact {row['exact']:.3f}"
     except (OSError, ValueError, KeyError, IndexError):
         return 0, None, ""
+
+
+def _share(training: Training) -> float:
+    step, total, _ = _where(training)
+    return step / (total or 1)
 
 
 def main(config: str, out: str) -> None:
