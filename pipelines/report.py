@@ -281,7 +281,7 @@ def write_report(run: Path) -> Path:
     part, scores = found.scores()
     page = environment.get_template("report.html").render(
         run=found, verdict=verdict(found), part=part, scores=scores, labels=_labels(found),
-        axis=max((_tenth_above(own) for own in scores.values()), default=1.0),
+        axis=axis_of(list(scores.values())),
         opening=[tile_of(s) for s in _samples(found.path / "data" / "train")[:OPENING]],
         rounds=[hard_round(found, n) for n in dict.fromkeys(found.mined[:1] + found.mined[-1:])],
         changes=changes(found), curve=curve(found), confused=confused(found),
@@ -586,8 +586,12 @@ class Curve:
     border: float | None  # x in per cent between rounds and test
 
 
-def _tenth_above(scores: Scores) -> float:
-    return math.ceil(10 * float(scores["exact_interval"][1])) / 10
+def axis_of(scores: Sequence[Scores]) -> tuple[float, float]:
+    """The tenths of exact match between which all intervals lie, two of them at least."""
+    low = min((math.floor(10 * float(own["exact_interval"][0])) / 10 for own in scores), default=0.0)
+    high = max((math.ceil(10 * float(own["exact_interval"][1])) / 10 for own in scores), default=1.0)
+    high = min(1.0, max(high, low + 0.2))
+    return min(low, high - 0.2), high
 
 
 def curve(run: PracticeRun) -> Curve | None:
@@ -603,9 +607,7 @@ def curve(run: PracticeRun) -> Curve | None:
         border = 100 * len(columns) / (len(columns) + 1)
         columns.append(("test", {"before": test["before"], "control": test["control"], "after": test["after"]}))
     every = [own for _, column in columns for own in column.values()]
-    low = min(math.floor(10 * float(own["exact_interval"][0])) / 10 for own in every)
-    high = min(1.0, max(*(_tenth_above(own) for own in every), low + 0.2))
-    low = min(low, high - 0.2)
+    low, high = axis_of(every)
 
     def height(share: float) -> float:
         return round(PLOT * (high - share) / (high - low), 2)
