@@ -187,7 +187,7 @@ def practise_round(
     samples, apart = held["pupil"][0], [own for _, own in held.values()]
     gained = beats(samples, *apart)
     told = [scores_of(samples, own) for own in apart]
-    before, means = read(best, run.validation), []
+    before, means = scores_of(run.validation, read(best, run.validation)), []
     on_validation: dict[str, Sequence[Reading]] = {}
     for role, (_, own) in held.items():
         on_validation[role] = own[: len(run.validation)]
@@ -195,13 +195,12 @@ def practise_round(
             readers = [t.out for t in folds[role]]
             on_validation[role], mean = with_folds(run, folder / role, readers, on_validation[role])
             means += [role] * mean
-    readings = on_validation["pupil"]
     run.ledger.record(
         step, **{role: scores_of(run.validation, own).to_dict() for role, own in on_validation.items()},
-        before=scores_of(run.validation, before).to_dict(), goes_on=gained, means=means,
+        before=before.to_dict(), goes_on=gained, means=means,
         held_out={role: own.to_dict() for role, own in zip(held, told, strict=True)},
         nats=[float(nats(own).mean()) for own in apart],
-        changed=sum(a.text != b.text for a, b in zip(before, readings, strict=True)), seconds=time.monotonic() - began,
+        seconds=time.monotonic() - began,
     )  # fmt: skip
     say(
         Alone(), f"round {number}: {in_words(told[0])} with made pictures, {in_words(told[1])} without, of "
