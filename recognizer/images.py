@@ -325,28 +325,33 @@ def in_texture(grey: NDArray[np.uint8]) -> tuple[int, int, int, int] | None:
     h = grey.shape[0]
     if min(grey.shape) < SMALLEST:
         return None
-    contrast = np.abs(np.diff(running_mean(running_mean(grey.astype(np.float32), 3, 0), 3, 1), axis=1))
-    rows = stands_out(running_mean(contrast.mean(1), 3, 0))
+    contrast = np.abs(np.diff(sums_of_three(sums_of_three(grey.astype(np.float32)).T).T, axis=1))
+    rows = stands_out(sums_of_three(contrast.sum(1)))
     if rows is None or not 4 <= (tall := rows[1] - rows[0]) <= LESS * h / (1 + 2 * ABOVE):
         return None
-    columns = stands_out(running_mean(contrast[slice(*rows)].mean(0), max(round(0.8 * tall), 3), 0))
+    by_column = contrast[slice(*rows)].sum(0)
+    over = min(max(round(0.8 * tall), 3), len(by_column))
+    left, right = over // 2, over - 1 - over // 2
+    mirrored = np.concatenate([by_column[left:0:-1], by_column, by_column[-2 : -right - 2 : -1]])
+    columns = stands_out(np.convolve(mirrored, np.ones(over, np.float32), "valid"))
     if columns is None or columns[1] - columns[0] < 0.8 * tall:
         return None
     return columns[0], rows[0], columns[1], rows[1]
 
 
-def running_mean(values: NDArray[np.float32], over: int, axis: int) -> NDArray[np.float32]:
-    """The mean of so many neighbours along an axis, mirrored beyond its ends."""
-    first = np.moveaxis(values, axis, 0)
-    beside = [(over // 2 + 1, over - 1 - over // 2)] + [(0, 0)] * (values.ndim - 1)
-    sums = np.pad(first, beside, mode="reflect").cumsum(0, dtype=np.float64)
-    mean = (sums[over:] - sums[: len(first)]) / over
-    return np.asarray(np.moveaxis(mean, 0, axis), np.float32)
+def sums_of_three(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Each of values (N, ...) and its two neighbours, mirrored beyond the ends."""
+    sums = values.copy()
+    sums[1:] += values[:-1]
+    sums[:-1] += values[1:]
+    sums[0] += values[1]
+    sums[-1] += values[-2]
+    return sums
 
 
 def stands_out(contrast: NDArray[np.float32]) -> tuple[int, int] | None:
     """From where to where a contrast (N,) is higher than that of the texture; None where it hardly is anywhere."""
-    floor, most = float(np.percentile(contrast, 20)), float(contrast.max(initial=0.0))
+    floor, most = float(np.sort(contrast)[len(contrast) // 5]), float(contrast.max())
     if most < STANDS_OUT * max(floor, 1e-6):
         return None
     on = np.flatnonzero(contrast > floor + OVER_TEXTURE * (most - floor))
