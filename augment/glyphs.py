@@ -15,10 +15,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from torch import Tensor
 from torch.nn import functional as F
 
+from recognizer.charset import NAMED
 from recognizer.errors import UserError
 
 SHIPPED = Path(__file__).parent / "fonts"
@@ -28,6 +29,8 @@ REACH = 0.25  # cap heights; distances are cut off beyond
 SIDES = 16  # directions in which a glyph's hull is known
 _FINE = 2 * TILE  # the outline is found at twice a tile's resolution
 _CAP = 45.0  # pixels of a cap height at that resolution, in a tile of ordinary span
+DIGITS = NAMED["digits"]
+BESIDE_EIGHT = 0.03  # share of a digit's ink beside that of the 8, in which all segments of a display are lit
 ABSENT = "\uffff"  # a code point that no font may draw, so that it shows the font's sign for a missing glyph
 
 
@@ -39,7 +42,8 @@ class Glyphs:
     `middle` (G, 2) the ink's centre, x from the pen and y down from the middle of the cap height; `half` (G, 2) half
     its width and height; `hull` (G, SIDES, 2) from that centre the points of the ink that lie furthest out, a direction
     each; `thick` (G,) half the thickness of its thickest stroke, up to `REACH`; `advance` (G,) how far
-    the pen moves. `index` (F, C) a glyph's place, -1 where a font lacks the character.
+    the pen moves; `unlit` (G,) of a digit of a segment display the glyph in which all segments are lit, -1 of others.
+    `index` (F, C) a glyph's place, -1 where a font lacks the character.
     """
 
     characters: str
@@ -50,6 +54,7 @@ class Glyphs:
     hull: NDArray[np.float32]
     thick: NDArray[np.float32]
     advance: NDArray[np.float32]
+    unlit: NDArray[np.int64]
     index: NDArray[np.int64]
 
 
@@ -81,15 +86,17 @@ def load_glyphs(files: tuple[Path, ...], characters: str) -> Glyphs:
     """
     tiles: list[NDArray[np.bool_]] = []
     numbers: list[tuple[float, ...]] = []
+    unlit: list[int] = []
     index = np.full((len(files), len(characters)), -1, np.int64)
     for f, file in enumerate(files):
-        masks, own = _trace(file, characters)
+        masks, own, display = _trace(file, characters)
         for place in _small_capitals(masks, characters):
             masks.pop(place)
         for place, mask in masks.items():
             index[f, place] = len(tiles)
             tiles.append(mask)
             numbers.append(own[place])
+        unlit += [int(index[f, characters.index("8")]) if place in display else -1 for place in masks]
     if not tiles:
         raise UserError(f"no font draws any of {characters!r}; there are {', '.join(p.name for p in files[:5])}")
     span, middle_x, middle_y, half_x, half_y, advance = np.array(numbers, np.float32).T
@@ -97,11 +104,12 @@ def load_glyphs(files: tuple[Path, ...], characters: str) -> Glyphs:
     thick = (fields.flatten(1).amax(1).numpy().astype(np.float32) - 127.5) / 127.5 * REACH
     middle, half = np.stack([middle_x, middle_y], 1), np.stack([half_x, half_y], 1)
     hull = np.stack([_hull(mask) for mask in tiles]) * span[:, None, None]
-    return Glyphs(characters, fields, span, middle, half, hull, thick, advance, index)
+    return Glyphs(characters, fields, span, middle, half, hull, thick, advance, np.array(unlit), index)
 
 
-def _trace(file: Path, characters: str) -> tuple[dict[int, NDArray[np.bool_]], dict[int, tuple[float, ...]]]:
-    """Masks (_FINE, _FINE) of the characters that a font has, by their place, and each one's numbers."""
+def _trace(file: Path, characters: str) -> tuple[dict[int, NDArray[np.bool_]], dict[int, tuple[float, ...]], set[int]]:
+    """Masks (_FINE, _FINE) of the characters that a font has, by their place, and each one's numbers; and the places of
+    the digits of a segment display, which stand in the whole cell that its 8 takes."""
     try:
         font = ImageFont.truetype(str(file), 100, layout_engine=ImageFont.Layout.BASIC)
         cap = next((b - t for _, t, _, b in (font.getbbox(c) for c in "HEX0n") if b > t), 0)
@@ -112,14 +120,21 @@ def _trace(file: Path, characters: str) -> tuple[dict[int, NDArray[np.bool_]], d
     top, bottom = next(((t, b) for _, t, _, b in (font.getbbox(c) for c in "HEX0n") if b > t), (0, int(_CAP)))
     masks: dict[int, NDArray[np.bool_]] = {}
     numbers: dict[int, tuple[float, ...]] = {}
+    display = set[int]()
+    if "8" in characters and _is_display(font):
+        display = {place for place, character in enumerate(characters) if character in DIGITS}
     for place, character in enumerate(characters):
         ink = font.getmask(character)
         if ink.getbbox() is None or bytes(ink) == absent:
             continue
-        left, up, right, down = font.getbbox(character)  # which counts what the pen moves as well as ink
+        cell = "8" if place in display else character
+        left, up, right, down = font.getbbox(cell)  # which counts what the pen moves as well as ink
         sheet = Image.new("L", (int(right - left) + 2, int(down - up) + 2))
-        ImageDraw.Draw(sheet).text((1 - left, 1 - up), character, 255, font)
+        ImageDraw.Draw(sheet).text((1 - left, 1 - up), cell, 255, font)
         box = sheet.getbbox()
+        if cell != character:
+            sheet = Image.new("L", sheet.size)
+            ImageDraw.Draw(sheet).text((1 - left, 1 - up), character, 255, font)
         if box is None:
             continue
         sheet, left, up = sheet.crop(box), left + box[0] - 1, up + box[1] - 1
@@ -137,7 +152,7 @@ def _trace(file: Path, characters: str) -> tuple[dict[int, NDArray[np.bool_]], d
             shrink * _FINE / 2 / _CAP, (left + right) / 2 / _CAP, ((up + down) - (top + bottom)) / 2 / _CAP,
             wide / 2 / _CAP, tall / 2 / _CAP, font.getlength(character) / _CAP,
         )  # fmt: skip
-    return masks, numbers
+    return masks, numbers, display
 
 
 def _small_capitals(masks: dict[int, NDArray[np.bool_]], characters: str) -> list[int]:
@@ -153,6 +168,20 @@ def _small_capitals(masks: dict[int, NDArray[np.bool_]], characters: str) -> lis
     if len(told_apart) < 3 or same < len(told_apart) / 2:
         return []
     return [p for c, p in place.items() if c.islower()]
+
+
+def _is_display(font: ImageFont.FreeTypeFont) -> bool:
+    """Whether a font draws digits as a display of segments does: none has ink where its 8 has none."""
+    width, height = (int(side) for side in font.getbbox("8")[2:])
+
+    def drawn(digit: str) -> Image.Image:
+        sheet = Image.new("L", (width + height, 2 * height))
+        ImageDraw.Draw(sheet).text((height // 2, height // 2), digit, 255, font)
+        return sheet
+
+    eight = np.asarray(drawn("8").filter(ImageFilter.MaxFilter(3))) > 127  # hints may move a stroke by a pixel
+    inks = [np.asarray(drawn(digit)) > 127 for digit in DIGITS]
+    return all(0 < ink.sum() > (ink & ~eight).sum() / BESIDE_EIGHT for ink in inks)
 
 
 def _hull(mask: NDArray[np.bool_]) -> NDArray[np.float32]:

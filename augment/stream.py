@@ -24,7 +24,7 @@ from augment.methods.render import Render, RenderSettings, draw
 from augment.style import Dice, Style, throw_style
 from recognizer.charset import NAMED, Charset
 from recognizer.errors import MOST_THREADS, UserError
-from recognizer.images import Frame, grey_of, text_parts
+from recognizer.images import COLOUR, LUMA, OTHER_WAY, Frame, text_parts
 from recognizer.settings import Settings, make
 from recognizer.training.batches import Batch, fetched, normalised, undisturbed
 
@@ -42,6 +42,7 @@ K = TypeVar("K", int, float)
 BLOCK = 4  # steps that are drawn together
 TOGETHER = 256  # pictures that a thread looks for text in
 NARROWEST, NARROWEST_DRAWN = 10, 8  # pixels that a character takes at a height of 32, at least, as read and as drawn
+COLOURED = 0.3  # share of the blocks whose pictures are drawn in colour, and seen in the grey that a reader sees
 PACKAGE_LOOK = 0.4  # how often the `captcha` package draws with its own settings
 
 
@@ -67,6 +68,7 @@ class Thrown(NamedTuple):
     pictures: Tensor  # of those rows (P, 1, H, W), 0 to 1
     targets: Tensor
     lengths: Tensor
+    channels: int  # that the others are drawn in
 
 
 class Thrower(Dataset[Thrown]):
@@ -93,6 +95,7 @@ class Thrower(Dataset[Thrown]):
         dice = Dice(np.array([self._seed * 2**32 + first], np.uint64))
         width, height = (_pick(weights, dice.throw())[0] for weights in (WIDTHS, HEIGHTS))
         share = _pick(SHARES, dice.throw())[0]
+        channels = 3 if dice.chance(COLOURED)[0] else 1
         risen = min(first / max(self.settings.climb * steps, 1), 1.0)
         difficulty = self.settings.easy + (1 - self.settings.easy) * risen
         at = [(step << 20) + place for step in range(first, first + BLOCK) for place in places]
@@ -105,17 +108,17 @@ class Thrower(Dataset[Thrown]):
         style = throw_style(texts, seeds, drawn, self.glyphs, difficulty)
         cut = dice.chance(self._trimmed)
         own = {
-            row: (_part_with_text if cut[row] else _resized)(picture, size)
+            row: seen((_part_with_text if cut[row] else _resized)(picture, size))
             for row, picture in self._package(dice, texts, seeds, width * share / 32).items()
         }
         pictures = torch.cat([*own.values(), torch.empty(0, 1, size[1], size[0])])
         targets = torch.zeros(len(texts), int(lengths.max()), dtype=torch.long)
         for row, text in zip(targets, texts, strict=True):
             row[: len(text)] = torch.tensor(self._charset.encode(text))
-        return Thrown(style, size, drawn, cut, list(own), pictures, targets, lengths)
+        return Thrown(style, size, drawn, cut, list(own), pictures, targets, lengths, channels)
 
     def _package(self, dice: Dice, texts: list[str], seeds: list[int], shape: float) -> dict[int, Tensor]:
-        """Those pictures (1, 1, H, W) that the `captcha` package draws, by row, `shape` times as wide as high; no text
+        """Those pictures (1, 3, H, W) that the `captcha` package draws, by row, `shape` times as wide as high; no text
         that the faces thrown for it cannot show."""
         chosen, own = dice.chance(self.settings.package), dice.chance(PACKAGE_LOOK)
         faces = (dice.throw(3) * len(self.files)).astype(int)
@@ -135,7 +138,7 @@ class Thrower(Dataset[Thrown]):
                 (picture,) = Captcha(make(CaptchaSettings, look)).make([request], [None])
             except UserError:  # a face without one of the characters
                 continue
-            found[row] = torch.from_numpy(grey_of(np.array(picture))).float()[None, None] / 255
+            found[row] = torch.from_numpy(np.array(picture)).permute(2, 0, 1).float()[None] / 255
         return found
 
 
@@ -188,20 +191,37 @@ def _same(thrown: Any) -> Any:
 def _draw(thrown: Thrown, glyphs: Glyphs, device: torch.device) -> Batch:
     """The pictures that were thrown, as one batch."""
     size = thrown.size
-    drawn = draw(thrown.style, thrown.drawn, glyphs, 1, device, layout=False).pictures
+    drawn = draw(thrown.style, thrown.drawn, glyphs, thrown.channels, device, layout=False).pictures
     pictures = torch.empty(len(drawn), 1, size[1], size[0], device=device)
     cut = torch.from_numpy(thrown.cut).to(device)
     for rows, shown in ((~cut, _resized), (cut, _part_with_text)):
         if rows.any():
-            pictures[rows] = shown(drawn[rows], size)
+            pictures[rows] = seen(shown(drawn[rows], size))
     pictures[thrown.packaged] = thrown.pictures.to(device)
     return Batch(normalised((pictures * 255).round()), thrown.targets.to(device), thrown.lengths.to(device))
 
 
+def seen(pictures: Tensor) -> Tensor:
+    """Pictures (N, C, H, W) of 0 to 1 in the grey (N, 1, H, W) that a reader sees: `recognizer.images.grey_of`."""
+    if pictures.shape[1] == 1:
+        return pictures
+    values = (pictures * 255).round()
+    paper = values.flatten(2).median(2).values[:, :, None, None]
+    apart = values - paper
+    brighter, darker = apart.amax(1), apart.amin(1)
+    bright = brighter.clamp_min(0).square().sum((1, 2)) > darker.clamp_max(0).square().sum((1, 2))
+    telling = torch.where(bright[:, None, None], brighter, darker)
+    other = torch.where(bright[:, None, None], darker, brighter)
+    telling = torch.where(other.abs() > 2 * telling.abs() + OTHER_WAY, other, telling)
+    luma = torch.tensor(LUMA, device=pictures.device)[:, None, None]
+    grey = (1 - COLOUR) * (luma * values).sum(1) + COLOUR * (telling + (luma * paper).sum(1))
+    return ((grey + 0.5).clamp(0, 255).floor() / 255)[:, None]
+
+
 def _part_with_text(pictures: Tensor, size: tuple[int, int]) -> Tensor:
-    """The part of each picture (N, 1, H, W) in which its text stands, (N, 1, h, w) at a size (width, height)."""
+    """The part of each picture (N, C, H, W) in which its text stands, (N, C, h, w) at a size (width, height)."""
     h, w = pictures.shape[2:]
-    small = (_resized(pictures, (max(round(w * 32 / h), 1), 32))[:, 0] * 255).round().byte().cpu().numpy()
+    small = (seen(_resized(pictures, (max(round(w * 32 / h), 1), 32)))[:, 0] * 255).round().byte().cpu().numpy()
     if pictures.is_cuda and len(pictures) > TOGETHER:  # which waits for this; NumPy lets other threads run
         with ThreadPoolExecutor() as pool:
             found = list(pool.map(text_parts, np.split(small, range(TOGETHER, len(small), TOGETHER))))
@@ -212,7 +232,7 @@ def _part_with_text(pictures: Tensor, size: tuple[int, int]) -> Tensor:
     right, bottom = np.maximum(np.round(right), left + 1), np.maximum(np.round(bottom), top + 1)
     left, top, right, bottom = torch.from_numpy(np.stack([left, top, right, bottom])).to(pictures)
     down, across = _shrinking(top, bottom, h, size[1]), _shrinking(left, right, w, size[0])
-    return (down @ pictures[:, 0] @ across.mT).clamp(0, 1)[:, None]
+    return (down[:, None] @ pictures @ across.mT[:, None]).clamp(0, 1)
 
 
 def _shrinking(first: Tensor, last: Tensor, n: int, size: int) -> Tensor:

@@ -111,7 +111,10 @@ def throw_style(
     thinnest = np.where(held, c["thick"] * c["cap"] * np.minimum(c["aspect"], 1), np.inf).min(1)
     p = _throw_ink(c, dice, thinnest, size[1], wild)
     p |= _throw_disturbance(p, dice, size, wild)
-    return Style(p, c, _throw_lines(p, dice, size, wild), chosen)
+    lines = _throw_lines(p, dice, size, wild)
+    p |= _throw_material(p, dice, size[1], wild)
+    p["unlit"] = np.where((glyphs.unlit[chosen] >= 0).any(1, where=held), dice.sometimes(0.6, 0.02, 0.2), 0.0)
+    return Style(p, c, lines, chosen)
 
 
 def _choose_glyphs(texts: Sequence[str], glyphs: Glyphs, dice: Dice, held: NDArray[np.bool_]) -> NDArray[np.int64]:
@@ -151,7 +154,12 @@ def _place(
     drawn_out = np.where(dice.chance(0.25), dice.within(1.0, 1.5), 1.0)  # as narrow pictures are, for a reader
     narrow = np.where(dice.chance(0.3 * d), dice.within(0.55, 1.0), 1.0)
     aspect = (dice.within(0.72, 1.35) * drawn_out * narrow)[:, None] * (1 + wobble(0.4, 0.3))
-    turn = np.radians(wobble(0.6, 38.0)) + np.where(dice.chance(0.3 * d), dice.within(-0.12, 0.12), 0)[:, None]
+    bound = dice.sometimes(0.6 * d, 0.0, 38.0)
+    bound = np.where(bound > 35, 1.5 * bound, bound)  # a few turn further than anyone would
+    turn = (
+        np.radians(bound)[:, None] * dice.within(-1, 1, longest)
+        + np.where(dice.chance(0.3 * d), dice.within(-0.12, 0.12), 0)[:, None]
+    )
     shear = np.where(dice.chance(0.4 * d), 0.22 * dice.bell(), 0)[:, None] + wobble(0.3, 0.35)
     tilt = wobble(0.3, 0.3)
     twist, keel = wobble(0.4, 0.5), wobble(0.35, 0.5)
@@ -286,6 +294,24 @@ def _throw_disturbance(ink: dict[str, Floats], dice: Dice, size: tuple[int, int]
     p["levels"] = np.where(dice.chance(0.08 * d), np.floor(dice.within(3, 17)), 0.0)
     p["dither"] = dice.chance(0.5).astype(float)
     p["jpeg"] = np.where(dice.chance(0.35 * d), dice.within(12, 85), 0.0)
+    return p
+
+
+def _throw_material(ink: dict[str, Floats], dice: Dice, height: int, d: Floats) -> dict[str, Floats]:
+    """Brushed paper, and letters that are pressed into it or stand out of it."""
+    p: dict[str, Floats] = {}
+    scale = height / 32
+    p["brushed"] = dice.sometimes(0.08 * d, 0.01, 0.1)
+    p["brushed_at"] = np.floor(dice.throw() * BANK**2)
+    middling = (ink["paper"] > 0.25) & (ink["paper"] < 0.85)  # on which both light and shade can be seen
+    p["relief"] = np.where(middling, dice.sometimes(0.3 * d, 0.15, 0.5), 0.0)
+    turn, far = dice.within(0, 2 * np.pi), dice.within(0.8, 1.8) * np.maximum(scale, 1.0)
+    p["relief_x"], p["relief_y"] = far * np.cos(turn), far * np.sin(turn)
+    p["relief_ink"] = dice.sometimes(0.6, 0.2, 1.0)  # share of the ink that the letters keep
+    contrast = np.abs(ink["ink"] - ink["paper"])
+    left = np.minimum(np.maximum(p["relief"], p["relief_ink"] * contrast) / np.maximum(contrast, 1e-6), 1.0)
+    for name in ("cloud", "grain"):  # which hide no more of it than they would of ink
+        p[name] = ink[name] * np.where(p["relief"] > 0, left, 1.0)
     return p
 
 

@@ -15,10 +15,14 @@ import tarfile
 import tempfile
 from pathlib import Path
 
+from fontTools.subset import Options, Subsetter
+from fontTools.ttLib import TTFont
+
 LIST = Path(__file__).parent.parent / "configs" / "fonts.txt"
 WEB = re.compile(r"package/files/(.*-latin-(?:400|700)-(?:normal|italic)\.woff)")
 SYSTEM = {".ttf", ".otf"}
-SYMBOLS = re.compile("D050000L|StandardSymbols")  # draw other signs for letters
+SYMBOLS = re.compile("D050000L|StandardSymbols|DSEGWeather|SEGGCHAN")  # draw other signs for letters
+SEGMENTS = re.compile("DSEG7")  # whose S is a 5, so that only their digits are kept, in a folder of their own
 
 
 def wanted() -> tuple[list[str], list[str]]:
@@ -54,10 +58,22 @@ def from_debian(package: str, out: Path, tmp: Path) -> int:
         archive.unlink()
     for path in sorted((tmp / "unpacked").rglob("*")):
         if path.suffix in SYSTEM and not SYMBOLS.search(path.name) and path.is_file() and not path.is_symlink():
-            shutil.copy(path, out / f"{package}-{path.name}")
+            if SEGMENTS.search(path.name):
+                (out / "segments").mkdir(exist_ok=True)
+                only_digits(path, out / "segments" / f"{package}-{path.name}")
+            else:
+                shutil.copy(path, out / f"{package}-{path.name}")
             n += 1
     shutil.rmtree(tmp / "unpacked", ignore_errors=True)
     return n
+
+
+def only_digits(source: Path, out: Path) -> None:
+    font = TTFont(source)
+    subsetter = Subsetter(Options(notdef_outline=True))
+    subsetter.populate(text="0123456789")
+    subsetter.subset(font)
+    font.save(out)
 
 
 def main() -> None:

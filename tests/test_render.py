@@ -8,18 +8,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fontTools.fontBuilder import FontBuilder
+from fontTools.pens.ttGlyphPen import TTGlyphPen
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch.nn import functional as F
 
 from augment.glyphs import REACH, SHIPPED, TILE, _field, _small_capitals, font_files, load_glyphs
 from augment.methods.render import Render, RenderSettings, draw, noise_bank, window
-from augment.stream import BLOCK, LENGTHS, Stream, _shrinking
+from augment.stream import BLOCK, LENGTHS, Stream, _shrinking, seen
 from augment.style import BANK, Dice, keys_of, throw_style
 from augment.weather import blurred, coarse, jpeg
 from recognizer.charset import Charset
 from recognizer.errors import UserError
-from recognizer.images import Frame, normalise, text_parts
+from recognizer.images import Frame, grey_of, normalise, text_parts
 from recognizer.training.batches import normalised
 
 TEXTS = ["a", "0Oo1lI", "Wm9qgjy", "XHEAK", "123456789012"]
@@ -71,6 +73,62 @@ def test_small_letters_that_are_capitals_are_left_out() -> None:
     assert _small_capitals(own, characters) == []
     capitals = {i: mask(c.upper()) for i, c in enumerate(characters)}
     assert _small_capitals(capitals, characters) == [5, 6, 7, 8, 9]
+
+
+SEGMENTS = {"a": (1, 18, 7, 20), "b": (7, 11, 9, 18), "c": (7, 2, 9, 9), "d": (1, 0, 7, 2), "e": (0, 2, 2, 9),
+            "f": (0, 11, 2, 18), "g": (1, 9, 7, 11)}  # left, low, right, high  # fmt: skip
+LIT = {"0": "abcdef", "1": "bc", "2": "abged", "3": "abgcd", "4": "fgbc",
+       "5": "afgcd", "6": "afgedc", "7": "abc", "8": "abcdefg", "9": "abcdfg"}  # fmt: skip
+
+
+def display(path: Path) -> Path:
+    """A font whose digits are those of a display of seven segments, and its H the same as its 8."""
+    names = {ord(digit): f"digit{digit}" for digit in LIT} | {ord("H"): "H"}
+    builder = FontBuilder(1000, isTTF=True)
+    builder.setupGlyphOrder([".notdef", *names.values()])
+    builder.setupCharacterMap(names)
+    drawn = {".notdef": TTGlyphPen(None).glyph()}
+    for code, name in names.items():
+        pen = TTGlyphPen(None)
+        for segment in LIT.get(chr(code), LIT["8"]):
+            left, low, right, high = (35 * x for x in SEGMENTS[segment])
+            for i, corner in enumerate([(left, low), (left, high), (right, high), (right, low)]):
+                (pen.lineTo if i else pen.moveTo)(corner)
+            pen.closePath()
+        drawn[name] = pen.glyph()
+    builder.setupGlyf(drawn)
+    table = builder.font["glyf"]
+    builder.setupHorizontalMetrics({name: (400, getattr(table[name], "xMin", 0)) for name in drawn})
+    builder.setupHorizontalHeader(ascent=800, descent=-200)
+    builder.setupNameTable({"familyName": "Segments", "styleName": "Regular"})
+    builder.setupOS2()
+    builder.setupPost()
+    builder.save(path)
+    return path
+
+
+def test_digits_of_a_display_stand_in_a_whole_cell_whose_other_segments_shine_through(tmp_path: Path) -> None:
+    usual = load_glyphs(tuple(font_files(())), "0123456789H")
+    assert (usual.unlit < 0).all()
+    glyphs = load_glyphs((display(tmp_path / "segments.ttf"),), "0123456789H")
+    digits, letter = glyphs.index[0, :10], glyphs.index[0, 10]
+    assert (glyphs.unlit[digits] == glyphs.index[0, 8]).all() and glyphs.unlit[letter] == -1
+    assert np.unique(glyphs.half[digits], axis=0).shape == (1, 2) and np.unique(glyphs.middle[digits], axis=0).size == 2
+    left, right = (glyphs.hull[glyphs.index[0, 1], :, 0].min(), glyphs.hull[glyphs.index[0, 8], :, 0].max())
+    assert left > 0.1 and abs(glyphs.hull[glyphs.index[0, 1], :, 0].max() - right) < 0.02  # a 1 is lit on the right
+
+    style = throw_style(["171"] * 400, range(400), (96, 32), glyphs, 0.0)
+    shine = style.picture["unlit"] > 0
+    assert 180 < shine.sum() < 300
+    for around in ("rim", "shadow"):
+        style.picture[around][:] = 0
+    with_them = draw(style, (96, 32), glyphs, 1, CPU, layout=False).pictures
+    style.picture["unlit"][:] = 0
+    without = draw(style, (96, 32), glyphs, 1, CPU, layout=False).pictures
+    apart = (with_them - without).abs().flatten(1)
+    contrast = torch.from_numpy(np.abs(style.picture["ink"] - style.picture["paper"]))[shine]
+    assert (apart[shine].amax(1) < 0.3 * contrast + 0.02).all() and (apart[shine].amax(1) > 0).all()
+    assert not apart[~shine].any()
 
 
 def test_fonts_that_are_not_there_and_texts_that_no_font_draws_are_refused(tmp_path: Path) -> None:
@@ -290,15 +348,41 @@ def test_parts_are_resized_as_interpolate_does_with_antialiasing() -> None:
 
 def test_a_stream_shows_every_character_and_length_and_its_labels_are_ids_of_the_charset() -> None:
     charset = Charset.named("letters+digits")
-    own, seen, lengths = stream(), set(), set()
+    own, shown, lengths = stream(), set(), set()
     for step in range(0, 12 * BLOCK, BLOCK):
         batch = own.batch(step, 100, range(32), CPU)
         assert batch.pictures.shape[0] == 32 and batch.pictures.shape[2] == 32 and batch.pictures.shape[3] % 16 == 0
         for ids, n in zip(batch.targets, batch.lengths, strict=True):
             assert (ids[:n] > 0).all() and not ids[n:].any()
-            seen |= set(charset.decode(ids[:n].tolist()))
+            shown |= set(charset.decode(ids[:n].tolist()))
             lengths.add(int(n))
-    assert seen == set(charset.characters) and lengths >= {3, 4, 5, 6, 7, 8} and lengths <= set(LENGTHS)
+    assert shown == set(charset.characters) and lengths >= {3, 4, 5, 6, 7, 8} and lengths <= set(LENGTHS)
+
+
+def test_letters_in_relief_have_a_bright_and_a_dark_side_where_the_light_says() -> None:
+    glyphs = load_glyphs(tuple(font_files(())), "HE")
+    style = throw_style(["HE"] * 40, range(40), (96, 32), glyphs, 0.0)
+    p = style.picture
+    for name in ("rim", "shadow", "hollow"):
+        p[name][:] = 0
+    p["paper"][:], p["relief"][:], p["relief_ink"][:], p["relief_y"][:] = 0.5, 0.3, 0.0, 0.0
+    p["relief_x"][:] = np.where(np.arange(40) < 20, 1.0, -1.0)
+    pictures = draw(style, (96, 32), glyphs, 1, CPU, layout=False).pictures[:, 0]
+    bright, dark = (pictures > 0.6).float(), (pictures < 0.4).float()
+    assert (bright.sum((1, 2)) > 5).all() and (dark.sum((1, 2)) > 5).all() and (pictures == 0.5).float().mean() > 0.5
+    at = torch.arange(96.0)
+    apart = (bright.sum(1) @ at) / bright.sum((1, 2)) - (dark.sum(1) @ at) / dark.sum((1, 2))
+    assert apart[:20].mean() < -1 < 1 < apart[20:].mean()
+
+
+def test_colours_are_seen_in_torch_as_in_numpy() -> None:
+    rng = np.random.default_rng(0)
+    noisy = rng.integers(0, 256, (4, 16, 48, 3)).astype(np.uint8)
+    drawn = (Render(RenderSettings()).draw(TEXTS, range(5), (96, 32)).pictures * 255).round().byte()
+    for pictures in (noisy, drawn.permute(0, 2, 3, 1).numpy()):
+        found = seen(torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255) * 255
+        apart = found[:, 0].numpy() - np.stack([grey_of(picture) for picture in pictures]).astype(np.float32)
+        assert np.abs(apart).max() <= 1.01 and (np.abs(apart) > 0.5).mean() < 0.01
 
 
 def test_a_share_of_a_stream_is_drawn_by_the_captcha_package() -> None:

@@ -14,6 +14,7 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from pydantic import Field
 from torch import Tensor
@@ -105,8 +106,9 @@ _LEVELS = 16000  # of distance that are told apart, to each side of an outline
 @lru_cache(maxsize=8)
 def noise_bank(kind: str, device: torch.device) -> Tensor:
     """A fixed field of noise that tiles, (2 * BANK, 2 * BANK) so that no window runs over its edge: `even` in [0, 1),
-    or normal with deviation 1, independent (`grain`) or smooth over about 3 pixels (`fine`) or 10 (`broad`)."""
-    rng = np.random.default_rng(["even", "grain", "fine", "broad"].index(kind))
+    or normal with deviation 1, independent (`grain`), smooth over about 3 pixels (`fine`) or 10 (`broad`), or along the
+    rows alone (`brushed`)."""
+    rng = np.random.default_rng(["even", "grain", "fine", "broad", "brushed"].index(kind))
     if kind == "even":
         field = rng.random((BANK, BANK))
     elif kind == "grain":
@@ -114,8 +116,8 @@ def noise_bank(kind: str, device: torch.device) -> Tensor:
     else:
         white = np.fft.fft2(rng.standard_normal((BANK, BANK)))
         f = np.fft.fftfreq(BANK)
-        smooth = {"fine": 1.5, "broad": 5.0}[kind]
-        keep = np.exp(-2 * (np.pi * smooth) ** 2 * (f[:, None] ** 2 + f[None] ** 2))
+        down, across = {"fine": (1.5, 1.5), "broad": (5.0, 5.0), "brushed": (0.3, 8.0)}[kind]
+        keep = np.exp(-2 * np.pi**2 * ((down * f[:, None]) ** 2 + (across * f[None]) ** 2))
         field = np.fft.ifft2(white * keep).real
         field = np.round(field / field.std(), 4)
     return torch.from_numpy(np.tile(field, (2, 2)).astype(np.float32)).to(device)
@@ -143,13 +145,15 @@ def draw(
     ct = dict(zip(style.character, _to(device, *style.character.values()), strict=True))
     under, above = (torch.stack(list(_to(device, *side))) for side in style.lines)
     shift = _displacement(pt, height, width)
-    field, owner = _glyph_fields(style, ct, pt, glyphs, shift)
+    field, owner = _glyph_fields(style.glyphs, ct, pt, glyphs, shift)
 
     def noise(kind: str, at: Tensor) -> Tensor:
         return window(noise_bank(kind, device), at, height, width)
 
     picture = _paper(pt, channels, height, width)
     _draw_lines(picture, under, shift)
+    if len(some := _some(pt["unlit"])):
+        _draw_unlit(picture, some, style, ct, pt, glyphs, shift)
     picture = _shade(picture, field, owner, pt, ct)
     _draw_lines(picture, above, shift)
     _dots(picture, pt)
@@ -204,15 +208,16 @@ def _displacement(pt: dict[str, Tensor], h: int, w: int) -> Tensor:
 
 
 def _glyph_fields(
-    style: Style, ct: dict[str, Tensor], pt: dict[str, Tensor], glyphs: Glyphs, shift: Tensor
+    chosen: NDArray[np.int64], ct: dict[str, Tensor], pt: dict[str, Tensor], glyphs: Glyphs, shift: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """How far inside a glyph each pixel lies, in pixels (N, h, w), and which character's glyph that is (N, h, w).
+    """How far inside one of the glyphs `chosen` (N, L) each pixel lies, in pixels (N, h, w), and which character's
+    that is (N, h, w).
 
     Each glyph is sampled in a square patch about its centre. What wins where patches meet is packed into one integer a
     pixel, covering order above distance above place, so that the greatest is the answer, in whatever order they come.
     """
     n, (h, w), device = len(shift), shift.shape[2:], shift.device
-    ids = torch.from_numpy(style.glyphs).to(device)
+    ids = torch.from_numpy(chosen).to(device)
     held = ids >= 0
     rows, slots = held.nonzero(as_tuple=True)  # (M,)
     ids = ids[rows, slots]
@@ -326,10 +331,27 @@ def _paper(pt: dict[str, Tensor], channels: int, h: int, w: int) -> Tensor:
         woven = torch.where(pt["stripes_cross"][some, None, None] > 0, torch.maximum(one, other), one)
         toward = torch.where(pt["paper"][some] > 0.5, -0.5, 0.5)[:, None, None]
         picture[some] += (pt["stripes"][some, None, None] * toward * (1 + woven))[:, None]
+    if len(some := _some(pt["brushed"])):
+        strokes = window(noise_bank("brushed", device), pt["brushed_at"][some], h, w)
+        picture[some] += (pt["brushed"][some, None, None] * strokes)[:, None]
     if len(some := _some(pt["blocks"])):
         patches = window(noise_bank("even", device), pt["cloud_at"][some], h, w, zoom=max(h // 4, 1)) - 0.5
         picture[some] += (pt["blocks"][some, None, None] * patches)[:, None]
     return picture
+
+
+def _draw_unlit(
+    picture: Tensor, some: Tensor, style: Style, ct: dict[str, Tensor], pt: dict[str, Tensor], glyphs: Glyphs,
+    shift: Tensor,
+) -> None:  # fmt: skip
+    """Draw all segments of each cell of a display, faintly, in some of the pictures."""
+    ids = style.glyphs[some.cpu().numpy()]
+    ids = np.where(ids >= 0, glyphs.unlit[ids], -1)
+    cells, own = {k: v[some] for k, v in ct.items()}, {k: v[some] for k, v in pt.items()}
+    field, _ = _glyph_fields(ids, cells, own, glyphs, shift[some])
+    cover = (field / own["soft"][:, None, None] + 0.5).clamp(0, 1) * own["unlit"][:, None, None]
+    ink = _coloured(own["ink"], own["hue"], own["colour"], picture.shape[1])[:, :, None, None]
+    picture[some] = torch.lerp(picture[some], ink, cover[:, None])
 
 
 def _shade(picture: Tensor, field: Tensor, owner: Tensor, pt: dict[str, Tensor], ct: dict[str, Tensor]) -> Tensor:
@@ -347,13 +369,15 @@ def _shade(picture: Tensor, field: Tensor, owner: Tensor, pt: dict[str, Tensor],
         rim = (((pt["hollow"][some, None, None] / 2 - field[some].abs()) * soft[some]) + 0.5).clamp(0, 1)
         cover[some] = torch.maximum(rim, cover[some] * pt["filled"][some, None, None])
     if len(some := _some(pt["shadow"])):
-        dy, dx = pt["shadow_y"][some].round().long(), pt["shadow_x"][some].round().long()
-        ys = torch.arange(h, device=device) - dy[:, None]
-        xs = torch.arange(w, device=device) - dx[:, None]
-        fits = ((ys >= 0) & (ys < h))[:, :, None] & ((xs >= 0) & (xs < w))[:, None]
-        cast = cover[some[:, None, None], ys.clamp(0, h - 1)[:, :, None], xs.clamp(0, w - 1)[:, None]] * fits
+        cast = _moved(cover, some, pt["shadow_y"], pt["shadow_x"])
         dark = torch.where(pt["paper"][some] > 0.3, 0.0, 0.6)[:, None, None, None]
         picture[some] = torch.lerp(picture[some], dark, (cast * pt["shadow"][some, None, None])[:, None])
+    if len(some := _some(pt["relief"])):
+        light, shade = (
+            (_moved(cover, some, s * pt["relief_y"], s * pt["relief_x"]) - cover[some]).clamp(0, 1) for s in (-1, 1)
+        )
+        picture[some] += (pt["relief"][some, None, None] * (light - shade))[:, None]
+        cover[some] = cover[some] * pt["relief_ink"][some, None, None]
     if len(some := _some(pt["worn"], pt["hatched"])):
         spots = window(noise_bank("even", device), pt["cloud_at"][some], h, w) >= pt["worn"][some, None, None]
         y, x = _grid(h, w, device)
@@ -378,6 +402,15 @@ def _shade(picture: Tensor, field: Tensor, owner: Tensor, pt: dict[str, Tensor],
     if len(some := _some(pt["fade"])):
         picture[some] += (pt["fade"][some, None, None] * x)[:, None]
     return picture
+
+
+def _moved(cover: Tensor, some: Tensor, down: Tensor, right: Tensor) -> Tensor:
+    """Some of what covers the pictures (N, h, w), moved by whole pixels (N,)."""
+    h, w = cover.shape[1:]
+    ys = torch.arange(h, device=cover.device) - down[some].round().long()[:, None]
+    xs = torch.arange(w, device=cover.device) - right[some].round().long()[:, None]
+    fits = ((ys >= 0) & (ys < h))[:, :, None] & ((xs >= 0) & (xs < w))[:, None]
+    return cover[some[:, None, None], ys.clamp(0, h - 1)[:, :, None], xs.clamp(0, w - 1)[:, None]] * fits
 
 
 def _draw_lines(picture: Tensor, lines: Tensor, shift: Tensor) -> None:
