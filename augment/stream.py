@@ -42,7 +42,7 @@ K = TypeVar("K", int, float)
 BLOCK = 4  # steps that are drawn together
 TOGETHER = 256  # pictures that a thread looks for text in
 NARROWEST, NARROWEST_DRAWN = 10, 8  # pixels that a character takes at a height of 32, at least, as read and as drawn
-COLOURED = 0.3  # share of the blocks whose pictures are drawn in colour, and seen in the grey that a reader sees
+COLOURED = 0.5  # share of the blocks whose pictures are drawn in colour, and seen in the grey that a reader sees
 PACKAGE_LOOK = 0.4  # how often the `captcha` package draws with its own settings
 
 

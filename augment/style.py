@@ -150,7 +150,10 @@ def _place(
         bound = dice.sometimes(often * d, 0.0, most)
         return bound[:, None] * dice.within(-1, 1, longest)
 
-    cap = height * dice.within(0.38, 0.80)[:, None] * (1 + wobble(0.5, 0.25))
+    scattered = dice.of(np.arange(len(d)))
+    small = scattered.chance(0.1 * d)  # letters of a picture in which they stand up and down
+    cap = np.where(small, scattered.within(0.24, 0.40), dice.within(0.38, 0.80))
+    cap = height * cap[:, None] * (1 + wobble(0.5, 0.25))
     drawn_out = np.where(dice.chance(0.25), dice.within(1.0, 1.5), 1.0)  # as narrow pictures are, for a reader
     narrow = np.where(dice.chance(0.3 * d), dice.within(0.55, 1.0), 1.0)
     aspect = (dice.within(0.72, 1.35) * drawn_out * narrow)[:, None] * (1 + wobble(0.4, 0.3))
@@ -190,7 +193,8 @@ def _place(
     tall = (np.abs(np.cos(turn)) * glyphs.half[chosen, 1] + np.abs(np.sin(turn)) * glyphs.half[chosen, 0]) * cap
     slack = np.maximum(height / 2 - tall, 0.06 * height)
     level = dice.sometimes(0.5, -0.9, 0.9)[:, None] * slack.min(1, where=held, initial=height)[:, None]
-    rise = wobble(0.55, 1.0) * np.maximum(slack - np.abs(level), 0.0)
+    rise = np.where(small[:, None], scattered.within(-1, 1, longest), wobble(0.55, 1.0))
+    rise = rise * np.maximum(slack - np.abs(level), 0.0)
     phase = 2 * np.pi * (dice.throw()[:, None] + dice.within(0.3, 2.0)[:, None] * x / width)
     wave = dice.sometimes(0.15 * d, 0.0, 0.6)[:, None] * np.maximum(slack - np.abs(level), 0.0) * np.sin(phase)
     on_line = glyphs.middle[chosen, 1] * cap
@@ -298,7 +302,7 @@ def _throw_disturbance(ink: dict[str, Floats], dice: Dice, size: tuple[int, int]
 
 
 def _throw_material(ink: dict[str, Floats], dice: Dice, height: int, d: Floats) -> dict[str, Floats]:
-    """Brushed paper, and letters that are pressed into it or stand out of it."""
+    """Brushed paper, or paper whose colour changes, and letters that are pressed into it or stand out of it."""
     p: dict[str, Floats] = {}
     scale = height / 32
     p["brushed"] = dice.sometimes(0.08 * d, 0.01, 0.1)
@@ -308,6 +312,8 @@ def _throw_material(ink: dict[str, Floats], dice: Dice, height: int, d: Floats) 
     turn, far = dice.within(0, 2 * np.pi), dice.within(0.8, 1.8) * np.maximum(scale, 1.0)
     p["relief_x"], p["relief_y"] = far * np.cos(turn), far * np.sin(turn)
     p["relief_ink"] = dice.sometimes(0.6, 0.2, 1.0)  # share of the ink that the letters keep
+    p["tint"] = dice.sometimes(0.2 * d, 0.3, 1.0)  # share of the colour that goes as far as the paper's grey admits
+    p["tint_hue"], p["tint_turn"] = dice.throw(), dice.within(0, 2 * np.pi)
     contrast = np.abs(ink["ink"] - ink["paper"])
     left = np.minimum(np.maximum(p["relief"], p["relief_ink"] * contrast) / np.maximum(contrast, 1e-6), 1.0)
     for name in ("cloud", "grain"):  # which hide no more of it than they would of ink
@@ -336,7 +342,9 @@ def _throw_lines(p: dict[str, Floats], dice: Dice, size: tuple[int, int], wild: 
         grey = np.where(same, p["ink"][rows], np.where(erased, p["paper"][rows], grey))
         hue, colour = np.where(same, p["hue"][rows], own.throw()), np.where(same, p["colour"][rows], own.throw())
         mixed = np.where(same | erased, 0.0, own.sometimes(0.4, 0.1, 0.5))[:, None]
-        wide = np.where(own.chance(0.15), own.within(2.0, 3.6), own.within(0.6, 2.0)) * scale
+        wide = own.within(2.0, 3.6)
+        wide = np.where(wide > 3.3, 3.6 + 10 * (wide - 3.3), wide)  # bars
+        wide = np.where(own.chance(0.15), wide, own.within(0.6, 2.0)) * scale
         turn = np.where(crossing, own.within(-0.5, 0.5, LINES), own.within(-np.pi / 2, np.pi / 2, LINES))
         reach = np.where(crossing, own.within(0.3, 1.2, LINES) * width, own.within(4, 26, LINES) * scale)
         x = np.where(crossing, width / 2 + own.within(-0.25, 0.25, LINES) * width, own.throw(LINES) * width)

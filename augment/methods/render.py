@@ -318,6 +318,14 @@ def _paper(pt: dict[str, Tensor], channels: int, h: int, w: int) -> Tensor:
         turn = pt["gradient_turn"][some, None, None]
         along = torch.cos(turn) * (x / w - 0.5) + torch.sin(turn) * (y / h - 0.5)
         picture[some] += (pt["gradient"][some, None, None] * along)[:, None]
+    if channels > 1 and len(some := _some(pt["tint"])):
+        turn = pt["tint_turn"][some, None, None]
+        along = torch.cos(turn) * (x / w - 0.5) + torch.sin(turn) * (y / h - 0.5)
+        along = (along / along.abs().amax((1, 2), keepdim=True))[:, None]
+        grey = pt["paper"][some]
+        ends = [_coloured(grey, pt["tint_hue"][some] + k, pt["tint"][some], 3)[:, :, None, None] for k in (0.0, 0.5)]
+        picture[some] += along.clamp(min=0) * (ends[0] - grey[:, None, None, None])
+        picture[some] -= along.clamp(max=0) * (ends[1] - grey[:, None, None, None])
     if len(some := _some(pt["cloud"])):
         at = pt["cloud_at"][some]
         broad, fine = window(noise_bank("broad", device), at, h, w), window(noise_bank("fine", device), at, h, w)
