@@ -324,6 +324,16 @@ def test_onnx_equals_torch(tmp_path: Path, size: str, head: HeadName) -> None:
     assert_reads_as_torch(Reader(file), build(*read_weights(path)), head)
 
 
+def test_a_reader_that_is_very_sure_is_exported_as_well(tmp_path: Path) -> None:
+    path = saved(tmp_path / "weights.safetensors")
+    state, description = read_weights(path)
+    state["heads.conv.classify.weight"] *= 100
+    save_weights(path, state, description)
+    file, difference = export(path)
+    greys = [np.random.default_rng(k).integers(0, 256, (32, 96)).astype(np.uint8) for k in range(4)]
+    assert Reader(file).log_probabilities(greys).min() < -50 and 0 < difference < 1e-4
+
+
 def test_onnx_equals_torch_after_training(trained: Trained) -> None:
     assert_reads_as_torch(Reader(trained.run), build(*read_weights(trained.run)), "conv")
     state, _ = read_weights(trained.run)

@@ -28,7 +28,7 @@ from recognizer.samples import Sample
 from recognizer.training.checkpoint import Description, build, find_weights, read_weights, written
 from recognizer.training.model import HeadName, Network
 
-TOLERANCE = 1e-4
+TOLERANCE, RARE = 1e-4, 10.0  # and the log probability, turned over, from which on it is in proportion
 FORMS = ("half", "full", "int8", "int8-dynamic")
 QUANTIZED = ["Conv", "MatMul", "Gemm"]
 CALIBRATED_ON = 256  # pictures, at most
@@ -262,7 +262,8 @@ def store_halves(model: onnx.ModelProto, state: Mapping[str, Tensor]) -> None:
 
 
 def largest_difference(module: nn.Module, onnx_file: Path, description: Description) -> float:
-    """The largest difference in log probability between torch and ONNX Runtime over random pictures."""
+    """The largest difference in log probability between torch and ONNX Runtime over random pictures, that of rare ones
+    in proportion to it: what is computed in single precision is no more exact."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(str(onnx_file), options, providers=["CPUExecutionProvider"])
@@ -272,5 +273,5 @@ def largest_difference(module: nn.Module, onnx_file: Path, description: Descript
         with torch.inference_mode():
             ours = module(torch.from_numpy(pictures)).numpy()
         theirs = session.run(None, {"pictures": pictures})[0]
-        worst = max(worst, float(np.abs(np.exp(ours) - np.exp(theirs)).max()), float(np.abs(ours - theirs).max()))
+        worst = max(worst, float((np.abs(ours - theirs) / np.maximum(np.abs(ours) / RARE, 1)).max()))
     return worst
