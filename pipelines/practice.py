@@ -416,6 +416,7 @@ def try_methods(run: Run, settings: PracticeSettings, number: int, folder: Path,
                 share=settings.trial_share, again=name == "alone again",
             )
             for name, made in [*((name, []) for name in ALONE), *((name, [str(path)]) for name, path in tried.items())]
+            if tried
         ]  # fmt: skip
         train_side_by_side(trainings, run.jobs, f"trials, round {number}")
         every = [read(training.out, run.validation) for training in trainings]
