@@ -1,6 +1,7 @@
 """How much of other styles a reader reads without their labels: what other packages draw, and what none does.
 
-    pip install claptcha wheezy.captcha easy-captcha-python
+    pip install claptcha wheezy.captcha easy-captcha-python gvcode kaptcha simpel-captcha captchagen
+    pip install flask-simple-captcha
     python benchmarks/styles.py [--model PATH] [--count 150] [--out runs/styles]
 
 Draws each style once into a folder of `--out`, of text that a seed gives, and prints how many pictures are read right,
@@ -12,11 +13,14 @@ on white in a frame of a pixel. `coloured`: coloured ink on coloured, noisy pape
 from __future__ import annotations
 
 import argparse
+import base64
 import io
+import os
 import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -38,6 +42,7 @@ class Styles:
 
     def __init__(self, rng: np.random.Generator) -> None:
         self.rng = rng
+        self.flask: Any = None
         faces = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
         self.fonts = [str(path) for path in sorted(faces.glob("DejaVuS*.ttf")) if "Display" not in path.name]
 
@@ -151,6 +156,55 @@ class Styles:
         drawn.out(file)
         return drawn.text(), Image.open(file)
 
+    def gvcode(self) -> Drawn:
+        from gvcode import VFCode
+
+        drawn = VFCode()
+        drawn.generate_mix()
+        return drawn.code, Image.open(io.BytesIO(drawn.get_img_bytes()))
+
+    def kaptcha(self) -> Drawn:
+        from kaptcha import Captcha
+
+        while True:
+            try:
+                text, coded = Captcha().letter_digit()
+            except ValueError:  # it throws a box upside down now and then
+                continue
+            return text, Image.open(io.BytesIO(base64.b64decode(coded.partition(",")[2])))
+
+    def simpel(self) -> Drawn:
+        from simpel_captcha import img_captcha
+
+        picture, text = img_captcha()
+        return text, picture
+
+    def captchagen(self) -> Drawn:
+        from CaptchaGen import CaptchaConfig, CaptchaGenerator
+
+        how = CaptchaConfig(noise=True, rotate=True, random_color=True, text_mode="alnum")
+        drawn = CaptchaGenerator(str(Path(self.fonts[0]).parent), how)
+        drawn.fonts = sorted(font for font in drawn.fonts if Path(font).name in map(os.path.basename, self.fonts))
+        picture, text = drawn.generate()
+        return text, picture
+
+    def flask_simple(self) -> Drawn:
+        from flask_simple_captcha import CAPTCHA, captcha_generation
+
+        captcha_generation.jwtencrypt = lambda *given, **named: ""  # no need to sign it
+        if self.flask is None:
+            self.flask = CAPTCHA({"SECRET_CAPTCHA_KEY": "a key of no use"})
+            self.flask.characters = tuple(sorted(self.flask.characters))
+            self.flask.fonts = sorted(self.flask.fonts, key=lambda font: font.path)
+        drawn = self.flask.create()
+        return drawn["text"], Image.open(io.BytesIO(base64.b64decode(drawn["img"])))
+
+
+NAMES = (
+    "serial", "segments", "framed", "coloured", "claptcha", "wheezy", "easy",
+    "gvcode", "kaptcha", "simpel", "captchagen", "flask_simple",
+)  # fmt: skip
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -158,8 +212,8 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=150)
     parser.add_argument("--out", type=Path, default=Path("runs/styles"))
     given = parser.parse_args()
-    print(f"{'style':<10} {'n':>5} {'read right':>11} {'95 % interval':>15} {'whole pictures':>15}")
-    for name in ("serial", "segments", "framed", "coloured", "claptcha", "wheezy", "easy"):
+    print(f"{'style':<12} {'n':>5} {'read right':>11} {'95 % interval':>15} {'whole pictures':>15}")
+    for name in NAMES:
         if not (given.out / name).exists():
             import random
 
@@ -176,7 +230,7 @@ def main() -> None:
                         picture.convert("RGB").save(file, "PNG")
                         writer.add(f"{i:03d}.png", file.getvalue(), text, {})
             except ModuleNotFoundError as error:
-                print(f"{name:<10} {error.name} is not installed")
+                print(f"{name:<12} {error.name} is not installed")
                 continue
         samples = read_manifest(given.out / name).samples
         right = []
@@ -188,7 +242,7 @@ def main() -> None:
             right.append(sum(r.casefold() == s.text.casefold() for r, s in zip(read, samples, strict=True)))
         low, high = wilson(right[0], len(samples))
         n = len(samples)
-        print(f"{name:<10} {n:>5} {right[0] / n:>11.3f} {f'{low:.3f} to {high:.3f}':>15} {right[1] / n:>15.3f}")
+        print(f"{name:<12} {n:>5} {right[0] / n:>11.3f} {f'{low:.3f} to {high:.3f}':>15} {right[1] / n:>15.3f}")
 
 
 if __name__ == "__main__":
