@@ -55,6 +55,7 @@ from recognizer.training.batches import (
     undisturbed,
     vary,
 )
+from recognizer.training.between import between, share_to_keep, started
 from recognizer.training.calibrate import fit_temperature
 from recognizer.training.collapse import find_collapse
 from recognizer.training.evaluate import no_device, read_pictures, shown_case
@@ -110,6 +111,7 @@ class TrainSettings(Settings):
     warmup: float = Field(0.2, ge=0, lt=1)  # share of the run; a decay has none
     weight_decay: float = Field(0.01, ge=0)
     clip: float = Field(5.0, gt=0)
+    blend: bool = True  # keep no more of what was learned than validation pictures bear (training/between.py)
     average: float = Field(0.02, ge=0, lt=1)  # share of the run that the weights' moving average looks back over
     validations: int = Field(25, ge=1)  # how often in a run
     patience: int = Field(15, ge=1)  # validations that are worse than the best before, once anything is read
@@ -261,7 +263,9 @@ def train(settings: TrainSettings, out: Path, resume: bool = False) -> Scores:
         say(accelerator, f"no {size!r} reader is installed to start from: it starts from nothing")
     if start is not None:
         case = shown_case(start, data.train)
+        drawn = {name: tensor.clone() for name, tensor in network.state_dict().items()}
         say(accelerator, checkpoint.start_from(network, start, data.charset, case))
+        began_from = started(network, drawn)
 
     total = max(1, settings.pictures_for(data.real) // settings.batch)
     every = max(1, total // settings.validations)
@@ -405,12 +409,19 @@ def train(settings: TrainSettings, out: Path, resume: bool = False) -> Scores:
 
     best, description = loaded()
     if "temperature" not in description.scores:
+        blended: dict[str, float] = {}
+        if start is not None and settings.blend and settings.schedule == "cycle" and not settings.stream:
+            share = share_to_keep(bare, settings.head, began_from, best, data.validation)
+            if share < 1:
+                say(accelerator, f"keeps {100 * share:.0f} % of the way that it went: there it reads validation best")
+            best, blended = between(began_from, best, share), {"learned": share}
+            bare.load_state_dict({**bare.state_dict(), **best})
         temperature = fit_temperature(bare, settings.head, data.validation)
         for name in ("weight", "bias"):  # so that whoever reads the weights has it
             best[f"heads.{settings.head}.classify.{name}"] /= temperature
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
-            said = {**description.scores, "temperature": temperature}
+            said = {**description.scores, **blended, "temperature": temperature}
             checkpoint.save_weights(out / "weights.safetensors", best, replace(description, scores=said))
         loaded()  # halves, as they are stored
     outcome = read_pictures(bare, settings.head, data.validation, accelerator)
