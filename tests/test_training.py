@@ -518,8 +518,9 @@ def json_settings(run: Path) -> dict[str, Any]:
 def test_the_best_weights_are_kept_and_not_the_last(trained: Trained, drawn: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     how = settings(
-        drawn / "train", drawn / "validation", start=str(trained.run), pictures=160, validations=10, learning_rate=0.1
-    )
+        drawn / "train", drawn / "validation", start=str(trained.run), pictures=160, validations=10, learning_rate=0.1,
+        blend=False,
+    )  # fmt: skip
     scores = train(how, run)
     rows = metrics(run)
     ranks = [(row["exact"], -row["cer"]) for row in rows]
@@ -528,6 +529,8 @@ def test_the_best_weights_are_kept_and_not_the_last(trained: Trained, drawn: Pat
     best = max(i for i, rank in enumerate(ranks) if rank == max(ranks))
     about = read_weights(run)[1].scores
     assert about["step"] == rows[best]["step"] and about["validation"]["exact"] == rows[best]["exact"]
+    # on the way back to a start that read all of them
+    assert train(how.model_copy(update={"blend": True}), tmp_path / "blended").exact > scores.exact
 
 
 def test_training_stops_where_it_only_gets_worse(trained: Trained, drawn: Path, tmp_path: Path) -> None:
