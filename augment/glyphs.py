@@ -173,6 +173,8 @@ def _small_capitals(masks: dict[int, NDArray[np.bool_]], characters: str) -> lis
 def _is_display(font: ImageFont.FreeTypeFont) -> bool:
     """Whether a font draws digits as a display of segments does: none has ink where its 8 has none."""
     width, height = (int(side) for side in font.getbbox("8")[2:])
+    if font.getmask("8").getbbox() is None:
+        return False
 
     def drawn(digit: str) -> Image.Image:
         sheet = Image.new("L", (width + height, 2 * height))

@@ -81,24 +81,24 @@ LIT = {"0": "abcdef", "1": "bc", "2": "abged", "3": "abgcd", "4": "fgbc",
        "5": "afgcd", "6": "afgedc", "7": "abc", "8": "abcdefg", "9": "abcdfg"}  # fmt: skip
 
 
-def display(path: Path) -> Path:
-    """A font whose digits are those of a display of seven segments, and its H the same as its 8."""
+def display(path: Path, drawn: str = "abcdefg") -> Path:
+    """A font whose digits are those of a display of segments, and its H the same as its 8; with some of them alone."""
     names = {ord(digit): f"digit{digit}" for digit in LIT} | {ord("H"): "H"}
     builder = FontBuilder(1000, isTTF=True)
     builder.setupGlyphOrder([".notdef", *names.values()])
     builder.setupCharacterMap(names)
-    drawn = {".notdef": TTGlyphPen(None).glyph()}
+    glyphs = {".notdef": TTGlyphPen(None).glyph()}
     for code, name in names.items():
         pen = TTGlyphPen(None)
-        for segment in LIT.get(chr(code), LIT["8"]):
+        for segment in {*LIT.get(chr(code), LIT["8"])} & {*drawn}:
             left, low, right, high = (35 * x for x in SEGMENTS[segment])
             for i, corner in enumerate([(left, low), (left, high), (right, high), (right, low)]):
                 (pen.lineTo if i else pen.moveTo)(corner)
             pen.closePath()
-        drawn[name] = pen.glyph()
-    builder.setupGlyf(drawn)
+        glyphs[name] = pen.glyph()
+    builder.setupGlyf(glyphs)
     table = builder.font["glyf"]
-    builder.setupHorizontalMetrics({name: (400, getattr(table[name], "xMin", 0)) for name in drawn})
+    builder.setupHorizontalMetrics({name: (400, getattr(table[name], "xMin", 0)) for name in glyphs})
     builder.setupHorizontalHeader(ascent=800, descent=-200)
     builder.setupNameTable({"familyName": "Segments", "styleName": "Regular"})
     builder.setupOS2()
@@ -137,6 +137,10 @@ def test_fonts_that_are_not_there_and_texts_that_no_font_draws_are_refused(tmp_p
     (tmp_path / "broken.ttf").write_bytes(b"no font")
     with pytest.raises(UserError, match="no font in it"):
         Render(RenderSettings(fonts=(str(tmp_path),))).draw(["ab"], [0], (96, 32))
+    (tmp_path / "broken.ttf").unlink()
+    display(tmp_path / "empty.ttf", drawn="")  # whose every glyph is blank
+    with pytest.raises(UserError, match="no font draws any of"):
+        Render(RenderSettings(fonts=(str(tmp_path),))).draw(["18"], [0], (96, 32))
     render = Render(RenderSettings())
     with pytest.raises(UserError, match="no font draws '水'"):
         render.draw(["a水"], [0], (96, 32))
