@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import base64
 import io
-import os
 import zlib
 from collections.abc import Callable
 from dataclasses import replace
@@ -184,7 +183,7 @@ class Styles:
 
         how = CaptchaConfig(noise=True, rotate=True, random_color=True, text_mode="alnum")
         drawn = CaptchaGenerator(str(Path(self.fonts[0]).parent), how)
-        drawn.fonts = sorted(font for font in drawn.fonts if Path(font).name in map(os.path.basename, self.fonts))
+        drawn.fonts = self.fonts
         picture, text = drawn.generate()
         return text, picture
 

@@ -11,25 +11,24 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 
-from recognizer.images import normalise
 from recognizer.training.batches import Pictures
-from recognizer.training.evaluate import groups_of_one_width
-from recognizer.training.losses import nll
+from recognizer.training.evaluate import read_pictures
 from recognizer.training.model import HeadName, Network
 
 SHARES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2)  # of what was learned
-FEWEST, MOST = 3, 1000  # pictures that it is judged by
+FEWEST = 3  # pictures that it is judged by
 HARDEST = 50.0  # nats that a picture counts, at most
 AS_GOOD = 0.5  # standard errors by which a larger share may seem worse than the best one
 
 
 def started(network: Network, drawn: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights that a network starts from; nan those of classes that were `drawn` by chance, for want of a start."""
+    """The weights that a network starts from; nan those of a head that were `drawn` by chance, for want of a start."""
     state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     for name, tensor in state.items():
-        if ".classify." in name:
+        if name.startswith("heads.") and tensor.is_floating_point():
             tensor[tensor == drawn[name]] = torch.nan
     return state
 
@@ -44,19 +43,19 @@ def between(start: Mapping[str, Tensor], learned: Mapping[str, Tensor], share: f
     }
 
 
-@torch.inference_mode()
 def share_to_keep(
-    network: Network, head: HeadName, start: Mapping[str, Tensor], learned: Mapping[str, Tensor], pictures: Pictures
-) -> float:
+    network: Network, head: HeadName, start: Mapping[str, Tensor], learned: Mapping[str, Tensor], pictures: Pictures,
+    accelerator: Accelerator,
+) -> float:  # fmt: skip
     """The share of what was learned with which the labels of `pictures` are most probable, or a larger one that so few
     of them cannot tell from it; all of it where there are next to none. Leaves other weights in the network."""
     if len(pictures) < FEWEST:
         return 1.0
-    network.eval()
     whole, costs = network.state_dict(), []
     for share in SHARES:
         network.load_state_dict({**whole, **between(start, learned, share)})
-        costs.append(_costs(network, head, pictures))
+        readings = read_pictures(network, head, pictures, accelerator).readings
+        costs.append([min(r.nll if r.nll is not None else HARDEST, HARDEST) for r in readings])
     return choose(np.array(costs))
 
 
@@ -65,19 +64,3 @@ def choose(costs: np.ndarray[tuple[int, int], np.dtype[np.float64]]) -> float:
     apart = costs - costs[costs.mean(1).argmin()]
     error = apart.std(1, ddof=1) / costs.shape[1] ** 0.5
     return SHARES[int(np.flatnonzero(apart.mean(1) <= AS_GOOD * error)[0])]
-
-
-def _costs(network: Network, head: HeadName, pictures: Pictures) -> list[float]:
-    device, costs, seen = next(network.parameters()).device, list[float](), 0
-    for group in groups_of_one_width(pictures, 128):
-        if seen >= MOST:
-            break
-        seen += len(group)
-        x = torch.from_numpy(normalise(np.stack([pictures.grey(i) for i in group]))[:, None])
-        logits = network(x.to(device))[head].float().cpu()
-        lengths = torch.tensor([len(pictures[i].ids) for i in group])
-        targets = torch.zeros(len(group), max(1, int(lengths.max())), dtype=torch.long)
-        for row, i in zip(targets, group, strict=True):
-            row[: len(pictures[i].ids)] = torch.tensor(pictures[i].ids, dtype=torch.long)
-        costs += nll(logits, targets, lengths).nan_to_num(HARDEST).clamp(max=HARDEST).tolist()
-    return costs
