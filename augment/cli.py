@@ -190,11 +190,11 @@ def synthesize(
     """
     from augment.method import read_requests, sources_of
     from augment.methods import create, load_class
-    from augment.synthesize import random_texts, requests_for_sources, requests_for_texts, with_pairs
+    from augment.synthesize import drawable, random_texts, requests_for_sources, requests_for_texts, with_pairs
     from augment.synthesize import synthesize as make
     from recognizer.charset import Charset
     from recognizer.cli import read_lines
-    from recognizer.progress import Alone, Bar
+    from recognizer.progress import Alone, Bar, say
     from recognizer.samples import Problem, merge, problem_table, read_manifest
 
     cls = load_class(method)
@@ -227,6 +227,10 @@ def synthesize(
         asked = asked[:count]
         if takes_source and not cls.needs_source and manifest is not None:
             asked = with_pairs(create(method, values), asked, sources_of(manifest))
+        if 0 < len(able := drawable(create(method, values), asked)) < len(asked):
+            other = next(r.text for r in asked if r not in able)
+            say(Alone(), f"{len(asked) - len(able)} of {len(asked)} texts are left out: {method} cannot draw {other!r}")
+            asked = able
     elif cls.needs_source or varies:
         if given:
             raise UserError(f"--method {method} keeps the text of the picture it varies: leave {given[0]} out")

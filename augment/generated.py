@@ -160,6 +160,14 @@ class Generated(ABC):
             raise UserError(f"{text!r}: {len(text)} characters are too many for {self.spacing.width} pixels")
         return self.charset.encode("".join(characters))
 
+    def can_draw(self, request: Request) -> bool:
+        """Whether the generator knows a request's characters, and has room for them."""
+        try:
+            self.shown(request.text)
+        except UserError:
+            return False
+        return True
+
     def layout_of(self, request: Request, source: Image.Image) -> NDArray[np.float64]:
         """Borders (L + 1,) of a request's source, at the generator's width, under the request's text: known of pictures
         that it was fitted to, found by a reader in others.

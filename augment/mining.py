@@ -147,8 +147,9 @@ def plan(mined: Mined, samples: Sequence[Sample], count: int, seed: int) -> tupl
             missed[true] += times
             if read in seen:
                 taken_for.setdefault(true, Counter())[read] += times
-    alphabet = sorted(seen)
-    mean = sum(seen.values()) / len(seen)
+    # a space at any place of a text, or at its end, is nothing that a label has
+    alphabet = sorted(c for c in seen if not c.isspace()) or sorted(seen)
+    mean = sum(seen[c] for c in alphabet) / len(alphabet)
     character_weight = np.array(
         [(1 + 10 * missed[c] / seen[c]) * min(RAREST, (mean / seen[c]) ** 0.5) for c in alphabet]
     )

@@ -64,7 +64,8 @@ def synthesize(
             made = chain([None] * there, _as_png(make(method, requests[there:], sources)))
             for k, (request, data) in enumerate(zip(requests, made, strict=True)):
                 about = {"method": name, "settings": settings, "seed": request.seed, "source": request.source}
-                writer.add(_named(k), data, request.text, about | {"why": request.why})
+                about |= {"why": request.why} | ({"pair": request.pair} if request.pair else {})
+                writer.add(_named(k), data, request.text, about)
                 each()
     except KeyboardInterrupt:
         raise Stopped("the pictures so far are kept; give the same command again to go on") from None
@@ -99,20 +100,27 @@ def answered_by(
     """Which of two plans of equal length a method answers: the one that varies real pictures, the one that draws texts,
     or, where it can do both, in turn a text from nothing and a real picture: its pair's under the swapped text where
     there is one, so that one character is repainted, else one under its own. What is drawn from a font is drawn as the
-    pictures show it: `known_as` tells the letters that they show in another case than their labels have."""
+    pictures show it: `known_as` tells the letters that they show in another case than their labels have. Texts that it
+    cannot draw are left out."""
     cls: Any = load_class(name)
     if cls.needs_source:
         return list(vary)
     if cls.exact_text:
         draw = [as_shown(request, known_as) for request in draw]
-    if not getattr(cls, "takes_source", False):
-        return list(draw)
     method = create(name, settings)
+    if not getattr(cls, "takes_source", False):
+        return drawable(method, draw)
     chosen = []
     for k, (own, drawn) in enumerate(zip(vary, draw, strict=True)):
         real = own if drawn.pair is None else drawn
         chosen += with_pairs(method, [real], sources, [drawn]) if k % 2 else [drawn]
-    return chosen
+    return drawable(method, chosen)
+
+
+def drawable(method: Method, requests: Sequence[Request]) -> list[Request]:
+    """Requests without those for texts that a method cannot draw, where it can tell."""
+    can = getattr(method, "can_draw", lambda request: True)
+    return [r for r in requests if r.source is not None or can(r)]
 
 
 def with_pairs(

@@ -69,7 +69,6 @@ class Arms:
             UserError: none of the pictures was kept.
         """
         began, folder, run = time.monotonic(), self.folder(name), self.run
-        shutil.rmtree(folder / "made", ignore_errors=True)
         shutil.rmtree(folder / "kept", ignore_errors=True)
         kept: list[Sample] = []
         made: list[Sample] = []
@@ -164,10 +163,11 @@ def plain_requests(
     run: Run, name: str, settings: dict[str, Any], count: int, seed: int, known: str | None
 ) -> list[Request]:
     """Requests for one method: real pictures by chance under their own text, or random texts of the labels' characters,
-    each of the length and at the size of one real picture."""
-    manifest = Manifest(run.train, source=str(run.out / "data" / "train"))
+    each of the length and at the size of one real picture; none of a label that practice set aside."""
+    manifest = Manifest(run.trusted, source=str(run.out / "data" / "train"))
     varied, _ = requests_for_sources(manifest, count, seed)
-    held = {c for s in run.train for c in s.text}
+    every = {c for s in run.train for c in s.text}
+    held = {c for c in every if not c.isspace()} or every
     characters = Charset.of(["".join(sorted(held if known is None else held & set(known)))])
     drawn = [Request(random_texts(characters, [len(r.text)], 1, r.seed)[0], r.seed, r.width, r.height) for r in varied]
     return answered_by(name, settings, varied, drawn, sources_of(manifest), run.known_as)

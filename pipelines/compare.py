@@ -13,7 +13,15 @@ from pydantic import Field
 
 from pipelines.arms import NONE, Arms, difference_rows, difference_table
 from pipelines.ledger import Ledger, locked
-from pipelines.run import DataSettings, Judges, RunSettings, check_methods, open_run, prepare
+from pipelines.run import (
+    DataSettings,
+    Judges,
+    RunSettings,
+    check_methods,
+    open_run,
+    prepare,
+    reader_settings,
+)
 from recognizer.charset import Charset
 from recognizer.errors import UserError
 from recognizer.images import MAX_PIXELS, Frame
@@ -89,7 +97,8 @@ def test_samples(settings: DataSettings, ledger: Ledger) -> tuple[Sample, ...]:
     samples = read_manifest(settings.test, settings.label_pattern).samples
     if "test" not in ledger:
         charset = Charset(ledger["prepare"]["charset"])
-        usable = Pictures(samples, charset, Frame.for_texts(max((len(s.text) for s in samples), default=1)), MAX_PIXELS)
+        longest, widest = max((len(s.text) for s in samples), default=1), reader_settings(settings).frame.max_width
+        usable = Pictures(samples, charset, Frame.for_texts(longest, max_width=widest), MAX_PIXELS)
         if not len(usable):
             raise UserError(f"{settings.test}: no sample is left to compare on")
         say(Alone(), problem_table(usable.problems, len(samples)))

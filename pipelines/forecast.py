@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from pipelines.ledger import Ledger, locked
-from pipelines.run import DataSettings, jobs_of, open_run, read
+from pipelines.run import DataSettings, jobs_of, open_run, read, reader_settings
 from recognizer.charset import Charset
 from recognizer.errors import UserError
 from recognizer.images import MAX_PIXELS, Frame
@@ -194,7 +194,8 @@ def prepare(settings: ForecastSettings, out: Path, ledger: Ledger) -> None:
         whole = whole.first(settings.limit)
     test = read_manifest(settings.test, settings.label_pattern) if settings.test else Manifest(())
     charset = Charset.of(s.text for s in (*whole, *test)) if len(whole) else Charset("0")
-    frame = Frame.for_texts(max((len(s.text) for s in (*whole, *test)), default=1))
+    longest, widest = max((len(s.text) for s in (*whole, *test)), default=1), reader_settings(settings).frame.max_width
+    frame = Frame.for_texts(longest, max_width=widest)
     usable, usable_test = (Pictures(part.samples, charset, frame, MAX_PIXELS) for part in (whole, test))
     problems = [*whole.problems, *usable.problems, *test.problems, *usable_test.problems]
     say(Alone(), problem_table(problems, len(whole) + len(test) + len(whole.problems) + len(test.problems)))
@@ -256,11 +257,13 @@ def in_words(settings: ForecastSettings, ledger: Ledger, law: Law) -> str:
         lines.append(f"  {n:>7,} labels: {own.mean():.3f} ({low:.3f} to {high:.3f}) right; by training {each}")
     most = facts["sizes"][-1]
     now = right[-1].mean()
-    for n in dict.fromkeys((2 * most, *settings.at)):
+    twice = 2 * (facts.get("train", most) + (facts["held"] if settings.test is None else 0))  # of all that are there
+    for n in dict.fromkeys((twice, *settings.at)):
         expected, low, high = law.accuracy(n, settings.seed)
-        what = f"twice the labels, {n:,}," if n == 2 * most else f"{n:,} labels"
+        what = f"twice the labels, {n:,}," if n == twice else f"{n:,} labels"
         lines.append(
-            f"With {what} expect {low:.3f} to {high:.3f} read right, most likely {expected:.3f} (now {now:.3f})."
+            f"With {what} expect {low:.3f} to {high:.3f} read right, most likely {expected:.3f} "
+            f"({now:.3f} with {most:,})."
         )
     # more than was tried, as that did not reach it; and no number that far beyond it is known
     needed = [max(n, most) for n in law.needed(settings.target)]

@@ -61,7 +61,7 @@ from recognizer.deploy.export import export
 from recognizer.errors import UserError
 from recognizer.progress import Alone, say, spell
 from recognizer.readings import BEYOND_CHANCE, Reading, mcnemar
-from recognizer.samples import Manifest, Sample, read_manifest, write_folder
+from recognizer.samples import Manifest, Sample, content_hash, read_manifest, write_folder
 from recognizer.training.average import NoMean, average
 from recognizer.training.checkpoint import find_start
 from recognizer.training.side_by_side import Training, train_side_by_side
@@ -107,21 +107,23 @@ def practice(settings: PracticeSettings, out: Path) -> Ledger:
         run = prepare(settings, out, ledger)
         torch.set_num_threads(run.jobs)
         first_readers(run, settings)
-        best, control, kept = out / "baseline", out / "baseline", []
+        best, control = out / "baseline", out / "baseline"
         for number in range(1, settings.rounds + 1):
-            kept.append(out / f"round-{number}" / "kept")
-            practise_round(run, settings, number, going_on(run, best), going_on(run, control), kept)
+            practise_round(run, settings, number, going_on(run, best), going_on(run, control))
             if not ledger[f"round {number} mine"]["kept"]:
                 break
             control = out / f"round-{number}" / "control"
             if not ledger[f"round {number}"]["goes_on"]:
                 break
             best = out / f"round-{number}" / "pupil"
-        settle(run, settings, kept)
+        settle(run, settings)
         choose(run, settings, control)
         read_test(run)
-        train_controls(run, settings)
-        read_controls(run, settings)
+        if ledger["round 1 mine"]["kept"]:
+            train_controls(run, settings)
+            read_controls(run, settings)
+        elif settings.controls:
+            say(Alone(), "no made picture was kept: there is nothing that controls could be compared with")
     return ledger
 
 
@@ -154,18 +156,25 @@ def ahead(run: Run, settings: PracticeSettings) -> float:
     """Seconds that all trainings after the first readers' take at most, by the baseline's pace; what methods learn is
     not counted."""
     folds, methods = len(run.folds), len(settings.methods)
-    trials = (len(ALONE) + methods) * settings.trial_share if methods > 1 else 0.0
-    rounds = settings.rounds * settings.round_share * (2 + 2 * (folds - 1) + trials)
-    controls = (2 + len(settings.controls)) * settings.seeds if settings.controls else 0
-    passes = rounds + 2 * settings.decay_share + controls
+    trials = [settings.trial_share] * (len(ALONE) + methods) if methods > 1 else []
+    per_round = lasting([1.0] * 2 + [1 - 1 / folds] * (2 * folds), run.jobs) + lasting(trials, run.jobs)
+    controls = [1.0] * (2 + len(settings.controls)) * settings.seeds if settings.controls else []
+    passes = settings.rounds * settings.round_share * per_round
+    passes += lasting([settings.decay_share] * 2, run.jobs) + lasting(controls, run.jobs)
     base, told = run.training(run.out / "baseline", run.out / "data" / "train", 0).settings, "pictures_per_second"
     pace = json.loads((run.out / "baseline" / "metrics.jsonl").read_text().splitlines()[-1])[told]
-    return passes * base.pictures_for(len(run.train)) / (float(pace) * run.jobs)
+    return passes * base.pictures_for(len(run.train)) / float(pace)
 
 
-def practise_round(
-    run: Run, settings: PracticeSettings, number: int, best: Path, control: Path, kept: Sequence[Path]
-) -> None:
+def lasting(trainings: Sequence[float], jobs: int) -> float:
+    """How long trainings of these lengths take, so many beside each other, in the order in which they are begun."""
+    ends = [0.0] * jobs
+    for own in trainings:
+        ends[ends.index(min(ends))] += own
+    return max(ends)
+
+
+def practise_round(run: Run, settings: PracticeSettings, number: int, best: Path, control: Path) -> None:
     """One round; afterwards the ledger holds it, and whether practice goes on."""
     step, folder = f"round {number}", run.out / f"round-{number}"
     if step in run.ledger:
@@ -175,10 +184,10 @@ def practise_round(
     if not run.ledger[f"{step} mine"]["kept"]:
         say(Alone(), f"round {number}: nothing more to practise on is found or made: practice ends")
         return
-    began = time.monotonic()
+    began, kept = time.monotonic(), practised_on(run, number)
     data = run.out / "data" / "train"
     pair = [
-        round_training(run, settings, number, folder / "pupil", data, best, [str(path) for path in kept]),
+        round_training(run, settings, number, folder / "pupil", data, best, kept),
         round_training(run, settings, number, folder / "control", data, control),
     ]
     folds = fold_trainings(run, settings, number, kept)
@@ -211,6 +220,28 @@ def practise_round(
         say(Alone(), f"  as many; the labels are unlikely by {own:.3f} nats with them, {other:.3f} without")
     if not gained:
         say(Alone(), f"round {number} earned nothing over its control: practice ends")
+
+
+def practised_on(run: Run, number: int) -> list[str]:
+    """The folders of made pictures that a round practises on: its own and those of the rounds before, less what came of
+    labels that are likely wrong by now."""
+    doubted, folders = set(run.ledger[f"round {number} mine"]["set_aside"]), []
+    for n in range(1, number + 1):
+        folder = run.out / f"round-{n}" / "kept"
+        made = read_manifest(folder).samples
+        trusted = [s for s in made if not came_of(s) & doubted]
+        if len(trusted) < len(made):
+            folder = run.out / f"round-{number}" / f"kept-{n}"
+            if trusted and not folder.exists():
+                write_folder(trusted, folder)
+        if trusted:
+            folders.append(str(folder))
+    return folders
+
+
+def came_of(made: Sample) -> set[str]:
+    """The labelled picture that one was made of: its source, or the one whose text, but for a character, it shows."""
+    return {made.meta["source"], made.meta.get("pair")} - {None}
 
 
 def with_folds(
@@ -251,9 +282,7 @@ def fold_readers(run: Run, number: int) -> list[Path]:
             for k in range(len(run.folds))]  # fmt: skip
 
 
-def fold_trainings(
-    run: Run, settings: PracticeSettings, number: int, kept: Sequence[Path]
-) -> dict[str, list[Training]]:
+def fold_trainings(run: Run, settings: PracticeSettings, number: int, kept: Sequence[str]) -> dict[str, list[Training]]:
     """The trainings of a round's pupil and control of each fold, as many times through their labels as the round's own
     go through theirs."""
     trainings: dict[str, list[Training]] = {"pupil": [], "control": []}
@@ -270,7 +299,7 @@ def fold_trainings(
                 for i, s in enumerate(every)
                 if s.meta["method"] == UNLABELLED
             ]
-            others = [s for s in every if s.meta["source"] not in names and s.meta["method"] not in apart]
+            others = [s for s in every if not came_of(s) & names and s.meta["method"] not in apart]
             write_folder([*others, *relabelled(loose, before, settings.unlabelled_confidence)], made)
         alone = run.out / "folds" / (f"fold-{k}" if number == 1 else f"fold-{k}-control-{number - 1}")
         for role, start in (("pupil", before), ("control", alone)):
@@ -310,8 +339,6 @@ def mine_and_make(run: Run, settings: PracticeSettings, number: int, folder: Pat
     `folder/kept`."""
     began, step, names = time.monotonic(), f"round {number}", run.settings.methods
     readers = fold_readers(run, number)
-    if f"{step} even" not in run.ledger:
-        shutil.rmtree(folder, ignore_errors=True)
     judges = Judges.of(run, readers)
     samples, readings = judges.samples, judges.readings
     looks = looks_of(features_of(run.out / "baseline", samples))
@@ -322,6 +349,7 @@ def mine_and_make(run: Run, settings: PracticeSettings, number: int, folder: Pat
     misread = sum(h.misread for h in mined.hard)
     nearly = len(mined.hard) - misread
     if f"{step} even" not in run.ledger:
+        shutil.rmtree(folder / "mined", ignore_errors=True)
         write_mined(mined, [], folder / "mined", run.files)
         if number == 1:
             write_trusted(run, {h.sample.name for h in mined.suspects})
@@ -338,8 +366,6 @@ def mine_and_make(run: Run, settings: PracticeSettings, number: int, folder: Pat
         rest = tuple(requests[start:] for requests in plans)
         make_part(run, settings, parts[1], folder / PARTS[1], shared(count - start, weights), rest, best, judges)
     kept = [s for part in PARTS for path in sorted((folder / part / "kept").glob("*")) for s in read_manifest(path)]
-    if not kept and number == 1:
-        raise UserError(f"round {number}: no made picture was kept; look at {folder}")
     shutil.rmtree(folder / "kept", ignore_errors=True)  # of a run that was killed before it could say so
     if kept:
         write_folder(kept, folder / "kept")
@@ -361,7 +387,7 @@ def make_part(
     `folder/kept/METHOD`. What `best` reads in pictures without labels is judged by the others."""
     if step in run.ledger:
         return
-    shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(folder / "kept", ignore_errors=True)  # of a run that was killed here; what it made is used again
     (folder / "kept").mkdir(parents=True)
     manifest = Manifest(run.train, source=str(run.out / "data" / "train"))
     methods: dict[str, dict[str, Any]] = {}
@@ -384,10 +410,10 @@ def make_part(
             own, known = fitted(run, name, run.out / "baseline")
             asked = answered_by(name, own, vary, draw, sources_of(manifest), run.known_as)
             asked = [r for r in asked if known is None or set(r.text) <= set(known)]
+            if count and not asked:
+                raise UserError("it can draw no text that is asked for")
             if not asked:
                 methods[name] = NOTHING_MADE
-                if count:
-                    say(Alone(), f"  {name}: knows the characters of no text that is asked for")
                 continue
             judged, methods[name] = make_and_judge(run, name, own, asked, folder / "made", judges)
         except UserError as error:  # one method must not cost a run the others
@@ -450,7 +476,7 @@ def winners(run: Run, settings: PracticeSettings) -> list[Path]:
     return sorted((run.out / f"round-{n}" / "pupil" for n in won), key=lambda path: rank(run, path), reverse=True)
 
 
-def settle(run: Run, settings: PracticeSettings, kept: Sequence[Path]) -> None:
+def settle(run: Run, settings: PracticeSettings) -> None:
     """Let the learning rate fall: for the best pupil that beat its control, with all pictures of its rounds, and for
     that control, with none. What comes of it is averaged with what it came from, a mean of several readers that one
     training alone leaves behind."""
@@ -459,7 +485,7 @@ def settle(run: Run, settings: PracticeSettings, kept: Sequence[Path]) -> None:
         return
     best = pupils[0]
     began, number = time.monotonic(), number_of(best)
-    made = {"pupil": [str(path) for path in kept[:number]], "control": []}
+    made: dict[str, list[str]] = {"pupil": practised_on(run, number), "control": []}
     start = {role: going_on(run, best.with_name(role)) for role in made}
     trainings = {
         role: round_training(
@@ -520,6 +546,8 @@ def read_test(run: Run) -> None:
         return
     chosen, began = run.ledger["chosen"], time.monotonic()
     samples = read_manifest(run.settings.test, run.settings.label_pattern).samples
+    if content_hash(samples) != run.ledger["prepare"].get("test_sha256", content_hash(samples)):
+        raise UserError(f"{run.settings.test} has changed since the run began: put it back, or start a new run")
     before = str(going_on(run, run.out / "baseline").relative_to(run.out))
     readers = {"before": before, "control": chosen["control"], "after": chosen["reader"]}
     if before != "baseline":
@@ -547,7 +575,7 @@ def train_controls(run: Run, settings: PracticeSettings) -> None:
         return
     began, arms = time.monotonic(), Arms(run, run.out / "controls", settings.seeds)
     rounds = [n for n in range(1, settings.rounds + 1) if run.ledger.get(f"round {n}", {"goes_on": False})["goes_on"]]
-    practised = [s for n in rounds or [1] for s in read_manifest(run.out / f"round-{n}" / "kept")]
+    practised = [s for path in practised_on(run, max(rounds, default=1)) for s in read_manifest(path)]
     rng = np.random.default_rng(settings.seed)
     chosen = sorted(rng.permutation(len(practised))[: max(1, len(practised) // 3)].tolist())
     for name, own in ((PRACTISED, practised), ("third", [practised[i] for i in chosen])):
@@ -558,7 +586,11 @@ def train_controls(run: Run, settings: PracticeSettings) -> None:
     for name in settings.controls:
         if name in wanted and f"made {name}" not in run.ledger:
             judges = judges or Judges.of(run, [t.out for t in run.fold_trainings()])
-            arms.make(name, wanted[name], judges, going_on(run, run.out / "baseline"))
+            try:
+                arms.make(name, wanted[name], judges, going_on(run, run.out / "baseline"))
+            except UserError as error:  # one control must not cost a run the others
+                say(Alone(), f"{name} is left out: {error}")
+                run.ledger.record(f"made {name}", kept=0, wanted=len(practised))
     names = arms.compared([NONE, PRACTISED, *settings.controls])
     train_side_by_side(arms.trainings(names), run.jobs, "controls")
     run.ledger.record(
@@ -581,7 +613,8 @@ def read_controls(run: Run, settings: PracticeSettings) -> None:
     right = arms.rights(names, texts, settings.fold_case)
     against = [name for name in (NONE, "classical", "random") if name in names]
     rows = difference_rows(right, against)
-    pictures = {name: len(read_manifest(arms.folder(name) / "kept")) for name in (*settings.controls, PRACTISED)}
+    kept = {name: arms.folder(name) / "kept" for name in (*settings.controls, PRACTISED)}
+    pictures = {name: len(read_manifest(folder)) if folder.exists() else 0 for name, folder in kept.items()}
     lines = difference_table(rows, against)
     lines += [
         f"| {name} | not compared: {pictures[name]} pictures were kept, {pictures[PRACTISED]} are needed |"

@@ -93,8 +93,9 @@ class PracticeRun:
             planned += [f"round {n}"]
             if not self.steps.get(f"round {n}", {"goes_on": True})["goes_on"]:
                 break
-        planned += ["settled"] * self.steps.get("round 1", {"goes_on": True})["goes_on"]
-        controls = bool(self.settings.get("controls"))
+        made = self.steps.get("round 1 mine", {"kept": 1})["kept"] > 0
+        planned += ["settled"] * (made and self.steps.get("round 1", {"goes_on": True})["goes_on"])
+        controls = made and bool(self.settings.get("controls"))
         planned += ["chosen"] + ["test"] * ("test" in self.settings) + ["controls trained", "controls"] * controls
         return next((step for step in planned if not self._done(step)), None)
 
@@ -149,7 +150,7 @@ class PracticeRun:
         if "chosen" in self.steps:
             chosen = self.steps["chosen"]
             found["after"] = chosen["validation"]
-            found["control"] = chosen.get("control_validation", found["control"])
+            found["control"] = chosen.get("control_validation") or found["control"]
         return "validation", found
 
 
@@ -332,7 +333,9 @@ def verdict(run: PracticeRun) -> Verdict:
     before, control, after = (scores[role] for role in ROLES)
     of = f"Of {after['n']:,} {part} pictures"
     title = "Practice did not pay here"
-    if chosen["reader"].startswith("baseline"):
+    if not run.rounds:
+        title, said = "Nothing was practised", ["No made picture was kept: the reader is as it was before."]
+    elif chosen["reader"].startswith("baseline"):
         said = [
             f"{of} the reader from before practice reads {_count(after)} without a fault, and the run keeps it.",
             f"A control that trained on with the real pictures alone reads {_count(control)}.",

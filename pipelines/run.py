@@ -6,8 +6,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -31,11 +33,12 @@ from recognizer.charset import Charset
 from recognizer.deploy.export import export
 from recognizer.errors import MOST_THREADS, UserError, quoted
 from recognizer.images import MAX_PIXELS, Frame
-from recognizer.progress import Alone, Bar, say
+from recognizer.progress import CONSOLE, Alone, Bar, say
 from recognizer.readings import Reading, Scores
 from recognizer.samples import (
     Manifest,
     Sample,
+    content_hash,
     merge,
     problem_table,
     read_manifest,
@@ -93,6 +96,7 @@ class RunSettings(DataSettings):
 
 
 S = TypeVar("S", bound=DataSettings)
+TOLD_EVERY = 60.0  # seconds between lines of a fit's progress, off the terminal
 NEVER = 1_000_000  # validations to wait for a better one: no training stops early where compute must be equal
 AT_FIRST = {"settings.toml", "settings.toml.tmp", "lock"}  # of a run that has done nothing
 # settings of `recognizer train` that a run gives its readers itself, and how it is told
@@ -131,6 +135,8 @@ class Run:
             "start": s.start, "pictures": s.pictures, **s.reader, "data": [str(data)],
             "validation": str(self.out / "data" / "validation"), "seed": seed,
         }  # fmt: skip
+        # one frame for all, whichever part a reader does not see: their weights are averaged
+        values["frame"] = {"longest": self.ledger["prepare"].get("longest", 0), **values.get("frame", {})}
         return Training(make(TrainSettings, values | changed, "reader settings"), out)
 
     @property
@@ -138,6 +144,13 @@ class Run:
         """The user's own files of the training pictures, by a sample's name."""
         listed = self.out / "data" / "files.json"
         return dict(json.loads(listed.read_text())) if listed.exists() else {}
+
+    @property
+    def trusted(self) -> tuple[Sample, ...]:
+        """The training pictures without those whose labels practice found likely wrong, in any round."""
+        mined = [entry for entry in self.ledger if entry["step"].endswith(" mine")]
+        doubted = {name for entry in mined for name in entry["set_aside"]}
+        return tuple(s for s in self.train if s.name not in doubted) or self.train
 
     def fold_trainings(self) -> list[Training]:
         """The trainings of each fold's reader, on the other folds."""
@@ -153,6 +166,11 @@ def jobs_of(settings: DataSettings) -> int:
         return settings.jobs or 1
     # the processors that this process may use, where the system tells
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def reader_settings(settings: DataSettings) -> TrainSettings:
+    """Those of `recognizer train` that a run gives its readers."""
+    return make(TrainSettings, {**settings.reader, "data": settings.data}, "reader settings")
 
 
 def check_methods(settings: RunSettings, names: Sequence[str]) -> None:
@@ -204,7 +222,7 @@ def open_run(settings: S, out: Path, *free: str) -> None:
         if unlabelled := [name for name in settings.reader if name.startswith("unlabelled")]:
             where = "the run's" if isinstance(settings, RunSettings) else "for recognizer train"
             raise UserError(f"reader.{unlabelled[0]}: pictures without labels are {where} --unlabelled")
-        make(TrainSettings, {**settings.reader, "data": settings.data}, "reader settings")
+        reader_settings(settings)
         find_start(settings.start, settings.reader.get("size"))
         out.mkdir(parents=True, exist_ok=True)
     if before != settings:
@@ -236,13 +254,13 @@ def prepare(settings: RunSettings, out: Path, ledger: Ledger) -> Run:
             whole = whole.first(settings.limit)
         held = read_manifest(settings.validation, settings.label_pattern) if settings.validation else Manifest(())
         test = read_manifest(settings.test, settings.label_pattern) if settings.test else Manifest(())
-        longest = max((len(s.text) for s in whole), default=1)
+        longest = max((len(s.text) for s in (*whole, *held)), default=1)
         charset = Charset.of(s.text for s in (*whole, *held)) if len(whole) else Charset("0")
         with Bar(Alone(), "opening", len(whole) + len(held) + len(test)) as bar:
-            frame = Frame.for_texts(longest)
-            usable = Pictures(whole.samples, charset, frame, MAX_PIXELS, bar.advance)
-            usable_held = Pictures(held.samples, charset, frame, MAX_PIXELS, bar.advance)
-            usable_test = Pictures(test.samples, charset, frame, MAX_PIXELS, bar.advance)
+            frame = Frame.for_texts(longest, max_width=reader_settings(settings).frame.max_width)
+            usable, usable_held, usable_test = (
+                Pictures(m.samples, charset, frame, MAX_PIXELS, bar.advance) for m in (whole, held, test)
+            )
         problems = [p for m in (whole, usable, held, usable_held, test, usable_test) for p in m.problems]
         say(Alone(), problem_table(problems, sum(len(m) + len(m.problems) for m in (whole, held, test))))
         if settings.test and not len(usable_test):
@@ -278,6 +296,7 @@ def prepare(settings: RunSettings, out: Path, ledger: Ledger) -> Run:
             (data / "unlabelled.json").write_text(json.dumps([str(path.resolve()) for path in loose]))
         ledger.record(
             "prepare", train=len(parts[0]), validation=len(parts[1]), test=len(test), charset=charset.characters,
+            longest=max(len(s.text) for part in parts for s in part), test_sha256=content_hash(test.samples),
             unlabelled=len(loose), problems=len(problems), leaks=leaks, known_as=default_case(parts[0]),
             provenance=provenance(), seconds=time.monotonic() - began,
         )  # fmt: skip
@@ -317,14 +336,41 @@ def fitted(run: Run, name: str, reader: Path) -> tuple[dict[str, Any], str | Non
             command += ["--method", name, "--data", str(data), "--out", str(folder)]
             values = {"model": str(reader), **run.settings.fit.get(name, {})}
             command += [w for k, v in values.items() for w in ("--set", f"{k}={json.dumps(v)}")]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=die_with_parent)
-        if done.returncode:
-            raise UserError(f"{name} cannot be fitted: {(done.stderr.strip().splitlines() or ['it was stopped'])[-1]}")
-        said = done.stdout.splitlines()[0].removeprefix(f"{folder}: ")
+        code, found, told = watched(command, f"fitting {name}", folder / "metrics.jsonl")
+        if code:
+            raise UserError(f"{name} cannot be fitted: {(told.strip().splitlines() or ['it was stopped'])[-1]}")
+        said = found.splitlines()[0].removeprefix(f"{folder}: ")
         run.ledger.record(step, said=said, seconds=time.monotonic() - began)
         say(Alone(), f"  {name}: {said}")
     settings = {**own, "fitted": str(folder)}
     return settings, cast("Learner", create(name, settings)).known.characters
+
+
+def watched(command: Sequence[str], what: str, metrics: Path) -> tuple[int, str, str]:
+    """Run a command with a progress bar of the steps that it writes to `metrics`; off the terminal a line a minute.
+    Gives its exit status and what it printed on standard output and standard error."""
+    told, row = time.monotonic(), {"step": 0, "steps": 0}
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err, Bar(Alone(), what, 0) as bar:
+        process = subprocess.Popen(
+            command, stdout=out, stderr=err, preexec_fn=die_with_parent,
+            start_new_session=True,  # Ctrl-C reaches this process alone, which passes it on once
+        )  # fmt: skip
+        try:
+            while process.poll() is None:
+                time.sleep(0.25)
+                with suppress(OSError, ValueError, IndexError):  # nothing yet, or a line that is being written
+                    row = json.loads(metrics.read_text().splitlines()[-1])
+                    bar.reach(row["step"], row["steps"])
+                if not CONSOLE.is_terminal and time.monotonic() - told > TOLD_EVERY and row["steps"]:
+                    told = time.monotonic()
+                    say(Alone(), f"  {what}: step {row['step']:,} of {row['steps']:,}")
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGINT)
+                process.wait()
+        out.seek(0)
+        err.seek(0)
+        return process.returncode, out.read(), err.read()
 
 
 @dataclass(frozen=True)
@@ -374,8 +420,10 @@ def make_and_judge(
     """Make one method's pictures into `made/name` and judge them."""
     began = time.monotonic()
     sources = sources_of(Manifest(run.train, source=str(run.out / "data" / "train")))
-    with Bar(Alone(), f"making with {name}", len(asked)) as bar:
-        synthesize(name, settings, asked, made / name, sources, bar.advance)
+    if not answers(made / name, asked):
+        shutil.rmtree(made / name, ignore_errors=True)
+        with Bar(Alone(), f"making with {name}", len(asked)) as bar:
+            synthesize(name, settings, asked, made / name, sources, bar.advance)
     seconds = time.monotonic() - began
     pictures = read_manifest(made / name).samples
     pictures = tuple(Sample(f"{name}/{s.name}", s.text, s.path, meta=s.meta) for s in pictures)
@@ -387,6 +435,14 @@ def make_and_judge(
         "read_right": sum(right) / len(right),
         "seconds": seconds,
     }  # fmt: skip
+
+
+def answers(made: Path, asked: Sequence[Request]) -> bool:
+    """Whether a folder holds the pictures of these requests, made before the run was killed."""
+    if not (made / "metadata.jsonl").is_file():
+        return False
+    there = [(s.text, s.meta["seed"], s.meta["source"]) for s in read_manifest(made)]
+    return there == [(r.text, r.seed, r.source) for r in asked]
 
 
 # ----------------------------------------------------------------------------------------------------------- readings

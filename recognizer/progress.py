@@ -73,6 +73,10 @@ class Bar:
         shown = "  ".join([f"{rate:,.0f} images/s", *(f"{k} {v:.3g}" for k, v in figures.items())])
         self._bar.update(self._task, completed=self._done, figures=shown)
 
+    def reach(self, done: int, total: int, figures: str = "") -> None:
+        """So many steps are done, of so many: of what another process counts."""
+        self._bar.update(self._task, completed=done, total=total, figures=figures)
+
     def note(self, line: str) -> None:
         """One line that stays."""
         say(self._process, line)

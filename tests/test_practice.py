@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from pipelines.practice import (
     choose,
     fold_trainings,
     going_on,
+    practised_on,
     rank,
     read_held_out,
     winners,
@@ -227,17 +229,57 @@ def test_a_folder_with_data_in_it_is_not_taken_for_a_run(drawn: Path, tmp_path: 
     assert len(read_manifest(tmp_path / "project" / "data")) == 60
 
 
+def in_ideographs(samples: Sequence[Sample], out: Path) -> None:
+    """Copy samples under labels of characters that the fonts at hand do not draw."""
+    write_folder([replace(s, text="".join(chr(0x4E00 + ord(c)) for c in s.text)) for s in samples], out)
+
+
 def test_a_method_that_cannot_draw_a_label_is_left_out(drawn: Path, tmp_path: Path) -> None:
-    """No font draws a space that could be seen."""
-    samples = read_manifest(drawn / "scheme" / "labelled").samples
-    write_folder([replace(s, text=f"{s.text[:2]} {s.text[2:]}") for s in samples], tmp_path / "spaced")
+    in_ideographs(read_manifest(drawn / "scheme" / "labelled").samples, tmp_path / "labelled")
     asked = command(
-        "run", "--config", str(drawn / "small.toml"), "--data", str(tmp_path / "spaced"), "--out",
+        "run", "--config", str(drawn / "small.toml"), "--data", str(tmp_path / "labelled"), "--out",
         str(tmp_path / "out"), "--jobs", "1", "--methods", "captcha,classical", "--set", "rounds=1",
     )  # fmt: skip
     done = subprocess.run(asked, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "captcha: " in done.stderr and "practice goes on without it" in done.stderr
+
+
+def test_a_first_round_that_makes_nothing_leaves_the_reader_from_before(drawn: Path, tmp_path: Path) -> None:
+    for part in ("labelled", "test"):
+        in_ideographs(read_manifest(drawn / "scheme" / part).samples, tmp_path / part)
+    asked = command(
+        "run", "--config", str(drawn / "small.toml"), "--data", str(tmp_path / "labelled"), "--test",
+        str(tmp_path / "test"), "--out", str(tmp_path / "out"), "--jobs", "1", "--methods", "captcha",
+        "--controls", "random",
+    )  # fmt: skip
+    done = subprocess.run(asked, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "round 1: nothing more to practise on" in done.stderr and "nothing that controls" in done.stderr
+    assert "the run is finished and keeps the reader of baseline" in done.stdout
+    steps = {row["step"]: row for row in facts(tmp_path / "out")}
+    assert steps["test"]["before"] == steps["test"]["after"] and steps["test"]["after"]["n"] == 20
+    assert "Nothing was practised" in (tmp_path / "out/report.html").read_text()
+    assert (tmp_path / "out/weights.safetensors").exists()
+
+
+def test_a_space_and_a_long_label_cost_a_run_nothing(drawn: Path, tmp_path: Path) -> None:
+    """No font draws a space that could be seen: other texts are drawn. A fold without the longest label sees pictures
+    as wide as the others do, or their weights had no mean."""
+    samples = list(read_manifest(drawn / "scheme" / "labelled").samples)
+    samples[0] = replace(samples[0], text=f"{samples[0].text[:2]} {samples[0].text[2:]}")
+    samples[1] = replace(samples[1], text="ABCDEFGHJKLM")
+    write_folder(samples, tmp_path / "labelled")
+    asked = command(
+        "run", "--config", str(drawn / "small.toml"), "--data", str(tmp_path / "labelled"), "--validation",
+        str(drawn / "scheme/test"), "--out", str(tmp_path / "out"), "--jobs", "1", "--methods", "captcha",
+    )  # fmt: skip
+    done = subprocess.run(asked, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    drawn_texts = [s.text for s in read_manifest(tmp_path / "out/round-1/kept")]
+    assert len(drawn_texts) > 20 and not any(" " in text for text in drawn_texts)
+    readers = [tmp_path / "out" / name for name in ("baseline", "folds/fold-0", "folds/fold-1")]
+    assert {read_weights(path)[1].frame.min_width for path in readers} == {192}
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_in_one_line(drawn: Path) -> None:
@@ -449,6 +491,34 @@ def test_own_pictures_judge_out_of_fold_unless_their_method_learned(
         assert not any(t.settings.with_synthetic for t in trainings["control"])
         shutil.rmtree(run / "folds/made-0-1")
         shutil.rmtree(run / "folds/made-1-1")
+
+
+def test_what_came_of_a_label_is_seen_by_no_reader_that_it_judges_and_goes_when_it_is_doubted(
+    whole: Path, tmp_path: Path
+) -> None:
+    run = shutil.copytree(whole, tmp_path / "run", ignore=shutil.ignore_patterns("made-*"))
+    settings, listed = load(PracticeSettings, run / "settings.toml", {}), run / "round-1/kept/metadata.jsonl"
+    opened = prepare(settings, run, Ledger(run / "ledger.jsonl"))
+    of = [[s.name for s in fold] for fold in opened.folds]
+    rows = [{**json.loads(line), "method": "captcha"} for line in listed.read_text().splitlines()][:4]
+    origins: list[dict[str, Any]] = [
+        {"source": of[0][0]}, {"source": None, "pair": of[0][1]}, {"source": None, "pair": of[1][0]}, {"source": None},
+    ]  # fmt: skip
+    listed.write_text("".join(json.dumps(row | own) + "\n" for row, own in zip(rows, origins, strict=True)))
+    fold_trainings(opened, settings, 1, [str(run / "round-1/kept")])
+    names = [row["file_name"] for row in rows]
+    shown = [{s.text for s in read_manifest(run / f"folds/made-{k}-1")} for k in range(2)]
+    texts = [row["text"] for row in rows]
+    assert shown == [set(texts[2:]), {texts[0], texts[1], texts[3]}]
+
+    assert practised_on(opened, 1) == [str(run / "round-1/kept")]
+    mine = {k: v for k, v in opened.ledger["round 1 mine"].items() if k != "step"}
+    opened.ledger.record("round 2 mine", **{**mine, "set_aside": [of[0][1]]})
+    shutil.copytree(run / "round-1/kept", run / "round-2/kept")
+    for _ in range(2):
+        found = [[s.name for s in read_manifest(path)] for path in practised_on(opened, 2)]
+        assert found == [[names[0], *names[2:]]] * 2
+    assert of[0][1] not in {s.name for s in opened.trusted} and len(opened.trusted) == len(opened.train) - 1
 
 
 def test_a_reader_whose_folds_did_not_practise_goes_on_alone(drawn: Path) -> None:

@@ -87,12 +87,23 @@ class Render:
         Raises:
             UserError: as `make`.
         """
-        new = self._known.union(*texts)  # so that a font is not traced anew for each batch of another alphabet's texts
-        self._known = new if len(new) <= MOST_KNOWN else frozenset(NAMED["letters+digits"]).union(*texts)
-        glyphs = load_glyphs(self._files, "".join(sorted(self._known)))
+        glyphs = self._glyphs(texts)
         difficulty = self.settings.difficulty if difficulty is None else difficulty
         style = throw_style(texts, seeds, size, glyphs, difficulty)
         return draw(style, size, glyphs, channels, torch.device(device), layout)
+
+    def can_draw(self, request: Request) -> bool:
+        """Whether a request's text is short enough, and each of its characters drawn by one of the fonts."""
+        if not 1 <= len(request.shown) <= LONGEST:
+            return False
+        glyphs = self._glyphs([request.shown])
+        places = [glyphs.characters.index(c) for c in request.shown]
+        return bool((glyphs.index[:, places] >= 0).any(0).all())
+
+    def _glyphs(self, texts: Sequence[str]) -> Glyphs:
+        new = self._known.union(*texts)  # so that a font is not traced anew for each batch of another alphabet's texts
+        self._known = new if len(new) <= MOST_KNOWN else frozenset(NAMED["letters+digits"]).union(*texts)
+        return load_glyphs(self._files, "".join(sorted(self._known)))
 
 
 # ----------------------------------------------------------------------------------------------------------- drawing

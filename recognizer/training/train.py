@@ -67,6 +67,7 @@ from recognizer.training.teach import Teachers, distillation, frame_of_teachers
 class FrameSettings(Settings):
     """What a reader sees of a picture: bounds on its width, in pixels; 0 takes what the longest label needs."""
 
+    longest: int = Field(default=0, ge=0)  # characters to have room for, where labels to come are longer
     min_width: int = Field(default=0, ge=0, le=4096)
     max_width: int = Field(default=512, ge=16, le=4096)
     trim: bool = True  # the reader sees only the part of a picture in which its text stands
@@ -534,7 +535,7 @@ def read_data(settings: TrainSettings, accelerator: Accelerator) -> Data:
         say(accelerator, problem_table(unread, len(unread)))
         raise UserError(f"{' '.join(settings.data)}: no sample is left to train on")
     charset = Charset.named(settings.charset) if settings.charset else Charset.of(labels)
-    longest = max(map(len, (*labels, *(s.text for s in made))), default=1)
+    longest = max(settings.frame.longest, *map(len, (*labels, *(s.text for s in made))))
     start, size = checkpoint.find_start(settings.start, settings.size)
     if settings.head == "fixed" and start is not None:
         longest = max(longest, checkpoint.positions_of(checkpoint.read_weights(start)[0]))
