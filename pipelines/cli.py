@@ -191,11 +191,13 @@ def _asked(
 
 
 @typer_app.command()
-def status(out: Annotated[Path, typer.Argument(metavar="RUN", help="A practice run's folder.")]) -> None:
+def status(
+    out: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a practice, a comparison or a forecast.")],
+) -> None:
     """Say where a run is."""
-    from pipelines.report import print_summary
+    from pipelines.report import print_status
 
-    print_summary(out)
+    print_status(out)
 
 
 @typer_app.command()

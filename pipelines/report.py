@@ -12,6 +12,7 @@ import shlex
 import tomllib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -35,6 +36,8 @@ from recognizer.samples import Sample, read_manifest
 # pictures shown of each kind
 OPENING, HARD, LATER_HARD, EACH, REFUSED, CHANGED, SUSPECTS, LOOK = 6, 12, 6, 4, 12, 20, 24, 6
 ROLES = ("before", "control", "after")
+# runs of other commands than `practice run`, known by settings that each has
+OTHERS = {"a forecast": {"target", "effort"}, "a comparison of losses": {"tail"}, "a comparison": {"made", "seeds"}}
 WIDE = 160  # columns for tables, however few the terminal has: their cells must not be cut
 PLOT = 300  # height of the curve in pixels
 
@@ -105,35 +108,6 @@ class PracticeRun:
         return step in self.steps and asked <= set(self.steps[step].get("names", asked))
 
     @property
-    def running(self) -> bool:
-        """Whether a process is at it."""
-        lock = self.path / "lock"
-        if not lock.exists():
-            return False
-        try:
-            with held(lock):
-                return False
-        except UserError:
-            return True
-        except OSError:  # one that this user may not write
-            return False
-
-    @property
-    def trained_last(self) -> str:
-        """Which training was last at work in a step that is not done, and how far it is; nothing where none was."""
-        lines = {}
-        for file in self.path.glob("**/metrics.jsonl"):
-            if not any((file.parent / done).exists() for done in ("scores.json", "generator.safetensors")):
-                lines[file] = file.stat().st_mtime
-        if not lines:
-            return ""
-        file = max(lines, key=lambda f: lines[f])
-        rows = list(_entries(file, "step").values())
-        if not rows:
-            return ""
-        return f"{file.parent.relative_to(self.path)} at step {rows[-1]['step']:,} of {rows[-1]['steps']:,}"
-
-    @property
     def resume(self) -> str:
         return f"practice run --resume {shlex.quote(str(self.path))}"
 
@@ -152,6 +126,45 @@ class PracticeRun:
             found["after"] = chosen["validation"]
             found["control"] = chosen.get("control_validation") or found["control"]
         return "validation", found
+
+
+def running(run: Path) -> bool:
+    """Whether a process is at a run."""
+    lock = run / "lock"
+    if not lock.exists():
+        return False
+    try:
+        with held(lock):
+            return False
+    except UserError:
+        return True
+    except OSError:  # one that this user may not write
+        return False
+
+
+def trained_last(run: Path) -> str:
+    """Which training was last at work in a step that is not done, and how far it is; nothing where none was."""
+    lines = {}
+    for file in run.glob("**/metrics.jsonl"):
+        if not any((file.parent / done).exists() for done in ("scores.json", "generator.safetensors")):
+            lines[file] = file.stat().st_mtime
+    if not lines:
+        return ""
+    file = max(lines, key=lambda f: lines[f])
+    rows = list(_entries(file, "step").values())
+    if not rows:
+        return ""
+    return f"{file.parent.relative_to(run)} at step {rows[-1]['step']:,} of {rows[-1]['steps']:,}"
+
+
+def seen_in_training(run: Path) -> tuple[int, int]:
+    """How many trainings of readers a run has begun, and how many pictures these were shown."""
+    pictures = []
+    for file in run.glob("**/metrics.jsonl"):
+        if (file.parent / "settings.toml").exists():
+            batch = tomllib.loads((file.parent / "settings.toml").read_text(encoding="utf-8"))["batch"]
+            pictures.append(max((row["step"] for row in _entries(file, "step").values()), default=0) * batch)
+    return len(pictures), sum(pictures)
 
 
 def _entries(path: Path, key: str) -> dict[str, Entry]:
@@ -181,8 +194,35 @@ def _samples(path: Path) -> tuple[Sample, ...]:
 # ------------------------------------------------------------------------------------------------------- the terminal
 
 
+def print_status(run: Path) -> None:
+    """Print where a run is, of practice, a comparison or a forecast.
+
+    Raises:
+        UserError: no such run's folder.
+    """
+    settings, ledger = run / "settings.toml", run / "ledger.jsonl"
+    names = set()
+    with suppress(OSError, ValueError):
+        names = set(tomllib.loads(settings.read_text(encoding="utf-8")))
+    what = next((what for what, own in OTHERS.items() if own <= names), None)
+    if what is None or "rounds" in names or not (ledger.exists() or (run / "lock").exists()):
+        print_summary(run)
+        return
+    steps = list(_entries(ledger, "step"))
+    print(f"{what}; done: {', '.join(steps) or 'nothing yet'}")
+    if running(run):
+        print("a process is at it")
+    elif told := [run / name for name in ("table.md", "forecast.txt") if (run / name).exists()]:
+        print(f"it is finished: {told[0]}")
+    else:
+        command = "forecast" if "target" in names else "compare" + " --losses" * ("tail" in names)
+        print(f"go on with: practice {command} --resume {shlex.quote(str(run))}")
+    if last := trained_last(run):
+        print(f"training {last}")
+
+
 def print_summary(run: Path) -> None:
-    """Print a run's scores, rounds and next step on standard output.
+    """Print a practice run's scores, rounds and next step on standard output.
 
     Raises:
         UserError: no practice run's folder.
@@ -219,10 +259,10 @@ def print_summary(run: Path) -> None:
             table.add_row(str(n), *both, f"{mine['kept']:,} of {asked:,}", _outcome(mine, done))
         console.print(table)
     if found.next_step:
-        how = "a process is at it" if found.running else f"go on with: {found.resume}"
+        how = "a process is at it" if running(found.path) else f"go on with: {found.resume}"
         console.print(f"the run is at step {found.next_step}; {how}", soft_wrap=True)
-        if found.trained_last:
-            console.print(f"training {found.trained_last}", soft_wrap=True)
+        if last := trained_last(found.path):
+            console.print(f"training {last}", soft_wrap=True)
     else:
         console.print(f"the run is finished and keeps the reader of {found.steps['chosen']['reader']}")
 
@@ -288,7 +328,8 @@ def write_report(run: Path) -> Path:
         changes=changes(found), curve=curve(found), confused=confused(found),
         cost=[(name_of(step), entry["seconds"]) for step, entry in found.steps.items()
               if "seconds" in entry and not step.startswith(("fit ", "made "))],  # which are part of other steps
-        provenance=_provenance(found), settings=(run / "settings.toml").read_text(encoding="utf-8"),
+        trainings=seen_in_training(run), provenance=_provenance(found),
+        settings=(run / "settings.toml").read_text(encoding="utf-8"),
         quote=shlex.quote, name_of=name_of, PLOT=PLOT, controls_head=controls_head, controls_cells=controls_cells,
     )  # fmt: skip
     path = run / "report.html"

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from augment.likeness import coverage, features_of, frechet
+from pipelines.report import print_status
 from pipelines.scheme import write_scheme
 from recognizer.samples import read_manifest
 from recognizer.training.checkpoint import DEFAULT
@@ -55,6 +56,22 @@ def whole(drawn: Path) -> tuple[Path, str]:
     done = subprocess.run(words(drawn, "whole"), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return drawn / "whole", done.stdout
+
+
+def test_status_says_where_a_comparison_is(
+    whole: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    print_status(whole[0])
+    said = capsys.readouterr().out
+    assert "a comparison; done: prepare, test, made classical" in said and f"it is finished: {whole[0]}" in said
+    cut = shutil.copytree(whole[0], tmp_path / "cut")
+    (cut / "table.md").unlink()
+    (cut / "none/seed-1/scores.json").unlink()
+    (cut / "ledger.jsonl").write_text((whole[0] / "ledger.jsonl").read_text().splitlines(keepends=True)[0])
+    print_status(cut)
+    said = capsys.readouterr().out
+    assert "done: prepare\n" in said and f"go on with: practice compare --resume {cut}" in said
+    assert re.search(r"training none/seed-1 at step \d+ of \d+", said)
 
 
 def test_each_method_trains_alike_and_its_table_follows_from_its_readings(whole: tuple[Path, str]) -> None:

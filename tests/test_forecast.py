@@ -109,6 +109,8 @@ def test_the_command_says_what_more_labels_would_buy_and_survives_a_kill(words: 
     assert f"{np.mean(found['read 80 0']):.3f}" in said
     with Image.open(whole / "forecast.png") as plotted:
         assert plotted.size == (1050, 675)
+    done = subprocess.run([*words[:3], "status", str(whole)], capture_output=True, text=True, check=False)
+    assert "a forecast; done: prepare, read 20 0" in done.stdout and "it is finished" in done.stdout
     parts = [(whole / f"data/pool-{k}/metadata.jsonl").read_text().splitlines() for k in range(2)]
     assert parts[0] != parts[1] and sorted(parts[0]) == sorted(parts[1]), "the same labels in two orders"
 

@@ -312,6 +312,11 @@ def test_a_run_that_kept_no_reasons_shows_no_refused_pictures(run: Path) -> None
 
 def test_the_time_of_every_step_is_told(run: Path) -> None:
     text = page_of(run).text
+    for name, step in (("baseline", 30), ("folds/fold-0", 20)):
+        (run / name).mkdir(parents=True, exist_ok=True)
+        (run / name / "settings.toml").write_text("batch = 16\n")
+        (run / name / "metrics.jsonl").write_text(f'{{"step": 10}}\n{{"step": {step}}}\n')
+    assert "2 trainings of readers were shown 800 pictures" in page_of(run).text
     assert "Choose the reader1.2 s" in text and "Read the test set2.4 s" in text and "3 min 21 s in all" in text
 
 
