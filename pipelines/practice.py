@@ -319,7 +319,7 @@ def read_held_out(run: Run, reader: Path, folds: Sequence[Path]) -> tuple[list[S
 
 def round_training(
     run: Run, settings: PracticeSettings, number: int, out: Path, data: Path, start: Path, made: Sequence[str] = (),
-    share: float = 1.0, schedule: str = "constant", again: bool = False,
+    share: float = 1.0, schedule: str = "constant", again: bool = False, **changed: Any,
 ) -> Training:  # fmt: skip
     """A training of a round, or a share of one, at a share of the learning rate that the first readers had; `again`
     with another seed."""
@@ -330,7 +330,7 @@ def round_training(
         pictures=max(1, round(base.pictures_for(len(run.train)) * settings.round_share * share)),
         learning_rate=base.rate(find_start(settings.start, base.size)[0] is None) * settings.round_rate,
         average=settings.average, synthetic_share=settings.made_share,
-        patience=NEVER,
+        patience=NEVER, **changed,
     )  # fmt: skip
 
 
@@ -439,7 +439,7 @@ def try_methods(run: Run, settings: PracticeSettings, number: int, folder: Path,
         trainings = [
             round_training(
                 run, settings, number, folder / "trials" / name, run.out / "data" / "train", best, made,
-                share=settings.trial_share, again=name == "alone again",
+                share=settings.trial_share, again=name == "alone again", blend=False,
             )
             for name, made in [*((name, []) for name in ALONE), *((name, [str(path)]) for name, path in tried.items())]
             if tried

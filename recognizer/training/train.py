@@ -411,7 +411,7 @@ def train(settings: TrainSettings, out: Path, resume: bool = False) -> Scores:
     best, description = loaded()
     if "temperature" not in description.scores:
         blended: dict[str, float] = {}
-        if start is not None and settings.blend and settings.schedule == "cycle" and not settings.stream:
+        if start is not None and settings.blend and not settings.stream:
             share = share_to_keep(bare, settings.head, began_from, best, data.validation, accelerator)
             if share < 1:
                 say(accelerator, f"keeps {100 * share:.0f} % of the way that it went: there it reads validation best")
