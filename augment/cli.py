@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -228,7 +229,7 @@ def synthesize(
         if takes_source and not cls.needs_source and manifest is not None:
             asked = with_pairs(create(method, values), asked, sources_of(manifest))
         if 0 < len(able := drawable(create(method, values), asked)) < len(asked):
-            other = next(r.text for r in asked if r not in able)
+            other = next(r.text for r, left in zip_longest(asked, able) if r != left)
             say(Alone(), f"{len(asked) - len(able)} of {len(asked)} texts are left out: {method} cannot draw {other!r}")
             asked = able
     elif cls.needs_source or varies:

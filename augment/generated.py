@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -160,13 +160,15 @@ class Generated(ABC):
             raise UserError(f"{text!r}: {len(text)} characters are too many for {self.spacing.width} pixels")
         return self.charset.encode("".join(characters))
 
-    def can_draw(self, request: Request) -> bool:
-        """Whether the generator knows a request's characters, and has room for them."""
-        try:
-            self.shown(request.text)
-        except UserError:
+    def can_draw(self, requests: Sequence[Request]) -> list[bool]:
+        """Whether the generator knows a request's characters, and has room for them, for each."""
+
+        def shows(text: str) -> bool:
+            with suppress(UserError):
+                return bool(self.shown(text))
             return False
-        return True
+
+        return [shows(r.text) for r in requests]
 
     def layout_of(self, request: Request, source: Image.Image) -> NDArray[np.float64]:
         """Borders (L + 1,) of a request's source, at the generator's width, under the request's text: known of pictures

@@ -145,7 +145,7 @@ def plan(mined: Mined, samples: Sequence[Sample], count: int, seed: int) -> tupl
     for (true, read), times in mined.confused.items():
         if true:
             missed[true] += times
-            if read in seen:
+            if read in seen and not read.isspace():
                 taken_for.setdefault(true, Counter())[read] += times
     # a space at any place of a text, or at its end, is nothing that a label has
     alphabet = sorted(c for c in seen if not c.isspace()) or sorted(seen)

@@ -119,8 +119,10 @@ def answered_by(
 
 def drawable(method: Method, requests: Sequence[Request]) -> list[Request]:
     """Requests without those for texts that a method cannot draw, where it can tell."""
-    can = getattr(method, "can_draw", lambda request: True)
-    return [r for r in requests if r.source is not None or can(r)]
+    can = getattr(method, "can_draw", lambda requests: [True] * len(requests))
+    return [
+        r for r, yes in zip(requests, can(requests) if requests else (), strict=True) if r.source is not None or yes
+    ]
 
 
 def with_pairs(

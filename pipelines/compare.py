@@ -59,6 +59,7 @@ def compare(settings: CompareSettings, out: Path) -> Ledger:
     open_run(settings, out, "methods")
     with locked(out):
         ledger = Ledger(out / "ledger.jsonl")
+        (out / "table.md").unlink(missing_ok=True)  # of a comparison of fewer methods
         run = prepare(settings, out, ledger)
         test = test_samples(settings, ledger)
         torch.set_num_threads(run.jobs)

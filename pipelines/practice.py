@@ -582,7 +582,7 @@ def train_controls(run: Run, settings: PracticeSettings) -> None:
         if name in (PRACTISED, *settings.controls) and not (arms.folder(name) / "kept").exists():
             write_folder(own, arms.folder(name) / "kept")
     wanted = {"classical": {"classical": len(practised)}, "random": Counter(str(s.meta["method"]) for s in practised)}
-    judges = None
+    judges, failed = None, set[str]()
     for name in settings.controls:
         if name in wanted and f"made {name}" not in run.ledger:
             judges = judges or Judges.of(run, [t.out for t in run.fold_trainings()])
@@ -590,12 +590,11 @@ def train_controls(run: Run, settings: PracticeSettings) -> None:
                 arms.make(name, wanted[name], judges, going_on(run, run.out / "baseline"))
             except UserError as error:  # one control must not cost a run the others
                 say(Alone(), f"{name} is left out: {error}")
-                run.ledger.record(f"made {name}", kept=0, wanted=len(practised))
-    names = arms.compared([NONE, PRACTISED, *settings.controls])
+                failed.add(name)
+    controls = [name for name in settings.controls if name not in failed]
+    names = arms.compared([NONE, PRACTISED, *controls])
     train_side_by_side(arms.trainings(names), run.jobs, "controls")
-    run.ledger.record(
-        "controls trained", names=settings.controls, practised=len(practised), seconds=time.monotonic() - began
-    )
+    run.ledger.record("controls trained", names=controls, practised=len(practised), seconds=time.monotonic() - began)
 
 
 def read_controls(run: Run, settings: PracticeSettings) -> None:
@@ -603,7 +602,8 @@ def read_controls(run: Run, settings: PracticeSettings) -> None:
     if set(settings.controls) <= set(run.ledger.get("controls", {"names": ()})["names"]):
         return
     began, arms = time.monotonic(), Arms(run, run.out / "controls", settings.seeds)
-    names = arms.compared([NONE, *settings.controls, PRACTISED])
+    controls = run.ledger["controls trained"]["names"]
+    names = arms.compared([NONE, *controls, PRACTISED])
     assert settings.test is not None
     texts = {row["file_name"]: row["text"] for row in run.ledger["test"]["readings"]}
     test = [s for s in read_manifest(settings.test, settings.label_pattern) if texts.get(s.name) == s.text]
@@ -624,7 +624,7 @@ def read_controls(run: Run, settings: PracticeSettings) -> None:
     ]
     (run.out / "controls.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     run.ledger.record(
-        "controls", names=settings.controls, rows=rows, against=against, n=len(test), pictures=pictures,
+        "controls", names=controls, rows=rows, against=against, n=len(test), pictures=pictures,
         seconds=time.monotonic() - began,
     )  # fmt: skip
 

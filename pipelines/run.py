@@ -441,8 +441,8 @@ def answers(made: Path, asked: Sequence[Request]) -> bool:
     """Whether a folder holds the pictures of these requests, made before the run was killed."""
     if not (made / "metadata.jsonl").is_file():
         return False
-    there = [(s.text, s.meta["seed"], s.meta["source"]) for s in read_manifest(made)]
-    return there == [(r.text, r.seed, r.source) for r in asked]
+    there = [(s.text, s.meta["seed"], s.meta["source"], s.meta.get("pair")) for s in read_manifest(made)]
+    return there == [(r.text, r.seed, r.source, r.pair) for r in asked]
 
 
 # ----------------------------------------------------------------------------------------------------------- readings

@@ -5,6 +5,7 @@ Mitchell 1998; what is sure goes by character, as in recognizer/training/pseudo.
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import replace
@@ -45,10 +46,12 @@ def take(
     if gone := [f for f in files if not Path(f).exists()]:
         raise UserError(f"{gone[0]}: no such file; {len(gone)} of {len(files)} pictures without labels are gone")
     blank = str(run.ledger["prepare"]["charset"][0])  # any label that readers know
+    # no reading is longer than the longest label: readers that see wider pictures than others have no mean with them
+    longest = run.ledger["prepare"].get("longest", math.inf)
     with Bar(Alone(), "reading unlabelled", len(readers)) as bar:
         found = read_some(readers[0], [Sample(f, blank, Path(f)) for f in files])
         bar.advance()
-        named = [Sample(f, found[f].text, Path(f)) for f in files if f in found and found[f].text]
+        named = [Sample(f, found[f].text, Path(f)) for f in files if f in found and 0 < len(found[f].text) <= longest]
         others = []
         for reader in readers[1:]:
             others.append(read_some(reader, named))
@@ -81,8 +84,10 @@ def take(
 
 
 def relabelled(samples: Sequence[Sample], reader: Path, least: float) -> list[Sample]:
-    """Pictures without labels as another reader reads them, those of which it is sure itself."""
-    found = read_some(reader, samples)
-    named = [replace(s, text=found[s.name].text) for s in samples if s.name in found and found[s.name].text]
+    """Pictures without labels as another reader reads them, those of which it is sure itself; none as longer than the
+    longest that was taken."""
+    found, longest = read_some(reader, samples), max((len(s.text) for s in samples), default=0)
+    named = [replace(s, text=found[s.name].text) for s in samples if s.name in found]
+    named = [s for s in named if 0 < len(s.text) <= longest]
     sure = surely([s.text for s in named], [found[s.name].confidence for s in named], least)
     return [s for s, yes in zip(named, sure, strict=True) if yes]

@@ -757,6 +757,7 @@ def merge(manifests: Sequence[Manifest]) -> Manifest:
 
 
 def content_hash(samples: Iterable[Sample]) -> str:
-    """SHA-256 over the sorted hashes of (picture bytes, text): the same whatever the names, layout and order."""
-    rows = sorted(picture_hash(s) + "\0" + s.text for s in samples)
+    """SHA-256 over the sorted hashes of (picture bytes, text): the same whatever the names, layout and order. Pictures
+    that cannot be read count with their texts."""
+    rows = sorted((_known_by(s) or "") + "\0" + s.text for s in samples)
     return hashlib.sha256("\n".join(rows).encode()).hexdigest()

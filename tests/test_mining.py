@@ -220,6 +220,18 @@ def test_contrast_pairs_swap_a_character_for_what_it_was_taken_for(mined: Mined,
     assert all(r.source is None for r in drawn)
 
 
+def test_no_space_is_put_into_a_text(samples: list[Sample]) -> None:
+    """A reader that takes a 0 for a space, of labels some of which hold one."""
+    spaced = [replace(s, text=f"{s.text[0]} {s.text[1:]}") if k % 4 == 0 else s for k, s in enumerate(samples)]
+    mined = mine(spaced, [reading(s.text.replace("0", " "), nll=4.0 if "0" in s.text else 0.01) for s in spaced])
+    assert mined.confused["0", " "]
+    vary, drawn = plan(mined, spaced, 400, 0)
+    assert all(" " not in r.text or r.text in {s.text for s in spaced} for r in vary)
+    assert not any(" " in r.text for r in drawn if r.why == "weighted characters")
+    own = {s.name: s.text for s in spaced}
+    assert all(r.text.count(" ") <= own[r.pair].count(" ") for r in drawn if r.pair)
+
+
 def test_new_texts_have_the_lengths_of_the_labels_and_the_characters_that_are_misread(
     mined: Mined, samples: list[Sample]
 ) -> None:

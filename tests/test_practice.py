@@ -20,6 +20,8 @@ import numpy as np
 import pytest
 import torch
 
+from augment.method import Request
+from augment.synthesize import synthesize
 from pipelines.ledger import Ledger
 from pipelines.practice import (
     PracticeSettings,
@@ -34,7 +36,7 @@ from pipelines.practice import (
     with_folds,
     worse,
 )
-from pipelines.run import prepare, read_some, scores_of
+from pipelines.run import answers, prepare, read_some, scores_of
 from pipelines.scheme import write_scheme
 from recognizer.readings import Reading
 from recognizer.samples import Sample, read_manifest, write_folder
@@ -202,6 +204,26 @@ def test_pictures_that_are_gone_end_in_one_line_and_the_run_goes_on_when_they_ar
     assert (done.returncode, done.stderr.splitlines()) == (2, [f"error: {test}: no such file or folder"])
     done = subprocess.run(words(drawn, "gone"), capture_output=True, text=True, check=False)
     assert done.returncode == 0 and facts(run) == facts(whole)
+
+
+def test_a_test_set_that_changed_is_not_read(whole: Path, drawn: Path, tmp_path: Path) -> None:
+    run, listed = shutil.copytree(whole, drawn / "changed"), drawn / "scheme/test/metadata.jsonl"
+    lines = (run / "ledger.jsonl").read_text().splitlines(keepends=True)
+    (run / "ledger.jsonl").write_text("".join(line for line in lines if json.loads(line)["step"] != "test"))
+    before = listed.read_text()
+    listed.write_text("".join(before.splitlines(keepends=True)[:-1]))
+    done = subprocess.run(words(drawn, "changed"), capture_output=True, text=True, check=False)
+    listed.write_text(before)
+    assert done.returncode == 2 and "has changed since the run began" in done.stderr
+    assert "test" not in {row["step"] for row in facts(run)}
+
+
+def test_what_was_made_before_a_kill_is_used_where_it_answers_the_same_requests(tmp_path: Path) -> None:
+    asked = [Request("AB", 1, 60, 20), replace(Request("AC", 2, 60, 20), pair="x.png")]
+    synthesize("render", {}, asked, tmp_path / "made")
+    assert answers(tmp_path / "made", asked)
+    assert not answers(tmp_path / "made", asked[:1]) and not answers(tmp_path / "none", asked)
+    assert not answers(tmp_path / "made", [asked[0], replace(asked[1], pair=None)])
 
 
 def test_a_slip_of_the_first_command_does_not_cost_the_folder(drawn: Path, tmp_path: Path) -> None:

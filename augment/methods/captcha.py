@@ -74,9 +74,9 @@ class Captcha:
         """
         return [self._draw(request) for request in requests]
 
-    def can_draw(self, request: Request) -> bool:
-        """Whether one of the fonts draws all of a request's characters."""
-        return any(all(_drawable(font, c) for c in request.shown) for font in self.fonts)
+    def can_draw(self, requests: Sequence[Request]) -> list[bool]:
+        """Whether one of the fonts draws all of a request's characters, for each."""
+        return [any(all(_drawable(font, c) for c in r.shown) for font in self.fonts) for r in requests]
 
     def _draw(self, request: Request) -> Image.Image:
         fonts = self._fonts_with(request.shown)

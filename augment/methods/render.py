@@ -92,13 +92,11 @@ class Render:
         style = throw_style(texts, seeds, size, glyphs, difficulty)
         return draw(style, size, glyphs, channels, torch.device(device), layout)
 
-    def can_draw(self, request: Request) -> bool:
-        """Whether a request's text is short enough, and each of its characters drawn by one of the fonts."""
-        if not 1 <= len(request.shown) <= LONGEST:
-            return False
-        glyphs = self._glyphs([request.shown])
-        places = [glyphs.characters.index(c) for c in request.shown]
-        return bool((glyphs.index[:, places] >= 0).any(0).all())
+    def can_draw(self, requests: Sequence[Request]) -> list[bool]:
+        """Whether a request's text is short enough, and each of its characters drawn by one of the fonts, for each."""
+        glyphs = self._glyphs([r.shown for r in requests])
+        drawn = {c for k, c in enumerate(glyphs.characters) if (glyphs.index[:, k] >= 0).any()}
+        return [1 <= len(r.shown) <= LONGEST and set(r.shown) <= drawn for r in requests]
 
     def _glyphs(self, texts: Sequence[str]) -> Glyphs:
         new = self._known.union(*texts)  # so that a font is not traced anew for each batch of another alphabet's texts
