@@ -546,7 +546,8 @@ def read_test(run: Run) -> None:
         return
     chosen, began = run.ledger["chosen"], time.monotonic()
     samples = read_manifest(run.settings.test, run.settings.label_pattern).samples
-    if content_hash(samples) != run.ledger["prepare"].get("test_sha256", content_hash(samples)):
+    known = run.ledger["prepare"].get("test_sha256")
+    if known and content_hash(samples) != known:
         raise UserError(f"{run.settings.test} has changed since the run began: put it back, or start a new run")
     before = str(going_on(run, run.out / "baseline").relative_to(run.out))
     readers = {"before": before, "control": chosen["control"], "after": chosen["reader"]}
