@@ -18,13 +18,13 @@ from pipelines.run import (
     Judges,
     RunSettings,
     check_methods,
+    frame_for,
     open_run,
     prepare,
-    reader_settings,
 )
 from recognizer.charset import Charset
 from recognizer.errors import UserError
-from recognizer.images import MAX_PIXELS, Frame
+from recognizer.images import MAX_PIXELS
 from recognizer.progress import Alone, say
 from recognizer.samples import Sample, problem_table, read_manifest
 from recognizer.training.batches import Pictures
@@ -98,8 +98,7 @@ def test_samples(settings: DataSettings, ledger: Ledger) -> tuple[Sample, ...]:
     samples = read_manifest(settings.test, settings.label_pattern).samples
     if "test" not in ledger:
         charset = Charset(ledger["prepare"]["charset"])
-        longest, widest = max((len(s.text) for s in samples), default=1), reader_settings(settings).frame.max_width
-        usable = Pictures(samples, charset, Frame.for_texts(longest, max_width=widest), MAX_PIXELS)
+        usable = Pictures(samples, charset, frame_for(settings, samples), MAX_PIXELS)
         if not len(usable):
             raise UserError(f"{settings.test}: no sample is left to compare on")
         say(Alone(), problem_table(usable.problems, len(samples)))

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from pipelines.ledger import Ledger, locked
-from pipelines.run import DataSettings, jobs_of, open_run, read, reader_settings
+from pipelines.run import DataSettings, frame_for, jobs_of, open_run, read
 from recognizer.charset import Charset
 from recognizer.errors import UserError
-from recognizer.images import MAX_PIXELS, Frame
+from recognizer.images import MAX_PIXELS
 from recognizer.progress import Alone, say
 from recognizer.readings import wilson
 from recognizer.samples import Manifest, content_hash, merge, problem_table, read_manifest, split_apart, write_folder
@@ -194,8 +194,7 @@ def prepare(settings: ForecastSettings, out: Path, ledger: Ledger) -> None:
         whole = whole.first(settings.limit)
     test = read_manifest(settings.test, settings.label_pattern) if settings.test else Manifest(())
     charset = Charset.of(s.text for s in (*whole, *test)) if len(whole) else Charset("0")
-    longest, widest = max((len(s.text) for s in (*whole, *test)), default=1), reader_settings(settings).frame.max_width
-    frame = Frame.for_texts(longest, max_width=widest)
+    frame = frame_for(settings, (*whole, *test))
     usable, usable_test = (Pictures(part.samples, charset, frame, MAX_PIXELS) for part in (whole, test))
     problems = [*whole.problems, *usable.problems, *test.problems, *usable_test.problems]
     say(Alone(), problem_table(problems, len(whole) + len(test) + len(whole.problems) + len(test.problems)))

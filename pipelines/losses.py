@@ -16,10 +16,10 @@ from pydantic import Field
 
 from pipelines.compare import test_samples
 from pipelines.ledger import Ledger, locked
-from pipelines.run import NEVER, DataSettings, jobs_of, open_run, reader_settings
+from pipelines.run import NEVER, DataSettings, frame_for, jobs_of, open_run
 from recognizer.charset import Charset
 from recognizer.errors import UserError
-from recognizer.images import MAX_PIXELS, Frame
+from recognizer.images import MAX_PIXELS
 from recognizer.progress import Alone, say
 from recognizer.readings import wilson
 from recognizer.samples import Sample, merge, problem_table, read_manifest, write_folder
@@ -102,8 +102,7 @@ def _prepare(settings: LossSettings, out: Path, ledger: Ledger) -> None:
     if settings.limit:
         whole = whole.first(settings.limit)
     charset = Charset.of(s.text for s in whole) if len(whole) else Charset("0")
-    longest, widest = max((len(s.text) for s in whole), default=1), reader_settings(settings).frame.max_width
-    usable = Pictures(whole.samples, charset, Frame.for_texts(longest, max_width=widest), MAX_PIXELS)
+    usable = Pictures(whole.samples, charset, frame_for(settings, whole), MAX_PIXELS)
     say(Alone(), problem_table([*whole.problems, *usable.problems], len(whole) + len(whole.problems)))
     assert settings.test is not None
     tell_leaks(read_manifest(settings.test, settings.label_pattern).samples, usable.samples, "test on", Alone())

@@ -161,7 +161,9 @@ def seen_in_training(run: Path) -> tuple[int, int]:
     """How many trainings of readers a run has begun, and how many pictures these were shown."""
     pictures = []
     for file in run.glob("**/metrics.jsonl"):
-        if (file.parent / "settings.toml").exists() and not (file.parent / "asked.json").exists():  # a generator's fit
+        if (file.parent / "asked.json").exists():  # a generator's fit
+            continue
+        with suppress(OSError, ValueError, KeyError):  # settings that are just being written
             batch = tomllib.loads((file.parent / "settings.toml").read_text(encoding="utf-8"))["batch"]
             pictures.append(max((row["step"] for row in _entries(file, "step").values()), default=0) * batch)
     return len(pictures), sum(pictures)

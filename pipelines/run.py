@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -173,6 +173,12 @@ def reader_settings(settings: DataSettings) -> TrainSettings:
     return make(TrainSettings, {**settings.reader, "data": settings.data}, "reader settings")
 
 
+def frame_for(settings: DataSettings, samples: Iterable[Sample]) -> Frame:
+    """The frame in which a run sees whether samples can be used, with the width that it gives its readers."""
+    longest = max((len(s.text) for s in samples), default=1)
+    return Frame.for_texts(longest, max_width=reader_settings(settings).frame.max_width)
+
+
 def check_methods(settings: RunSettings, names: Sequence[str]) -> None:
     """See to it, before anything is trained, that methods can be made with their settings.
 
@@ -254,10 +260,9 @@ def prepare(settings: RunSettings, out: Path, ledger: Ledger) -> Run:
             whole = whole.first(settings.limit)
         held = read_manifest(settings.validation, settings.label_pattern) if settings.validation else Manifest(())
         test = read_manifest(settings.test, settings.label_pattern) if settings.test else Manifest(())
-        longest = max((len(s.text) for s in (*whole, *held)), default=1)
         charset = Charset.of(s.text for s in (*whole, *held)) if len(whole) else Charset("0")
         with Bar(Alone(), "opening", len(whole) + len(held) + len(test)) as bar:
-            frame = Frame.for_texts(longest, max_width=reader_settings(settings).frame.max_width)
+            frame = frame_for(settings, (*whole, *held))
             usable, usable_held, usable_test = (
                 Pictures(m.samples, charset, frame, MAX_PIXELS, bar.advance) for m in (whole, held, test)
             )
