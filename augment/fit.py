@@ -349,13 +349,13 @@ def fit(
                 checkpoint.save_state(accelerator, out, progress.step)
                 saved = time.monotonic()
             if stop and progress.step < settings.steps:
-                metrics.close()
+                accelerator.end_training()
                 raise Stopped(
                     f"at step {progress.step} of {settings.steps}; go on with: augment fit --resume {quoted(out)}"
                 )
     if accelerator.is_main_process:
         finish({name: tensor.cpu() for name, tensor in average.shadow.items()})
-    metrics.close()
+    accelerator.end_training()
 
 
 def share_gradients(accelerator: Accelerator, networks: Iterable[nn.Module]) -> None:

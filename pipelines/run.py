@@ -228,6 +228,8 @@ def open_run(settings: S, out: Path, *free: str) -> None:
         if unlabelled := [name for name in settings.reader if name.startswith("unlabelled")]:
             where = "the run's" if isinstance(settings, RunSettings) else "for recognizer train"
             raise UserError(f"reader.{unlabelled[0]}: pictures without labels are {where} --unlabelled")
+        if "seeds" in settings.reader:
+            raise UserError("reader.seeds: each reader of a run is one training; recognizer train --seeds makes means")
         reader_settings(settings)
         find_start(settings.start, settings.reader.get("size"))
         out.mkdir(parents=True, exist_ok=True)

@@ -112,6 +112,7 @@ def train(
     learning_rate: Annotated[float | None, typer.Option(help="The cycle's peak; 0.002, from weights 0.003.")] = None,
     precision: Annotated[str | None, typer.Option(help="auto, no, fp16 or bf16.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
+    seeds: Annotated[int | None, typer.Option(help="Trainings whose mean is kept: 3 read more of few labels.")] = None,
     threads: Annotated[int | None, typer.Option(help="Of torch on a CPU.", min=0, max=MOST_THREADS)] = None,
     tracker: Annotated[str | None, typer.Option(help="tensorboard, any other that Accelerate knows, or none.")] = None,
     label_pattern: Pattern = None,
@@ -131,7 +132,7 @@ def train(
         "start": start, "size": size, "head": head, "loss": loss, "pos_weight": pos_weight,
         "alpha": alpha, "gamma": gamma, "adaptive_gamma": adaptive_gamma, "charset": charset, "limit": limit,
         "pictures": pictures, "batch": batch, "learning_rate": learning_rate, "precision": precision, "seed": seed,
-        "threads": threads, "tracker": tracker, "label_pattern": label_pattern,
+        "seeds": seeds, "threads": threads, "tracker": tracker, "label_pattern": label_pattern,
     }  # fmt: skip
     if resume is not None:
         rest = {**given, "out": out, "config": config, "set": sets or None}
@@ -153,8 +154,9 @@ def train(
     if settings.unlabelled:
         from recognizer.training.pseudo import train_with_unlabelled as run
     else:
-        from recognizer.training.train import train as run
+        from recognizer.training.seeds import train_seeds as run
     scores = run(settings, out, resume=resume is not None)
+    PartialState().destroy_process_group()
     if not PartialState().is_main_process:
         return
     print(f"validation: {_scores_line(scores)}")

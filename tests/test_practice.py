@@ -356,6 +356,7 @@ def test_controls_are_added_to_a_finished_run(whole: Path, drawn: Path) -> None:
             ["--data", "{scheme}", "--out", "{new}", "--set", 'reader.unlabelled=["x"]'],
             "without labels are the run's --unlabelled",
         ),
+        (["--data", "{scheme}", "--out", "{new}", "--set", "reader.seeds=3"], "each reader of a run is one training"),
         (["--data", "{scheme}", "--out", "{new}", "--methods", "unlabelled"], "pictures without labels: --unlabelled"),
         (["--data", "{scheme}", "--out", "{new}", "--controls", "random"], "controls are read on test pictures"),
         (["--data", "{scheme}", "--out", "{new}", "--controls", "rndom"], "controls"),

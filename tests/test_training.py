@@ -1060,6 +1060,21 @@ def test_unlabelled_pictures_are_labelled_by_sure_readings_and_trained_on(
     }
 
 
+def test_two_processes_learn_from_unlabelled_pictures(trained: Trained, drawn: Path, tmp_path: Path) -> None:
+    """One training follows another there, in the same processes."""
+    run = tmp_path / "run"
+    words = [
+        sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "recognizer.cli", "train",
+        "--from", trained.run, "--data", drawn / "eight", "--validation", drawn / "validation", "--out", run,
+        "--unlabelled", drawn / "train", "--threads", "1", "--pictures", "64", "--batch", "16", "--seeds", "2",
+        "--set", "validations=1", "--set", "unlabelled_rounds=1", "--set", "tracker=none",
+    ]  # fmt: skip
+    ended = subprocess.run(list(map(str, words)), capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count("validation: exact match") == 1
+    assert (run / "reader.onnx").is_file() and (run / "round-1" / "mean" / "scores.json").is_file()
+
+
 def test_what_is_taken_for_labels_has_a_share_of_each_character() -> None:
     rng = np.random.default_rng(0)
     texts = ["".join(rng.choice(list("abcde"), 4)) for _ in range(400)]

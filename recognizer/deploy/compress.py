@@ -37,8 +37,9 @@ from recognizer.training.checkpoint import (
 )
 from recognizer.training.evaluate import shown_case
 from recognizer.training.pseudo import labelled_by, take_surest, without_labels
+from recognizer.training.seeds import train_seeds
 from recognizer.training.teach import frame_of_teachers
-from recognizer.training.train import TrainSettings, train
+from recognizer.training.train import TrainSettings
 
 FEWEST = 8  # channels that are left anywhere
 BEFORE = {"asked.json", "pruned.safetensors", "read", "read.tmp", "training"}  # what may be there before it is trained
@@ -140,7 +141,7 @@ def _open(out: Path, asked: Mapping[str, Any], settings: TrainSettings) -> None:
 def _trained(settings: TrainSettings, out: Path) -> Scores:
     run = out / "training"
     try:
-        scores = train(settings, run, resume=(run / "settings.toml").is_file())
+        scores = train_seeds(settings, run, resume=(run / "settings.toml").is_file())
     except Stopped as stopped:
         raise Stopped(f"{str(stopped).split(';')[0]}; give the same command again to go on") from None
     export(run)

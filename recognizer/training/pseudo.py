@@ -10,7 +10,6 @@ not learned twice. Validation is always on real labels.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -21,15 +20,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from recognizer.decode import Constraint
 from recognizer.deploy.export import export
-from recognizer.errors import UserError, quoted
+from recognizer.errors import UserError
 from recognizer.images import Grey, PictureError
 from recognizer.progress import Bar, Process, say
 from recognizer.reader import Reader
 from recognizer.readings import Reading, Scores
 from recognizer.samples import FolderWriter, Sample, each_once, list_pictures, merge, read_manifest
-from recognizer.settings import to_toml
 from recognizer.training.evaluate import no_device
-from recognizer.training.train import TrainSettings, train
+from recognizer.training.seeds import keep, open_folder, resumed_by, train_seeds
+from recognizer.training.train import TrainSettings
 
 GROUP = 256  # pictures that are open at a time
 LIKELY = 0.5  # a reading that is less so is never taken for the sake of its characters
@@ -46,14 +45,10 @@ def train_with_unlabelled(settings: TrainSettings, out: Path, resume: bool = Fal
     """
     process = PartialState(cpu=no_device())
     files = without_labels(settings.unlabelled, labelled_by(settings), process)
-    if not resume and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} exists and is not empty: name a new folder, or go on with --resume {quoted(out)}")
-    if process.is_main_process:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "settings.toml").write_text(to_toml(settings), encoding="utf-8")
-    process.wait_for_everyone()
+    open_folder(settings, out, resume, process)
     own = settings.model_copy(update={"unlabelled": ()})
-    scores = [train(own, out / "round-0", (out / "round-0" / "settings.toml").is_file())]
+    with resumed_by(out):
+        scores = [train_seeds(own, out / "round-0", (out / "round-0" / "settings.toml").is_file())]
     for number in range(1, settings.unlabelled_rounds + 1):
         pseudo = out / f"pseudo-{number}"
         if process.is_main_process and not pseudo.exists():
@@ -66,12 +61,11 @@ def train_with_unlabelled(settings: TrainSettings, out: Path, resume: bool = Fal
             break
         more = own.model_copy(update={"with_synthetic": (*own.with_synthetic, str(pseudo))})
         run = out / f"round-{number}"
-        scores.append(train(more, run, (run / "settings.toml").is_file()))
+        with resumed_by(out):
+            scores.append(train_seeds(more, run, (run / "settings.toml").is_file()))
     best = max(range(len(scores)), key=lambda k: (scores[k].exact, -scores[k].character_error_rate, k))
     if process.is_main_process:
-        for name in ("weights.safetensors", "scores.json"):
-            shutil.copy(out / f"round-{best}" / name, out / f"{name}.tmp")
-            (out / f"{name}.tmp").replace(out / name)
+        keep(out / f"round-{best}", out)
         say(process, f"round {best} is best on validation: {', '.join(f'{s.exact:.3f}' for s in scores)}")
     process.wait_for_everyone()
     return scores[best]

@@ -118,6 +118,7 @@ class TrainSettings(Settings):
     patience: int = Field(15, ge=1)  # validations that are worse than the best before, once anything is read
     precision: Literal["auto", "no", "fp16", "bf16"] = "auto"
     seed: int = Field(0, ge=0, lt=2**32)
+    seeds: int = Field(1, ge=1, le=100)  # trainings, from `seed` on, whose weights' mean is kept (training/seeds.py)
     threads: int = Field(0, ge=0, le=MOST_THREADS)  # of torch on a CPU; 0 leaves it as it is
     workers: int = Field(0, ge=0, le=MOST_THREADS)  # processes that open pictures
     tracker: str = "tensorboard"  # any that Accelerate knows, or none
@@ -393,7 +394,7 @@ def train(settings: TrainSettings, out: Path, resume: bool = False) -> Scores:
                 checkpoint.save_state(accelerator, out, progress.step)
                 saved = time.monotonic()
             if stop and not progress.done:
-                metrics.close()
+                accelerator.end_training()
                 raise Stopped(
                     f"at step {progress.step} of {total}; go on with: recognizer train --resume {quoted(out)}"
                 )
@@ -430,7 +431,7 @@ def train(settings: TrainSettings, out: Path, resume: bool = False) -> Scores:
     scores = Scores.of(pairs)
     if accelerator.is_main_process:
         (out / "scores.json").write_text(json.dumps(scores.to_dict(), indent=2) + "\n", encoding="utf-8")
-    metrics.close()  # last of all: it takes the processes apart
+    metrics.close()
     return scores
 
 
@@ -791,4 +792,6 @@ class Metrics:
             self._accelerator.get_tracker("tensorboard").log_images({name: pictures.clamp(0, 1).numpy()}, step=step)
 
     def close(self) -> None:
-        self._accelerator.end_training()
+        """End the trackers; not the group of processes, as end_training does: another training may follow."""
+        for tracker in self._accelerator.trackers:
+            tracker.finish()
