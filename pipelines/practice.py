@@ -11,8 +11,9 @@ control as well, and a round is judged by all labels: those that validate and, o
 learning rate stays as it is through the rounds, and readers are averages of weights, so that no round is judged by how
 far its rate had fallen.
 
-The folds' readers serve a second time: what goes on of the baseline, of a pupil and of a control is the mean of its
-weights and of its folds'. No label can judge that mean, which has learned all of them; so a round is judged before it.
+What goes on is a mean of weights, which reads more than each: at first of several trainings on all labels, then of a
+pupil, or a control, and of its folds', which serve a second time. No label can judge the latter, which has learned all
+of them; so a round is judged before it.
 """
 
 from __future__ import annotations
@@ -76,6 +77,7 @@ NOTHING_KEPT = Earned(-1.0, 1e-9)  # what a method earned of whose pictures none
 class PracticeSettings(RunSettings):
     """Everything that `practice run` can be told."""
 
+    starts: int = Field(3, ge=1, le=20)  # first trainings, with other seeds, with the mean of whose weights it begins
     rounds: int = Field(3, ge=1, le=100)
     made: float = Field(2.0, gt=0)  # pictures to make in a round, for each training picture, all methods together
     # unlabelled pictures to take where a method would make one: they cost nothing, and none is like another
@@ -131,18 +133,25 @@ def practice(settings: PracticeSettings, out: Path) -> Ledger:
 
 
 def first_readers(run: Run, settings: PracticeSettings) -> None:
-    """Train the baseline on all real pictures, and beside it each fold's reader on the others'."""
+    """Train the baseline on all real pictures, beside it others with other seeds, for their mean, and each fold's
+    reader on the other folds'."""
     if "baseline" in run.ledger:
         see_judged(run.out, run.ledger["baseline"])
         return
     began = time.monotonic()
     baseline = run.training(run.out / "baseline", run.out / "data" / "train", run.settings.seed)
-    trainings = [baseline, *run.fold_trainings()]
-    say(Alone(), f"training the baseline on {len(run.train)} samples, and {len(run.folds)} readers out of fold")
-    train_side_by_side(trainings, run.jobs, "first readers")
+    start = find_start(settings.start, baseline.settings.size)[0]
+    again = [
+        run.training(run.out / f"baseline-{k}", run.out / "data" / "train", run.settings.seed + k * AGAIN)
+        for k in range(1, settings.starts if start else 1)  # from nothing there is no mean
+    ]
+    times = f", {1 + len(again)} times" * bool(again)
+    say(Alone(), f"training the baseline on {len(run.train)} samples{times}, and {len(run.folds)} readers out of fold")
+    train_side_by_side([baseline, *again, *run.fold_trainings()], run.jobs, "first readers")
     samples, readings = read_held_out(run, baseline.out, fold_readers(run, 1))
     held = scores_of(samples, readings)
-    own, mean = with_folds(run, baseline.out, fold_readers(run, 1), readings[: len(run.validation)])
+    others = [t.out for t in again] or fold_readers(run, 1)
+    own, mean = with_others(run, baseline.out, others, readings[: len(run.validation)])
     scores = scores_of(run.validation, own)
     run.ledger.record(
         "baseline", validation=scores.to_dict(), held_out=held.to_dict(), nats=float(nats(readings).mean()),
@@ -202,7 +211,7 @@ def practise_round(run: Run, settings: PracticeSettings, number: int, best: Path
         on_validation[role] = own[: len(run.validation)]
         if any(t.settings.with_synthetic for t in folds["pupil"]):  # else the folds' readers have not practised
             readers = [t.out for t in folds[role]]
-            on_validation[role], mean = with_folds(run, folder / role, readers, on_validation[role])
+            on_validation[role], mean = with_others(run, folder / role, readers, on_validation[role])
             means += [role] * mean
     run.ledger.record(
         step, **{role: scores_of(run.validation, own).to_dict() for role, own in on_validation.items()},
@@ -244,16 +253,16 @@ def came_of(made: Sample) -> set[str]:
     return {made.meta["source"], made.meta.get("pair")} - {None}
 
 
-def with_folds(
-    run: Run, reader: Path, folds: Sequence[Path], readings: Sequence[Reading]
+def with_others(
+    run: Run, reader: Path, others: Sequence[Path], readings: Sequence[Reading]
 ) -> tuple[Sequence[Reading], bool]:
-    """The mean of a reader's weights and those of its folds' readers, beside it, and whether that is what goes on: not
-    where it reads fewer validation pictures right than the reader alone, beyond chance, whose `readings` are given. The
-    readings of these by what goes on come first."""
+    """The mean of a reader's weights and those of others from its start, beside it, and whether that is what goes on:
+    not where it reads fewer validation pictures right than the reader alone, beyond chance, whose `readings` are given.
+    The readings of these by what goes on come first."""
     mean = mean_beside(reader)
     shutil.rmtree(mean, ignore_errors=True)
     try:
-        average([reader, *folds], mean)
+        average([reader, *others], mean)
     except NoMean:  # trained from nothing
         return readings, False
     own = read(mean, run.validation)
@@ -265,7 +274,7 @@ def mean_beside(reader: Path) -> Path:
 
 
 def going_on(run: Run, reader: Path) -> Path:
-    """What goes on of the baseline, a pupil or a control: its mean with its folds' readers, or itself."""
+    """What goes on of the baseline, a pupil or a control: its mean with others, or itself."""
     step = "baseline" if reader.name == "baseline" else f"round {number_of(reader)}"
     return mean_beside(reader) if reader.name in run.ledger[step].get("means", ()) else reader
 

@@ -413,8 +413,8 @@ def verdict(run: PracticeRun) -> Verdict:
             said.append("Both differences are beyond chance.")
     if test and "alone" in test:
         said.append(
-            "Before practice the reader is the mean of the first training's weights and of those out of fold; the "
-            f"first training's alone reads {_count(test['alone'])}."
+            "Before practice the reader is the mean of several trainings' weights; "
+            f"one of them alone reads {_count(test['alone'])}."
         )
     if test is None:
         said.append("There is no test set: validation pictures chose the reader, so that these figures flatter it.")

@@ -33,7 +33,7 @@ from pipelines.practice import (
     rank,
     read_held_out,
     winners,
-    with_folds,
+    with_others,
     worse,
 )
 from pipelines.run import answers, prepare, read_some, scores_of
@@ -46,6 +46,7 @@ from recognizer.training.pseudo import LIKELY
 from recognizer.training.train import TrainSettings
 
 SMALL = """
+starts = 2
 folds = 2
 rounds = 1
 pictures = 192
@@ -546,7 +547,7 @@ def test_what_came_of_a_label_is_seen_by_no_reader_that_it_judges_and_goes_when_
 
 def test_a_reader_whose_folds_did_not_practise_goes_on_alone(drawn: Path) -> None:
     done = subprocess.run(
-        [*words(drawn, "alone"), "--methods", "vae", "--set", "fit.vae.start=default"],
+        [*words(drawn, "alone"), "--methods", "vae", "--set", "fit.vae.start=default", "--set", "starts=1"],
         capture_output=True,
         text=True,
         check=False,
@@ -554,6 +555,12 @@ def test_a_reader_whose_folds_did_not_practise_goes_on_alone(drawn: Path) -> Non
     assert done.returncode == 0, done.stderr
     steps = {entry["step"]: entry for entry in facts(drawn / "alone")}
     assert steps["baseline"]["means"] == ["baseline"] and steps["round 1"]["means"] == []
+    assert not (drawn / "alone/baseline-1").exists()
+    one, *folds = [
+        read_weights(drawn / "alone" / name)[0]
+        for name in ("baseline-mean", "baseline", "folds/fold-0", "folds/fold-1")
+    ]
+    assert all(torch.allclose(t, sum(f[n] for f in folds) / 3, rtol=2e-3, atol=1e-3) for n, t in one.items())
     held = steps["round 1"]["held_out"]
     apart = held["pupil"]["exact"] - held["control"]["exact"], steps["round 1"]["pupil"]["exact"]
     for k in range(2):  # they are the same, so that validation alone tells pupil from control
@@ -589,12 +596,14 @@ def test_a_reader_is_worse_beyond_chance_alone() -> None:
     assert worse(samples, [wrong] * 6 + best[6:], best) and not worse(samples, best, [wrong] * 6 + best[6:])
 
 
-def test_a_reader_goes_on_as_the_mean_of_it_and_of_its_folds_readers(whole: Path, tmp_path: Path) -> None:
+def test_what_goes_on_is_a_mean_of_first_trainings_and_then_of_a_reader_and_its_folds(
+    whole: Path, tmp_path: Path
+) -> None:
     settings = load(PracticeSettings, whole / "settings.toml", {})
     run = prepare(settings, whole, Ledger(whole / "ledger.jsonl"))
     folds = [whole / "folds" / f"fold-{k}" for k in range(2)]
     for of, readers, about in (
-        (whole / "baseline", folds, run.ledger["baseline"]),
+        (whole / "baseline", [whole / "baseline-1"], run.ledger["baseline"]),
         (whole / "round-1/pupil", [path.with_name(f"{path.name}-pupil-1") for path in folds], run.ledger["round 1"]),
     ):
         assert of.name in about["means"] and going_on(run, of) == of.with_name(f"{of.name}-mean")
@@ -617,9 +626,9 @@ def test_a_reader_goes_on_as_the_mean_of_it_and_of_its_folds_readers(whole: Path
     save_weights(blind, {k: t * (1.5 if t.ndim > 1 else 1) for k, t in state.items()}, description)
     shutil.copytree(whole / "baseline", tmp_path / "own")
     right = [Reading(s.text, 1.0, ()) for s in run.validation]
-    assert with_folds(run, tmp_path / "own", [blind.parent], right) == (right, False)
+    assert with_others(run, tmp_path / "own", [blind.parent], right) == (right, False)
     save_weights(blind, {k: torch.randn_like(t) for k, t in state.items()}, description)
-    assert with_folds(run, tmp_path / "own", [blind.parent], right) == (right, False)
+    assert with_others(run, tmp_path / "own", [blind.parent], right) == (right, False)
 
 
 def test_a_run_of_an_earlier_version_is_one_line_and_keeps_all(whole: Path, drawn: Path) -> None:
