@@ -3,7 +3,7 @@
     baseline and fold readers
     -> [ mine -> make some by each method -> a short trial of each -> make the rest by those that earned
          -> keep the faithful -> train beside a control, and so for each fold ] each round
-    -> let the learning rate fall, once -> test once
+    -> learn all of it anew -> test once
 
 A control follows the pupil round by round: the same start, the same pictures seen, and never a made one. A round that
 does not beat it ends practice. Of few labels a quarter is too few to tell, so that each fold has its pupil and its
@@ -11,9 +11,9 @@ control as well, and a round is judged by all labels: those that validate and, o
 learning rate stays as it is through the rounds, and readers are averages of weights, so that no round is judged by how
 far its rate had fallen.
 
-What goes on is a mean of weights, which reads more than each: at first of several trainings on all labels, then of a
-pupil, or a control, and of its folds', which serve a second time. No label can judge the latter, which has learned all
-of them; so a round is judged before it.
+What it begins with, and what it ends with, are means of the weights of several trainings from the run's start, which
+read more than each: at first of the labels alone, and at last, where a round earned something, of all that was
+practised as well. These two see as many pictures and differ in those alone.
 """
 
 from __future__ import annotations
@@ -77,11 +77,12 @@ NOTHING_KEPT = Earned(-1.0, 1e-9)  # what a method earned of whose pictures none
 class PracticeSettings(RunSettings):
     """Everything that `practice run` can be told."""
 
-    starts: int = Field(3, ge=1, le=20)  # first trainings, with other seeds, with the mean of whose weights it begins
+    starts: int = Field(3, ge=1, le=20)  # trainings, of other seeds, whose mean it begins with, and as many at the end
     rounds: int = Field(3, ge=1, le=100)
     made: float = Field(2.0, gt=0)  # pictures to make in a round, for each training picture, all methods together
     # unlabelled pictures to take where a method would make one: they cost nothing, and none is like another
     found: float = Field(20.0, gt=0)
+    found_share: float = Field(0.5, gt=0, le=0.5)  # of each batch, where all that is practised on was found so
     even: float = Field(0.5, gt=0, le=1)  # share of them that all methods make alike, and that their trials see
     trial_share: float = Field(0.25, gt=0)  # of the pictures of a round's training, seen in each method's trial
     round_share: float = Field(0.5, gt=0)  # of the pictures that the first readers see, seen in a round's training
@@ -90,7 +91,6 @@ class PracticeSettings(RunSettings):
     controls: tuple[Literal["classical", "random", "third"], ...] = ()  # besides none; see `train_controls`
     seeds: int = Field(3, ge=1, le=50)  # of the controls
     fold_case: bool = False  # the controls count a reading as right whatever its case
-    decay_share: float = Field(0.5, gt=0)  # of the pictures that the first readers see, seen while the rate falls
 
 
 def practice(settings: PracticeSettings, out: Path) -> Ledger:
@@ -109,9 +109,9 @@ def practice(settings: PracticeSettings, out: Path) -> Ledger:
         run = prepare(settings, out, ledger)
         torch.set_num_threads(run.jobs)
         first_readers(run, settings)
-        best, control = out / "baseline", out / "baseline"
+        best = control = begun_with(run)
         for number in range(1, settings.rounds + 1):
-            practise_round(run, settings, number, going_on(run, best), going_on(run, control))
+            practise_round(run, settings, number, best, control)
             if not ledger[f"round {number} mine"]["kept"]:
                 break
             control = out / f"round-{number}" / "control"
@@ -139,19 +139,13 @@ def first_readers(run: Run, settings: PracticeSettings) -> None:
         see_judged(run.out, run.ledger["baseline"])
         return
     began = time.monotonic()
-    baseline = run.training(run.out / "baseline", run.out / "data" / "train", run.settings.seed)
-    start = find_start(settings.start, baseline.settings.size)[0]
-    again = [
-        run.training(run.out / f"baseline-{k}", run.out / "data" / "train", run.settings.seed + k * AGAIN)
-        for k in range(1, settings.starts if start else 1)  # from nothing there is no mean
-    ]
+    baseline, *again = from_the_start(run, settings, run.out / "baseline")
     times = f", {1 + len(again)} times" * bool(again)
     say(Alone(), f"training the baseline on {len(run.train)} samples{times}, and {len(run.folds)} readers out of fold")
     train_side_by_side([baseline, *again, *run.fold_trainings()], run.jobs, "first readers")
     samples, readings = read_held_out(run, baseline.out, fold_readers(run, 1))
     held = scores_of(samples, readings)
-    others = [t.out for t in again] or fold_readers(run, 1)
-    own, mean = with_others(run, baseline.out, others, readings[: len(run.validation)])
+    own, mean = with_others(run, baseline.out, again, readings[: len(run.validation)])
     scores = scores_of(run.validation, own)
     run.ledger.record(
         "baseline", validation=scores.to_dict(), held_out=held.to_dict(), nats=float(nats(readings).mean()),
@@ -169,7 +163,7 @@ def ahead(run: Run, settings: PracticeSettings) -> float:
     per_round = lasting([1.0] * 2 + [1 - 1 / folds] * (2 * folds), run.jobs) + lasting(trials, run.jobs)
     controls = [1.0] * (2 + len(settings.controls)) * settings.seeds if settings.controls else []
     passes = settings.rounds * settings.round_share * per_round
-    passes += lasting([settings.decay_share] * 2, run.jobs) + lasting(controls, run.jobs)
+    passes += lasting([1.0] * settings.starts, run.jobs) + lasting(controls, run.jobs)
     base, told = run.training(run.out / "baseline", run.out / "data" / "train", 0).settings, "pictures_per_second"
     pace = json.loads((run.out / "baseline" / "metrics.jsonl").read_text().splitlines()[-1])[told]
     return passes * base.pictures_for(len(run.train)) / float(pace)
@@ -205,17 +199,10 @@ def practise_round(run: Run, settings: PracticeSettings, number: int, best: Path
     samples, apart = held["pupil"][0], [own for _, own in held.values()]
     gained = beats(samples, *apart)
     told = [scores_of(samples, own) for own in apart]
-    before, means = scores_of(run.validation, read(best, run.validation)), []
-    on_validation: dict[str, Sequence[Reading]] = {}
-    for role, (_, own) in held.items():
-        on_validation[role] = own[: len(run.validation)]
-        if any(t.settings.with_synthetic for t in folds["pupil"]):  # else the folds' readers have not practised
-            readers = [t.out for t in folds[role]]
-            on_validation[role], mean = with_others(run, folder / role, readers, on_validation[role])
-            means += [role] * mean
+    before = scores_of(run.validation, read(best, run.validation))
     run.ledger.record(
-        step, **{role: scores_of(run.validation, own).to_dict() for role, own in on_validation.items()},
-        before=before.to_dict(), goes_on=gained, means=means,
+        step, before=before.to_dict(), goes_on=gained,
+        **{role: scores_of(run.validation, own[: len(run.validation)]).to_dict() for role, (_, own) in held.items()},
         held_out={role: own.to_dict() for role, own in zip(held, told, strict=True)},
         nats=[float(nats(own).mean()) for own in apart],
         seconds=time.monotonic() - began,
@@ -248,22 +235,41 @@ def practised_on(run: Run, number: int) -> list[str]:
     return folders
 
 
+def share_of(settings: PracticeSettings, folders: Sequence[str]) -> float:
+    """What is practised on has this share of each batch: more, the more of it are pictures that nobody made."""
+    methods = [s.meta["method"] for path in folders for s in read_manifest(path)]
+    found = methods.count(UNLABELLED) / max(len(methods), 1)
+    return settings.made_share + found * (settings.found_share - settings.made_share)
+
+
 def came_of(made: Sample) -> set[str]:
     """The labelled picture that one was made of: its source, or the one whose text, but for a character, it shows."""
     return {made.meta["source"], made.meta.get("pair")} - {None}
 
 
+def from_the_start(run: Run, settings: PracticeSettings, out: Path, **changed: Any) -> list[Training]:
+    """Trainings on all labels from the run's start, with other seeds, beside the folder of the first; but one where
+    that is nothing, as what comes of it has no mean."""
+    data, seed = run.out / "data" / "train", settings.seed
+    first = run.training(out, data, seed, **changed)
+    times = settings.starts if find_start(settings.start, first.settings.size)[0] else 1
+    return [first, *(run.training(out.with_name(f"{out.name}-{k}"), data, seed + k * AGAIN, **changed)
+                     for k in range(1, times))]  # fmt: skip
+
+
 def with_others(
-    run: Run, reader: Path, others: Sequence[Path], readings: Sequence[Reading]
+    run: Run, reader: Path, others: Sequence[Training], readings: Sequence[Reading]
 ) -> tuple[Sequence[Reading], bool]:
     """The mean of a reader's weights and those of others from its start, beside it, and whether that is what goes on:
     not where it reads fewer validation pictures right than the reader alone, beyond chance, whose `readings` are given.
     The readings of these by what goes on come first."""
     mean = mean_beside(reader)
     shutil.rmtree(mean, ignore_errors=True)
+    if not others:
+        return readings, False
     try:
-        average([reader, *others], mean)
-    except NoMean:  # trained from nothing
+        average([reader, *(other.out for other in others)], mean)
+    except NoMean:  # so high a rate that they lie far from each other
         return readings, False
     own = read(mean, run.validation)
     return (readings, False) if worse(run.validation, own, readings) else (own, True)
@@ -273,10 +279,10 @@ def mean_beside(reader: Path) -> Path:
     return reader.with_name(f"{reader.name}-mean")
 
 
-def going_on(run: Run, reader: Path) -> Path:
-    """What goes on of the baseline, a pupil or a control: its mean with others, or itself."""
-    step = "baseline" if reader.name == "baseline" else f"round {number_of(reader)}"
-    return mean_beside(reader) if reader.name in run.ledger[step].get("means", ()) else reader
+def begun_with(run: Run) -> Path:
+    """The reader that practice begins with: the mean of the first trainings, or the baseline."""
+    baseline = run.out / "baseline"
+    return mean_beside(baseline) if run.ledger["baseline"].get("means") else baseline
 
 
 def number_of(reader: Path) -> int:
@@ -328,17 +334,17 @@ def read_held_out(run: Run, reader: Path, folds: Sequence[Path]) -> tuple[list[S
 
 def round_training(
     run: Run, settings: PracticeSettings, number: int, out: Path, data: Path, start: Path, made: Sequence[str] = (),
-    share: float = 1.0, schedule: str = "constant", again: bool = False, **changed: Any,
+    share: float = 1.0, again: bool = False, **changed: Any,
 ) -> Training:  # fmt: skip
     """A training of a round, or a share of one, at a share of the learning rate that the first readers had; `again`
     with another seed."""
     base = run.training(out, data, settings.seed + number).settings
     return run.training(
         out, data, settings.seed + number + AGAIN * again, start=str(start), with_synthetic=list(made),
-        schedule=schedule,
+        schedule="constant",
         pictures=max(1, round(base.pictures_for(len(run.train)) * settings.round_share * share)),
         learning_rate=base.rate(find_start(settings.start, base.size)[0] is None) * settings.round_rate,
-        average=settings.average, synthetic_share=settings.made_share,
+        average=settings.average, synthetic_share=share_of(settings, made),
         patience=NEVER, **changed,
     )  # fmt: skip
 
@@ -486,62 +492,47 @@ def winners(run: Run, settings: PracticeSettings) -> list[Path]:
 
 
 def settle(run: Run, settings: PracticeSettings) -> None:
-    """Let the learning rate fall: for the best pupil that beat its control, with all pictures of its rounds, and for
-    that control, with none. What comes of it is averaged with what it came from, a mean of several readers that one
-    training alone leaves behind."""
+    """Learn anew, from the run's start, all that the best pupil which beat its control practised on: as often as the
+    baseline was trained, with its seeds, for the mean of the weights. The control is what practice began with, which
+    saw as many pictures."""
     pupils = winners(run, settings)
     if "settled" in run.ledger or not pupils:
         return
-    best = pupils[0]
-    began, number = time.monotonic(), number_of(best)
-    made: dict[str, list[str]] = {"pupil": practised_on(run, number), "control": []}
-    start = {role: going_on(run, best.with_name(role)) for role in made}
-    trainings = {
-        role: round_training(
-            run, settings, number, best.with_name(f"{role}-decayed"), run.out / "data" / "train", start[role], own,
-            share=settings.decay_share / settings.round_share, schedule="decay",
-        )
-        for role, own in made.items()
-    }  # fmt: skip
-    train_side_by_side([*trainings.values()], run.jobs, "the learning rate falls")
-    scores = {}
-    for role, training in trainings.items():
-        settled = best.with_name(f"{role}-settled")
-        shutil.rmtree(settled, ignore_errors=True)
-        average([start[role], training.out], settled)
-        scores[role] = scores_of(run.validation, read(settled, run.validation))
-    run.ledger.record(
-        "settled", **{role: own.to_dict() for role, own in scores.items()}, seconds=time.monotonic() - began
+    began, best = time.monotonic(), pupils[0]
+    made = practised_on(run, number_of(best))
+    first, *again = from_the_start(
+        run, settings, best.with_name("settled"), with_synthetic=made, synthetic_share=share_of(settings, made)
     )
-    told = "{} with made pictures, {} without".format(*(in_words(scores[role]) for role in ("pupil", "control")))
-    say(Alone(), f"settled: {told}, on validation")
+    train_side_by_side([first, *again], run.jobs, "learning all anew")
+    own, mean = with_others(run, first.out, again, read(first.out, run.validation))
+    scores, before = scores_of(run.validation, own), run.ledger["baseline"]["validation"]
+    reader = mean_beside(first.out) if mean else first.out
+    run.ledger.record(
+        "settled", reader=str(reader.relative_to(run.out)), pupil=scores.to_dict(), control=before,
+        seconds=time.monotonic() - began,
+    )  # fmt: skip
+    say(Alone(), f"learned anew: {in_words(scores)} on validation")
 
 
 def choose(run: Run, settings: PracticeSettings, control: Path) -> None:
-    """Keep the best reader as the run's weights: also a control, where practice did not pay. The baseline, pupils that
-    beat their control, and the last control are ranked by all that was held out of a training; what came of the best
-    while the rate fell takes its place, unless it reads fewer validation pictures right, beyond chance. Beside it goes
-    the control that saw as many pictures."""
+    """Keep as the run's weights what learned anew all that the best pupil practised on, where a round beat its control,
+    unless it reads fewer validation pictures right than the reader from before, beyond chance; else that one. Beside it
+    goes the control that trained on as long without made pictures: of that pupil, or the last."""
     if "chosen" in run.ledger:
         return
-    began, baseline = time.monotonic(), run.out / "baseline"
-    settled = {path.name.removesuffix("-settled"): path for path in sorted(run.out.glob("round-*/*-settled"))}
-    control_of = {baseline: control, control: control}
-    control_of |= {pupil: pupil.with_name("control") for pupil in winners(run, settings)}
-    best = max(control_of, key=lambda path: rank(run, path))
-    winner, control = going_on(run, best), going_on(run, control_of[best])
-    readings = {path: read(path, run.validation) for path in {winner, control, *settled.values()}}
+    began, won, winner = time.monotonic(), winners(run, settings), begun_with(run)
+    readings = {path: read(path, run.validation) for path in (winner, control)}
+    if won:
+        settled, control = run.out / run.ledger["settled"]["reader"], won[0].with_name("control")
+        readings |= {path: read(path, run.validation) for path in (settled, control)}
+        if not worse(run.validation, readings[settled], readings[winner]):
+            winner = settled
     scores = {path: scores_of(run.validation, own) for path, own in readings.items()}
-    fallen = settled.get(best.name)
-    if fallen and fallen.parent == best.parent and not worse(run.validation, readings[fallen], readings[winner]):
-        winner, control = fallen, settled["control"]
-    elif settled and best == baseline:
-        control = settled["control"]
     shutil.copy(winner / "weights.safetensors", run.out / "weights.safetensors.tmp")
     (run.out / "weights.safetensors.tmp").replace(run.out / "weights.safetensors")
     export(run.out)
     run.ledger.record(
-        "chosen", reader=str(winner.relative_to(run.out)), practised=best.name == "pupil",
+        "chosen", reader=str(winner.relative_to(run.out)), practised=winner.parent != run.out,
         control=str(control.relative_to(run.out)), validation=scores[winner].to_dict(),
         control_validation=scores[control].to_dict(),
         seconds=time.monotonic() - began,
@@ -558,7 +549,7 @@ def read_test(run: Run) -> None:
     known = run.ledger["prepare"].get("test_sha256")
     if known and content_hash(samples) != known:
         raise UserError(f"{run.settings.test} has changed since the run began: put it back, or start a new run")
-    before = str(going_on(run, run.out / "baseline").relative_to(run.out))
+    before = str(begun_with(run).relative_to(run.out))
     readers = {"before": before, "control": chosen["control"], "after": chosen["reader"]}
     if before != "baseline":
         readers["alone"] = "baseline"
@@ -597,7 +588,7 @@ def train_controls(run: Run, settings: PracticeSettings) -> None:
         if name in wanted and f"made {name}" not in run.ledger:
             judges = judges or Judges.of(run, [t.out for t in run.fold_trainings()])
             try:
-                arms.make(name, wanted[name], judges, going_on(run, run.out / "baseline"))
+                arms.make(name, wanted[name], judges, begun_with(run))
             except UserError as error:  # one control must not cost a run the others
                 say(Alone(), f"{name} is left out: {error}")
                 failed.add(name)
@@ -652,10 +643,8 @@ def worse(samples: Sequence[Sample], own: Sequence[Reading], others: Sequence[Re
     return sum(right[0]) < sum(right[1]) and mcnemar(*right) < BEYOND_CHANCE
 
 
-def rank(run: Run, reader: Path) -> tuple[float, float]:
-    """Of the baseline, a pupil or a control: how many of all labelled pictures were read right out of training, and how
-    likely the labels were held, which breaks ties."""
-    if reader.name == "baseline":
-        return run.ledger["baseline"]["held_out"]["exact"], -run.ledger["baseline"]["nats"]
-    done = run.ledger[f"round {number_of(reader)}"]
-    return done["held_out"][reader.name]["exact"], -done["nats"][("pupil", "control").index(reader.name)]
+def rank(run: Run, pupil: Path) -> tuple[float, float]:
+    """How many of all labelled pictures a pupil and its folds' read right out of training, and how likely they held the
+    labels, which breaks ties."""
+    done = run.ledger[f"round {number_of(pupil)}"]
+    return done["held_out"]["pupil"]["exact"], -done["nats"][0]

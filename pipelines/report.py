@@ -344,7 +344,7 @@ def name_of(step: str) -> str:
     names = {
         "prepare": "Open and split the pictures", "baseline": "Train the first readers",
         "controls trained": "Train the controls", "controls": "Read the test set with the controls",
-        "settled": "Let the learning rate fall", "chosen": "Choose the reader", "test": "Read the test set",
+        "settled": "Learn anew all that was practised", "chosen": "Choose the reader", "test": "Read the test set",
     }  # fmt: skip
     if match := re.fullmatch(r"round (\d+)( mine)?", step):
         what = "read out of fold, make, try and judge pictures" if match[2] else "train pupil and control"

@@ -23,26 +23,30 @@ import torch
 from augment.method import Request
 from augment.synthesize import synthesize
 from pipelines.ledger import Ledger
+from pipelines.portfolio import UNLABELLED
 from pipelines.practice import (
     PracticeSettings,
     ahead,
+    begun_with,
     choose,
     fold_trainings,
-    going_on,
     practised_on,
     rank,
     read_held_out,
+    settle,
+    share_of,
     winners,
     with_others,
     worse,
 )
-from pipelines.run import answers, prepare, read_some, scores_of
+from pipelines.run import Run, answers, prepare, read_some, scores_of
 from pipelines.scheme import write_scheme
 from recognizer.readings import Reading
 from recognizer.samples import Sample, read_manifest, write_folder
 from recognizer.settings import load
 from recognizer.training.checkpoint import read_weights, save_weights
 from recognizer.training.pseudo import LIKELY
+from recognizer.training.side_by_side import Training
 from recognizer.training.train import TrainSettings
 
 SMALL = """
@@ -189,8 +193,8 @@ def test_how_long_the_rest_may_take_goes_by_the_baselines_pace(whole: Path) -> N
     run = prepare(settings, whole, Ledger(whole / "ledger.jsonl"))
     pace = json.loads((whole / "baseline/metrics.jsonl").read_text().splitlines()[-1])["pictures_per_second"]
     # one round of half the pictures: a pupil and a control, as much again for two folds, four trials of a quarter; and
-    # the falling rate, twice half
-    assert ahead(run, settings) == pytest.approx(192 / pace * (0.5 * (4 + 4 * 0.25) + 1))
+    # twice all of it anew
+    assert ahead(run, settings) == pytest.approx(192 / pace * (0.5 * (4 + 4 * 0.25) + 2))
 
 
 def test_pictures_that_are_gone_end_in_one_line_and_the_run_goes_on_when_they_are_back(
@@ -442,45 +446,85 @@ def test_all_labels_judge_a_round_each_read_by_who_did_not_learn_it(whole: Path)
         assert sorted(s.name for s in samples) == sorted(s.name for s in (*run.train, *run.validation))
         assert done["held_out"][role] == scores_of(samples, readings).to_dict()
         assert done["held_out"][role]["n"] == 60
-    assert rank(run, whole / "round-1/control") == (done["held_out"]["control"]["exact"], -done["nats"][1])
-    own, other = (rank(run, whole / f"round-1/{role}") for role in ("pupil", "control"))
-    assert done["goes_on"] == (own[0] > other[0]) or own[0] == other[0]
+    own, other = (done["held_out"][role]["exact"] for role in ("pupil", "control"))
+    assert rank(run, whole / "round-1/pupil") == (own, -done["nats"][0])
+    assert done["goes_on"] == (own > other) or own == other
 
 
-@pytest.mark.parametrize(
-    ("exact", "unlikely", "means", "chosen", "control"),
-    [
-        ((0.5, 0.7, 0.6), (0.1, 0.3, 0.2), ["pupil", "control"], "round-1/pupil-mean", "round-1/control-mean"),
-        ((0.5, 0.7, 0.6), (0.1, 0.3, 0.2), ["control"], "round-1/pupil", "round-1/control-mean"),
-        ((0.5, 0.7, 0.8), (0.1, 0.3, 0.2), ["pupil", "control"], "round-1/control-mean", "round-1/control-mean"),
-        ((0.9, 0.7, 0.6), (0.3, 0.1, 0.2), ["pupil"], "baseline-mean", "round-1/control"),
-        ((0.7, 0.7, 0.7), (0.3, 0.1, 0.2), [], "round-1/pupil", "round-1/control"),
-    ],
-)
-def test_the_best_of_all_that_was_held_out_is_kept(
-    whole: Path, tmp_path: Path, exact: tuple[float, float, float], unlikely: tuple[float, float, float],
-    means: list[str], chosen: str, control: str,
-) -> None:  # fmt: skip
-    lines = [json.loads(line) for line in (whole / "ledger.jsonl").read_text().splitlines()]
-    rows = [row for row in lines if row["step"] not in ("settled", "chosen", "test")]
-    run = shutil.copytree(whole, tmp_path / "run", ignore=shutil.ignore_patterns("*-settled", "*-decayed*"))
-    named = {row["step"]: row for row in rows}
-    named["baseline"]["held_out"]["exact"], named["baseline"]["nats"] = exact[0], unlikely[0]
-    named["round 1"]["nats"] = list(unlikely[1:])
-    for role, own in zip(("pupil", "control"), exact[1:], strict=True):
-        named["round 1"]["held_out"][role]["exact"] = own
-    named["baseline"]["means"], named["round 1"]["means"], named["round 1"]["goes_on"] = ["baseline"], means, True
+def as_if_round_1_was_won(whole: Path, run: Path, settings: PracticeSettings) -> Run:
+    """A copy of a run before it settled, whose first round goes on."""
+    shutil.copytree(whole, run, ignore=shutil.ignore_patterns("settled*"))
+    rows = [json.loads(line) for line in (whole / "ledger.jsonl").read_text().splitlines()]
+    rows = [row for row in rows if row["step"] not in ("settled", "chosen", "test")]
+    rows[-1]["goes_on"] = True
     (run / "ledger.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    settings = load(PracticeSettings, run / "settings.toml", {})
-    found = prepare(settings, run, Ledger(run / "ledger.jsonl"))
-    choose(found, settings, run / "round-1/control")
-    assert (found.ledger["chosen"]["reader"], found.ledger["chosen"]["control"]) == (chosen, control)
-    assert found.ledger["chosen"]["practised"] == chosen.startswith("round-1/pupil")
-    assert (run / "weights.safetensors").read_bytes() == (run / chosen / "weights.safetensors").read_bytes()
+    return prepare(settings, run, Ledger(run / "ledger.jsonl"))
+
+
+def test_what_was_practised_is_learned_anew_and_kept_unless_it_is_worse(whole: Path, tmp_path: Path) -> None:
+    settings = load(PracticeSettings, whole / "settings.toml", {})
+    run = as_if_round_1_was_won(whole, tmp_path / "run", settings)
+    settle(run, settings)
+    folder, baseline = run.out / "round-1", run.out / "baseline"
+    told = [load(TrainSettings, path / "settings.toml", {}) for path in (folder / "settled", folder / "settled-1")]
+    firsts = [load(TrainSettings, path / "settings.toml", {}) for path in (baseline, run.out / "baseline-1")]
+    for own, first in zip(told, firsts, strict=True):
+        assert own.with_synthetic == tuple(practised_on(run, 1)) != ()
+        paths: dict[str, Any] = {"with_synthetic": (), "data": (), "validation": None}
+        assert own.model_copy(update=paths) == first.model_copy(update=paths)
+    assert_mean(folder / "settled-mean", [folder / "settled", folder / "settled-1"])
+    assert run.ledger["settled"]["reader"] == "round-1/settled-mean"
+
+    choose(run, settings, folder / "control")
+    assert run.ledger["chosen"]["reader"] == "round-1/settled-mean" and run.ledger["chosen"]["practised"]
+    assert run.ledger["chosen"]["control"] == "round-1/control"
+    assert same_file(run.out, folder / "settled-mean") and not same_file(run.out, run.out / "baseline-mean")
+
+    state, description = read_weights(folder / "settled-mean")
+    blind = {k: t.std() * torch.randn(t.shape) if t.ndim > 1 else t for k, t in state.items()}
+    save_weights(folder / "settled-mean" / "weights.safetensors", blind, description)
+    chosen_again = Run(settings, run.out, Ledger(tmp_path / "other.jsonl"), run.train, run.validation, run.folds)
+    for step in ("prepare", "baseline", "round 1", "settled"):
+        chosen_again.ledger.record(step, **{k: v for k, v in run.ledger[step].items() if k != "step"})
+    choose(chosen_again, settings, folder / "control")
+    assert chosen_again.ledger["chosen"]["reader"] == "baseline-mean" and same_file(run.out, run.out / "baseline-mean")
+    assert not chosen_again.ledger["chosen"]["practised"]
+
+
+def test_pictures_that_nobody_made_take_a_larger_share_of_a_batch(whole: Path, tmp_path: Path) -> None:
+    settings = PracticeSettings(made_share=0.1, found_share=0.4)
+    samples = read_manifest(whole / "round-1/kept").samples[:8]
+    for name, method in (("made", "classical"), ("found", UNLABELLED)):
+        write_folder([replace(s, meta={**s.meta, "method": method}) for s in samples], tmp_path / name)
+    made, found = str(tmp_path / "made"), str(tmp_path / "found")
+    shares = [share_of(settings, folders) for folders in ([], [made], [found], [made, found], [made, found, found])]
+    assert shares == pytest.approx([0.1, 0.1, 0.4, 0.25, 0.3])
+
+
+def test_a_run_whose_rounds_earned_nothing_keeps_what_it_began_with(whole: Path, tmp_path: Path) -> None:
+    settings = load(PracticeSettings, whole / "settings.toml", {})
+    run = as_if_round_1_was_won(whole, tmp_path / "run", settings)
+    run.ledger.record("round 1", **{k: v for k, v in run.ledger["round 1"].items() if k != "step"} | {"goes_on": False})
+    settle(run, settings)
+    choose(run, settings, run.out / "round-1/control")
+    chosen = run.ledger["chosen"]
+    assert (chosen["reader"], chosen["control"], chosen["practised"]) == ("baseline-mean", "round-1/control", False)
+    assert not (run.out / "round-1/settled").exists() and same_file(run.out, run.out / "baseline-mean")
+
+
+def same_file(one: Path, other: Path) -> bool:
+    return (one / "weights.safetensors").read_bytes() == (other / "weights.safetensors").read_bytes()
+
+
+def assert_mean(mean: Path, readers: list[Path]) -> None:
+    states = [read_weights(path)[0] for path in readers]
+    for name, tensor in read_weights(mean)[0].items():
+        own = torch.stack([state[name] for state in states]).mean(0)
+        torch.testing.assert_close(tensor, own, rtol=2e-3, atol=1e-3)  # half precision
 
 
 @pytest.mark.parametrize(("exact", "order"), [((0.8, 0.7, 0.9), [1, 2]), ((0.6, 0.7, 0.9), [2, 1])])
-def test_the_rate_falls_for_the_pupil_that_read_most_not_for_the_last(
+def test_what_the_pupil_that_read_most_practised_is_learned_anew_not_the_last(
     whole: Path, tmp_path: Path, exact: tuple[float, float, float], order: list[int]
 ) -> None:
     rows = [json.loads(line) for line in (whole / "ledger.jsonl").read_text().splitlines()]
@@ -545,7 +589,7 @@ def test_what_came_of_a_label_is_seen_by_no_reader_that_it_judges_and_goes_when_
     assert of[0][1] not in {s.name for s in opened.trusted} and len(opened.trusted) == len(opened.train) - 1
 
 
-def test_a_reader_whose_folds_did_not_practise_goes_on_alone(drawn: Path) -> None:
+def test_folds_that_cannot_practise_are_no_judges(drawn: Path) -> None:
     done = subprocess.run(
         [*words(drawn, "alone"), "--methods", "vae", "--set", "fit.vae.start=default", "--set", "starts=1"],
         capture_output=True,
@@ -554,13 +598,9 @@ def test_a_reader_whose_folds_did_not_practise_goes_on_alone(drawn: Path) -> Non
     )
     assert done.returncode == 0, done.stderr
     steps = {entry["step"]: entry for entry in facts(drawn / "alone")}
-    assert steps["baseline"]["means"] == ["baseline"] and steps["round 1"]["means"] == []
-    assert not (drawn / "alone/baseline-1").exists()
-    one, *folds = [
-        read_weights(drawn / "alone" / name)[0]
-        for name in ("baseline-mean", "baseline", "folds/fold-0", "folds/fold-1")
-    ]
-    assert all(torch.allclose(t, sum(f[n] for f in folds) / 3, rtol=2e-3, atol=1e-3) for n, t in one.items())
+    assert steps["baseline"]["means"] == [] and not (drawn / "alone/baseline-1").exists()
+    started = load(TrainSettings, drawn / "alone/round-1/pupil/settings.toml", {}).start
+    assert started == str(drawn / "alone/baseline")
     held = steps["round 1"]["held_out"]
     apart = held["pupil"]["exact"] - held["control"]["exact"], steps["round 1"]["pupil"]["exact"]
     for k in range(2):  # they are the same, so that validation alone tells pupil from control
@@ -571,7 +611,7 @@ def test_a_reader_whose_folds_did_not_practise_goes_on_alone(drawn: Path) -> Non
 
 
 def test_a_later_round_that_makes_nothing_ends_practice_and_keeps_what_was_earned(whole: Path, tmp_path: Path) -> None:
-    run = shutil.copytree(whole, tmp_path / "run", ignore=shutil.ignore_patterns("*-settled", "*-decayed*"))
+    run = shutil.copytree(whole, tmp_path / "run", ignore=shutil.ignore_patterns("settled*"))
     rows = [json.loads(line) for line in (run / "ledger.jsonl").read_text().splitlines()]
     rows = [row for row in rows if row["step"] not in ("settled", "chosen", "test")]
     rows[-1]["goes_on"] = True
@@ -596,28 +636,15 @@ def test_a_reader_is_worse_beyond_chance_alone() -> None:
     assert worse(samples, [wrong] * 6 + best[6:], best) and not worse(samples, best, [wrong] * 6 + best[6:])
 
 
-def test_what_goes_on_is_a_mean_of_first_trainings_and_then_of_a_reader_and_its_folds(
-    whole: Path, tmp_path: Path
-) -> None:
+def test_practice_begins_with_the_mean_of_trainings_of_other_seeds(whole: Path, tmp_path: Path) -> None:
     settings = load(PracticeSettings, whole / "settings.toml", {})
     run = prepare(settings, whole, Ledger(whole / "ledger.jsonl"))
-    folds = [whole / "folds" / f"fold-{k}" for k in range(2)]
-    for of, readers, about in (
-        (whole / "baseline", [whole / "baseline-1"], run.ledger["baseline"]),
-        (whole / "round-1/pupil", [path.with_name(f"{path.name}-pupil-1") for path in folds], run.ledger["round 1"]),
-    ):
-        assert of.name in about["means"] and going_on(run, of) == of.with_name(f"{of.name}-mean")
-        own, *others = [read_weights(path)[0] for path in (of, *readers)]
-        for name, tensor in read_weights(going_on(run, of))[0].items():
-            mean = torch.stack([own[name], *(state[name] for state in others)]).mean(0)
-            torch.testing.assert_close(tensor, mean, rtol=2e-3, atol=1e-3)  # half precision
+    assert begun_with(run) == whole / "baseline-mean" and not (whole / "baseline-2").exists()
+    assert_mean(whole / "baseline-mean", [whole / "baseline", whole / "baseline-1"])
+    assert not same_file(whole / "baseline", whole / "baseline-1")
     for role in ("pupil", "control"):
         assert load(TrainSettings, whole / f"round-1/{role}/settings.toml", {}).start == str(whole / "baseline-mean")
     assert run.ledger["round 1"]["before"] == run.ledger["baseline"]["validation"]
-    for role in ("pupil", "control") if "settled" in run.ledger else ():
-        parts = [read_weights(whole / f"round-1/{role}-{of}")[0] for of in ("mean", "decayed", "settled")]
-        for name, tensor in parts[2].items():
-            torch.testing.assert_close(tensor, (parts[0][name] + parts[1][name]) / 2, rtol=2e-3, atol=1e-3)
 
     # not where it reads less, nor where the readers have no mean
     state, description = read_weights(whole / "baseline")
@@ -625,10 +652,10 @@ def test_what_goes_on_is_a_mean_of_first_trainings_and_then_of_a_reader_and_its_
     blind.parent.mkdir()
     save_weights(blind, {k: t * (1.5 if t.ndim > 1 else 1) for k, t in state.items()}, description)
     shutil.copytree(whole / "baseline", tmp_path / "own")
-    right = [Reading(s.text, 1.0, ()) for s in run.validation]
-    assert with_others(run, tmp_path / "own", [blind.parent], right) == (right, False)
+    right, other = [Reading(s.text, 1.0, ()) for s in run.validation], Training(TrainSettings(), blind.parent)
+    assert with_others(run, tmp_path / "own", [other], right) == (right, False)
     save_weights(blind, {k: torch.randn_like(t) for k, t in state.items()}, description)
-    assert with_others(run, tmp_path / "own", [blind.parent], right) == (right, False)
+    assert with_others(run, tmp_path / "own", [other], right) == (right, False)
 
 
 def test_a_run_of_an_earlier_version_is_one_line_and_keeps_all(whole: Path, drawn: Path) -> None:

@@ -115,7 +115,7 @@ def build(
         seconds=2.0,
     )
     ledger.record(
-        "chosen", reader="round-1/pupil-settled", practised=True, control="round-1/control-settled",
+        "chosen", reader="round-1/settled-mean", practised=True, control="round-1/control",
         validation=scores(pairs_of(validation, 0.94, 2)), control_validation=scores(pairs_of(validation, 0.8, 3)),
         seconds=1.2,
     )  # fmt: skip
