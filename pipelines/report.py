@@ -394,7 +394,7 @@ def verdict(run: PracticeRun) -> Verdict:
     else:
         said = [
             f"{of} the reader reads {_count(after)} without a fault after practice, {_count(before)} before it, and a "
-            f"control that saw as many pictures in training, none of them made, {_count(control)}."
+            f"control that saw no fewer pictures in training, none of them made, {_count(control)}."
         ]
         if test is None:
             title = "Practice paid on validation, and no test set confirms it"

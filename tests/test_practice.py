@@ -492,7 +492,7 @@ def test_what_was_practised_is_learned_anew_and_kept_unless_it_is_worse(whole: P
 
 
 def test_pictures_that_nobody_made_take_a_larger_share_of_a_batch(whole: Path, tmp_path: Path) -> None:
-    settings = PracticeSettings(made_share=0.1, found_share=0.4)
+    settings = load(PracticeSettings, whole / "settings.toml", {"made_share": 0.1, "found_share": 0.4})
     samples = read_manifest(whole / "round-1/kept").samples[:8]
     for name, method in (("made", "classical"), ("found", UNLABELLED)):
         write_folder([replace(s, meta={**s.meta, "method": method}) for s in samples], tmp_path / name)
