@@ -149,7 +149,7 @@ def first_readers(run: Run, settings: PracticeSettings) -> None:
     scores = scores_of(run.validation, own)
     run.ledger.record(
         "baseline", validation=scores.to_dict(), held_out=held.to_dict(), nats=float(nats(readings).mean()),
-        means=[baseline.out.name] * mean, seconds=time.monotonic() - began,
+        mean=mean, seconds=time.monotonic() - began,
     )  # fmt: skip
     say(Alone(), f"baseline: {in_words(scores)} on validation, {in_words(held)} of all that was held out of a training")
     say(Alone(), f"about {spell(ahead(run, settings))} of training to come, if every round pays")
@@ -282,12 +282,12 @@ def mean_beside(reader: Path) -> Path:
 def begun_with(run: Run) -> Path:
     """The reader that practice begins with: the mean of the first trainings, or the baseline."""
     baseline = run.out / "baseline"
-    return mean_beside(baseline) if run.ledger["baseline"].get("means") else baseline
+    return mean_beside(baseline) if run.ledger["baseline"]["mean"] else baseline
 
 
-def number_of(reader: Path) -> int:
-    """The round of a pupil or a control."""
-    return int(reader.parent.name.removeprefix("round-"))
+def number_of(pupil: Path) -> int:
+    """The round of a pupil."""
+    return int(pupil.parent.name.removeprefix("round-"))
 
 
 def fold_readers(run: Run, number: int) -> list[Path]:
@@ -520,19 +520,19 @@ def choose(run: Run, settings: PracticeSettings, control: Path) -> None:
     goes the control that trained on as long without made pictures: of that pupil, or the last."""
     if "chosen" in run.ledger:
         return
-    began, won, winner = time.monotonic(), winners(run, settings), begun_with(run)
+    began, won, winner, practised = time.monotonic(), winners(run, settings), begun_with(run), False
     readings = {path: read(path, run.validation) for path in (winner, control)}
     if won:
         settled, control = run.out / run.ledger["settled"]["reader"], won[0].with_name("control")
         readings |= {path: read(path, run.validation) for path in (settled, control)}
-        if not worse(run.validation, readings[settled], readings[winner]):
-            winner = settled
+        practised = not worse(run.validation, readings[settled], readings[winner])
+        winner = settled if practised else winner
     scores = {path: scores_of(run.validation, own) for path, own in readings.items()}
     shutil.copy(winner / "weights.safetensors", run.out / "weights.safetensors.tmp")
     (run.out / "weights.safetensors.tmp").replace(run.out / "weights.safetensors")
     export(run.out)
     run.ledger.record(
-        "chosen", reader=str(winner.relative_to(run.out)), practised=winner.parent != run.out,
+        "chosen", reader=str(winner.relative_to(run.out)), practised=practised,
         control=str(control.relative_to(run.out)), validation=scores[winner].to_dict(),
         control_validation=scores[control].to_dict(),
         seconds=time.monotonic() - began,

@@ -382,9 +382,11 @@ def verdict(run: PracticeRun) -> Verdict:
         said = [
             f"{of} the reader from before practice reads {_count(after)} without a fault, and the run keeps it.",
             f"A control that trained on with the real pictures alone reads {_count(control)}.",
-            "None that practised read more of the labels that were held out.",
+            "What learned all that was practised read fewer validation pictures, beyond chance."
+            if "settled" in run.steps
+            else "None that practised read more of the labels that were held out.",
         ]
-    elif not chosen["practised"]:
+    elif not chosen["practised"]:  # in runs from before practice kept nothing but what it began with
         said = [
             f"{of} a control that trained on with the real pictures alone reads {_count(after)} without a fault, "
             "and the run keeps it.",

@@ -598,7 +598,7 @@ def test_folds_that_cannot_practise_are_no_judges(drawn: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     steps = {entry["step"]: entry for entry in facts(drawn / "alone")}
-    assert steps["baseline"]["means"] == [] and not (drawn / "alone/baseline-1").exists()
+    assert not steps["baseline"]["mean"] and not (drawn / "alone/baseline-1").exists()
     started = load(TrainSettings, drawn / "alone/round-1/pupil/settings.toml", {}).start
     assert started == str(drawn / "alone/baseline")
     held = steps["round 1"]["held_out"]

@@ -254,6 +254,7 @@ def test_the_headline_tells_one_training_from_the_mean_of_several(run: Path) -> 
 def test_a_run_that_keeps_an_unpractised_reader_did_not_pay(run: Path) -> None:
     change(run, "chosen", reader="baseline", practised=False)
     page = page_of(run)
+    assert "What learned all that was practised read fewer validation pictures, beyond chance." in page.text
     assert "Practice did not pay here" in page.text and "Nothing: the run keeps the reader from before" in page.text
     assert "the reader from before practice reads" in page.text and "kept: before practice" in page.text
     change(run, "chosen", reader="round-2/control")
