@@ -10,7 +10,8 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 .PHONY: practice test test-slow check fonts pretrain
 
 practice: $(READY)
-	@test -d runs/scheme/test || { rm -rf runs/scheme; practice scheme runs/scheme; }
+	@test -d runs/scheme/unlabelled || { rm -rf runs/scheme; \
+		practice scheme runs/scheme --labelled 40 --unlabelled 1000 --test 1000; }
 	practice run --config configs/practice.toml --out runs/practice
 
 # the fonts and the run that the default reader comes from: hours on two cores; killed, it goes on where it was

@@ -210,16 +210,18 @@ def report(out: Annotated[Path, typer.Argument(metavar="RUN", help="A practice r
 
 @typer_app.command()
 def scheme(
-    out: Annotated[Path, typer.Argument(help="A new folder; its parts are labelled/ and test/.")],
+    out: Annotated[Path, typer.Argument(help="A new folder; its parts are labelled/, test/ and unlabelled/.")],
     labelled: Annotated[int, typer.Option(help="Labelled pictures.", min=1)] = 600,
     test: Annotated[int, typer.Option(help="Test pictures.", min=1)] = 1000,
+    unlabelled: Annotated[int, typer.Option(help="Pictures without labels.", min=0)] = 0,
     seed: Annotated[int, typer.Option(help="Of everything random.", min=0)] = 0,
 ) -> None:
     """Draw the embedded scheme that stands for your own pictures in the demonstration."""
     from pipelines.scheme import write_scheme
 
-    write_scheme(out, labelled, test, seed)
-    print(f"{out}: {labelled} labelled pictures and {test} to test on")
+    write_scheme(out, labelled, test, seed, unlabelled)
+    others = f", {unlabelled} without labels" if unlabelled else ""
+    print(f"{out}: {labelled} labelled pictures{others} and {test} to test on")
 
 
 if __name__ == "__main__":

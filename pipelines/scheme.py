@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw
 
 from recognizer.charset import NAMED
 from recognizer.errors import UserError
-from recognizer.samples import FolderWriter
+from recognizer.samples import FolderWriter, new_folder
 
 CHARACTERS = NAMED["upper+digits"]
 LENGTHS = (4, 5, 6)
@@ -246,24 +246,39 @@ def draw(text: str, seed: int) -> Image.Image:
     return Image.fromarray(picture.clip(0, 255).astype(np.uint8))
 
 
-def write_scheme(out: Path, n_labelled: int = 600, n_test: int = 1000, seed: int = 0) -> None:
-    """Write `n_labelled` JPEG pictures to `out/labelled` and `n_test` to `out/test`; no text occurs twice.
+def write_scheme(out: Path, n_labelled: int = 600, n_test: int = 1000, seed: int = 0, n_unlabelled: int = 0) -> None:
+    """Write `n_labelled` JPEG pictures to `out/labelled`, `n_test` to `out/test` and, where asked for, `n_unlabelled`
+    without labels to `out/unlabelled`; no text occurs twice.
 
-    The same numbers and seed give the same bytes.
+    The same numbers and seed give the same bytes, those to train and to test on with or without unlabelled ones.
 
     Raises:
-        UserError: one of the two folders exists and is not empty.
+        UserError: one of the folders exists and is not empty.
     """
     rng = np.random.default_rng(seed)
     texts: dict[str, int] = {}  # text -> its picture's seed
-    while len(texts) < n_labelled + n_test:
+    while len(texts) < n_labelled + n_test + n_unlabelled:
         text = "".join(rng.choice(list(CHARACTERS), rng.choice(LENGTHS)))
         texts.setdefault(text, int(rng.integers(2**32)))
     drawn = list(texts.items())
-    for folder, rows in (("labelled", drawn[:n_labelled]), ("test", drawn[n_labelled:])):
+    for folder, rows in (("labelled", drawn[:n_labelled]), ("test", drawn[n_labelled : n_labelled + n_test])):
         with FolderWriter(out / folder) as writer:
             for i, (text, own) in enumerate(rows):
-                data = io.BytesIO()
-                draw(text, own).save(data, "JPEG", quality=JPEG_QUALITY)
-                # three digits between the separators: the shortest text has four, so no name can hold its label
-                writer.add(f"{i // 1000:03d}/{i % 1000:03d}.jpg", data.getvalue(), text)
+                writer.add(_name(i), _jpeg(text, own), text)
+    if n_unlabelled:
+        with new_folder(out / "unlabelled") as new:
+            for i, (text, own) in enumerate(drawn[n_labelled + n_test :]):
+                path = new / _name(i)
+                path.parent.mkdir(exist_ok=True)
+                path.write_bytes(_jpeg(text, own))
+
+
+def _name(i: int) -> str:
+    # three digits between the separators: the shortest text has four, so no name can hold its label
+    return f"{i // 1000:03d}/{i % 1000:03d}.jpg"
+
+
+def _jpeg(text: str, seed: int) -> bytes:
+    data = io.BytesIO()
+    draw(text, seed).save(data, "JPEG", quality=JPEG_QUALITY)
+    return data.getvalue()

@@ -504,7 +504,7 @@ class FolderWriter:
 
     def __init__(self, out: Path, asked: str | None = None) -> None:
         _see_new(out)
-        self.out, self._work = out, _beside(out, asked)
+        self.out, self._work = out, new_folder(out, asked)
         self._rows: list[bytes] = []
         self._names = {"metadata.jsonl", ASKED}
 
@@ -554,7 +554,7 @@ def _see_new(out: Path) -> None:
 
 
 @contextmanager
-def _beside(out: Path, asked: str | None = None) -> Iterator[Path]:
+def new_folder(out: Path, asked: str | None = None) -> Iterator[Path]:
     """Where `out` is written before it is renamed: a hidden folder beside it, so on the same file system, and locked.
     What dead processes left there is removed, or taken up where it is what is `asked`.
 
@@ -651,7 +651,7 @@ def write_shards(samples: Iterable[Sample], out: Path, per_shard: int = 10_000) 
     """
     import webdataset
 
-    with _beside(out) as tmp, webdataset.ShardWriter(str(tmp / "%06d.tar"), maxcount=per_shard, verbose=0) as writer:
+    with new_folder(out) as tmp, webdataset.ShardWriter(str(tmp / "%06d.tar"), maxcount=per_shard, verbose=0) as writer:
         for i, sample in enumerate(samples):
             data = _copied(sample)
             # a reader takes one line end off a .txt: a label's own must not be the one

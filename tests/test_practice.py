@@ -265,7 +265,7 @@ def test_a_method_that_cannot_draw_a_label_is_left_out(drawn: Path, tmp_path: Pa
     in_ideographs(read_manifest(drawn / "scheme" / "labelled").samples, tmp_path / "labelled")
     asked = command(
         "run", "--config", str(drawn / "small.toml"), "--data", str(tmp_path / "labelled"), "--out",
-        str(tmp_path / "out"), "--jobs", "1", "--methods", "captcha,classical", "--set", "rounds=1",
+        str(tmp_path / "out"), "--jobs", "1", "--methods", "captcha,classical", "--set", "starts=1",
     )  # fmt: skip
     done = subprocess.run(asked, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -278,7 +278,7 @@ def test_a_first_round_that_makes_nothing_leaves_the_reader_from_before(drawn: P
     asked = command(
         "run", "--config", str(drawn / "small.toml"), "--data", str(tmp_path / "labelled"), "--test",
         str(tmp_path / "test"), "--out", str(tmp_path / "out"), "--jobs", "1", "--methods", "captcha",
-        "--controls", "random",
+        "--controls", "random", "--set", "starts=1",
     )  # fmt: skip
     done = subprocess.run(asked, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -300,6 +300,7 @@ def test_a_space_and_a_long_label_cost_a_run_nothing(drawn: Path, tmp_path: Path
     asked = command(
         "run", "--config", str(drawn / "small.toml"), "--data", str(tmp_path / "labelled"), "--validation",
         str(drawn / "scheme/test"), "--out", str(tmp_path / "out"), "--jobs", "1", "--methods", "captcha",
+        "--set", "starts=1",
     )  # fmt: skip
     done = subprocess.run(asked, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -13,7 +13,7 @@ from PIL import Image
 from pipelines import scheme
 from pipelines.scheme import CHARACTERS, GLYPHS, LENGTHS, draw, write_scheme
 from recognizer.errors import UserError
-from recognizer.samples import content_hash, read_manifest
+from recognizer.samples import content_hash, list_pictures, read_manifest
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +45,17 @@ def test_same_seed_same_bytes(written: Path, tmp_path: Path) -> None:
         assert content_hash(read_manifest(tmp_path / "other" / part)) != content_hash(read_manifest(written / part))
     with pytest.raises(UserError, match="name a new folder"):
         write_scheme(written, 1, 1)
+
+
+def test_pictures_without_labels_are_others_and_change_no_labelled_one(written: Path, tmp_path: Path) -> None:
+    write_scheme(tmp_path, 60, 30, seed=3, n_unlabelled=20)
+    for part in ("labelled", "test"):
+        assert content_hash(read_manifest(tmp_path / part)) == content_hash(read_manifest(written / part))
+    loose = list_pictures(tmp_path / "unlabelled")
+    assert len(loose) == 20 and not list((tmp_path / "unlabelled").glob("**/*.json*"))
+    labelled = {s.read_bytes() for part in ("labelled", "test") for s in read_manifest(tmp_path / part)}
+    assert len(labelled | {path.read_bytes() for path in loose}) == 110
+    assert not (written / "unlabelled").exists()
 
 
 def test_a_picture_hangs_on_its_text_and_seed_alone() -> None:
