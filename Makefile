@@ -25,7 +25,7 @@ pretrain: fonts
 		else $(SPREAD) --config configs/pretrain.toml --out runs/pretrain; fi
 
 test: $(READY)
-	pytest -n 2 --dist loadscope --no-loadscope-reorder
+	pytest -n 2 --dist loadscope --no-loadscope-reorder --durations 20
 
 test-slow: $(READY)
 	pytest -m slow

@@ -251,9 +251,10 @@ def from_the_start(run: Run, settings: PracticeSettings, out: Path, **changed: A
     """Trainings on all labels from the run's start, with other seeds, beside the folder of the first; but one where
     that is nothing, as what comes of it has no mean."""
     data, seed = run.out / "data" / "train", settings.seed
-    first = run.training(out, data, seed, **changed)
+    own = {"patience": NEVER, **changed}
+    first = run.training(out, data, seed, **own)
     times = settings.starts if find_start(settings.start, first.settings.size)[0] else 1
-    return [first, *(run.training(out.with_name(f"{out.name}-{k}"), data, seed + k * AGAIN, **changed)
+    return [first, *(run.training(out.with_name(f"{out.name}-{k}"), data, seed + k * AGAIN, **own)
                      for k in range(1, times))]  # fmt: skip
 
 

@@ -5,7 +5,6 @@ Mitchell 1998; what is sure goes by character, as in recognizer/training/pseudo.
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import replace
@@ -19,7 +18,7 @@ from pipelines.run import Run, read_some
 from recognizer.errors import UserError
 from recognizer.progress import Alone, Bar, say
 from recognizer.samples import Sample
-from recognizer.training.pseudo import surely
+from recognizer.training.pseudo import lengths_of, surely
 
 MOST = 10  # times as many pictures as are asked for are read, at most
 EVEN = 5  # the least sure of what is taken is drawn six times as often as the surest
@@ -46,12 +45,12 @@ def take(
     if gone := [f for f in files if not Path(f).exists()]:
         raise UserError(f"{gone[0]}: no such file; {len(gone)} of {len(files)} pictures without labels are gone")
     blank = str(run.ledger["prepare"]["charset"][0])  # any label that readers know
-    # no reading is longer than the longest label: readers that see wider pictures than others have no mean with them
-    longest = run.ledger["prepare"].get("longest", math.inf)
+    # a length that no label has is a character too many or too few, more often than a text of that length
+    known = lengths_of([*run.train, *run.validation])
     with Bar(Alone(), "reading unlabelled", len(readers)) as bar:
         found = read_some(readers[0], [Sample(f, blank, Path(f)) for f in files])
         bar.advance()
-        named = [Sample(f, found[f].text, Path(f)) for f in files if f in found and 0 < len(found[f].text) <= longest]
+        named = [Sample(f, found[f].text, Path(f)) for f in files if f in found and len(found[f].text) in known]
         others = []
         for reader in readers[1:]:
             others.append(read_some(reader, named))
@@ -84,10 +83,10 @@ def take(
 
 
 def relabelled(samples: Sequence[Sample], reader: Path, least: float) -> list[Sample]:
-    """Pictures without labels as another reader reads them, those of which it is sure itself; none as longer than the
-    longest that was taken."""
-    found, longest = read_some(reader, samples), max((len(s.text) for s in samples), default=0)
+    """Pictures without labels as another reader reads them, those of which it is sure itself; none as shorter or longer
+    than what was taken."""
+    found, known = read_some(reader, samples), lengths_of(samples)
     named = [replace(s, text=found[s.name].text) for s in samples if s.name in found]
-    named = [s for s in named if 0 < len(s.text) <= longest]
+    named = [s for s in named if len(s.text) in known]
     sure = surely([s.text for s in named], [found[s.name].confidence for s in named], least)
     return [s for s, yes in zip(named, sure, strict=True) if yes]

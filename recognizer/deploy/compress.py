@@ -169,7 +169,7 @@ def _label(settings: TrainSettings, folders: Sequence[Path], out: Path) -> None:
     known = "".join(name for name in names if name in reader.charset)
     tmp = out.with_name("read.tmp")
     shutil.rmtree(tmp, ignore_errors=True)
-    kept = take_surest(reader, files, 0.0, tmp, Constraint.characters(known, reader.charset), names)
+    kept = take_surest(reader, files, 0.0, tmp, constraint=Constraint.characters(known, reader.charset), known_as=names)
     if not kept:
         raise UserError(f"--unlabelled: {teacher} reads nothing in {len(files)} pictures")
     tmp.replace(out)

@@ -10,7 +10,7 @@ not learned twice. Validation is always on real labels.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
@@ -44,7 +44,8 @@ def train_with_unlabelled(settings: TrainSettings, out: Path, resume: bool = Fal
         Stopped: Ctrl-C; the run is saved and can be resumed.
     """
     process = PartialState(cpu=no_device())
-    files = without_labels(settings.unlabelled, labelled_by(settings), process)
+    labelled = labelled_by(settings)
+    files = without_labels(settings.unlabelled, labelled, process)
     open_folder(settings, out, resume, process)
     own = settings.model_copy(update={"unlabelled": ()})
     with resumed_by(out):
@@ -54,7 +55,7 @@ def train_with_unlabelled(settings: TrainSettings, out: Path, resume: bool = Fal
         if process.is_main_process and not pseudo.exists():
             export(out / f"round-{number - 1}")
             reader = Reader(out / f"round-{number - 1}", max_pixels=settings.max_pixels)
-            kept = take_surest(reader, files, settings.unlabelled_confidence, pseudo)
+            kept = take_surest(reader, files, settings.unlabelled_confidence, pseudo, lengths_of(labelled))
             say(process, f"round {number}: {kept} of {len(files)} unlabelled pictures are read surely enough")
         process.wait_for_everyone()
         if not any(pseudo.iterdir()):
@@ -95,11 +96,11 @@ def without_labels(folders: Sequence[str | Path], labelled: Sequence[Sample], pr
 
 
 def take_surest(
-    reader: Reader, files: Sequence[Path], least: float, out: Path, constraint: Constraint | None = None,
-    known_as: Mapping[str, str] = MappingProxyType({}),
+    reader: Reader, files: Sequence[Path], least: float, out: Path, lengths: Container[int] | None = None,
+    constraint: Constraint | None = None, known_as: Mapping[str, str] = MappingProxyType({}),
 ) -> int:  # fmt: skip
-    """Write the pictures in which something is read surely as a labelled folder; gives their number. `known_as` says
-    what to call a character that is read."""
+    """Write the pictures in which something is read surely as a labelled folder; gives their number. `lengths` are
+    those that a reading may have, and `known_as` says what to call a character that is read."""
     found: list[tuple[Path, Reading]] = []
     broken = 0
     with Bar(PartialState(), "reading unlabelled", len(files)) as bar:
@@ -114,7 +115,11 @@ def take_surest(
                     continue
                 opened.append(file)
             every = zip(opened, reader.read(greys, constraint), strict=True)
-            found += [(file, reading) for file, reading in every if reading.text]
+            found += [
+                (file, reading)
+                for file, reading in every
+                if reading.text and (lengths is None or len(reading.text) in lengths)
+            ]
             for _ in files[k : k + GROUP]:
                 bar.advance()
     if broken:
@@ -128,6 +133,12 @@ def take_surest(
     if not sure:  # an empty folder says that there was nothing
         (out / "metadata.jsonl").unlink()
     return len(sure)
+
+
+def lengths_of(samples: Sequence[Sample]) -> range:
+    """The lengths of texts from the shortest label's to the longest's."""
+    lengths = [len(s.text) for s in samples]
+    return range(min(lengths, default=0), max(lengths, default=0) + 1)
 
 
 def surely(texts: Sequence[str], likely: ArrayLike, least: float) -> NDArray[np.bool_]:
