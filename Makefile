@@ -10,7 +10,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 .PHONY: practice test test-slow check fonts pretrain
 
 practice: $(READY)
-	@test -d runs/scheme/unlabelled || { rm -rf runs/scheme; \
+	@test -d runs/scheme/unlabelled || { rm -rf runs/scheme; ! test -d runs/practice || mv runs/practice runs/practice-before; \
 		practice scheme runs/scheme --labelled 40 --unlabelled 1000 --test 1000; }
 	practice run --config configs/practice.toml --out runs/practice
 

@@ -43,6 +43,7 @@ class Arms:
     run: Run
     root: Path
     seeds: int
+    share: float | None = None  # of each batch; else the run's
 
     def folder(self, name: str) -> Path:
         return self.root / name.replace(":", "-")
@@ -52,8 +53,8 @@ class Arms:
         made, run = self.folder(name) / "kept", self.run
         return run.training(
             self.folder(name) / f"seed-{seed}", run.out / "data" / "train", run.settings.seed + seed,
-            with_synthetic=[] if name == NONE else [str(made)], synthetic_share=run.settings.made_share,
-            patience=NEVER,
+            with_synthetic=[] if name == NONE else [str(made)], 
+            synthetic_share=self.share or run.settings.made_share, patience=NEVER,
         )  # fmt: skip
 
     def trainings(self, names: Sequence[str]) -> list[Training]:

@@ -64,12 +64,14 @@ from recognizer.progress import Alone, say, spell
 from recognizer.readings import BEYOND_CHANCE, Reading, mcnemar
 from recognizer.samples import Manifest, Sample, content_hash, read_manifest, write_folder
 from recognizer.training.average import NoMean, average
-from recognizer.training.checkpoint import find_start
+from recognizer.training.checkpoint import find_start, with_a_mean
 from recognizer.training.side_by_side import Training, train_side_by_side
+from recognizer.training.train import as_good
 
 PRACTISED = "practised"  # the arm with the pictures that practice made
 AGAIN = 1_000_000  # added to a seed
 ALONE = ("alone", "alone again")  # trials without made pictures, of two seeds
+FEW = 6  # of fewer pairs McNemar's exact test says that all differ by chance (p .0625 of 5)
 NOTHING_MADE: dict[str, Any] = {"asked": 0, "kept": 0, "refused": {}, "read_right": 0.0, "seconds": 0.0}
 NOTHING_KEPT = Earned(-1.0, 1e-9)  # what a method earned of whose pictures none was kept
 
@@ -249,11 +251,11 @@ def came_of(made: Sample) -> set[str]:
 
 def from_the_start(run: Run, settings: PracticeSettings, out: Path, **changed: Any) -> list[Training]:
     """Trainings on all labels from the run's start, with other seeds, beside the folder of the first; but one where
-    that is nothing, as what comes of it has no mean."""
+    what comes of it has no mean."""
     data, seed = run.out / "data" / "train", settings.seed
     own = {"patience": NEVER, **changed}
     first = run.training(out, data, seed, **own)
-    times = settings.starts if find_start(settings.start, first.settings.size)[0] else 1
+    times = settings.starts if with_a_mean(settings.start, first.settings.size, first.settings.head) else 1
     return [first, *(run.training(out.with_name(f"{out.name}-{k}"), data, seed + k * AGAIN, **own)
                      for k in range(1, times))]  # fmt: skip
 
@@ -499,10 +501,9 @@ def settle(run: Run, settings: PracticeSettings) -> None:
     pupils = winners(run, settings)
     if "settled" in run.ledger or not pupils:
         return
-    began, best = time.monotonic(), pupils[0]
-    made = practised_on(run, number_of(best))
+    began, made = time.monotonic(), taught(run, settings)
     first, *again = from_the_start(
-        run, settings, best.with_name("settled"), with_synthetic=made, synthetic_share=share_of(settings, made)
+        run, settings, pupils[0].with_name("settled"), with_synthetic=made, synthetic_share=share_of(settings, made)
     )
     train_side_by_side([first, *again], run.jobs, "learning all anew")
     own, mean = with_others(run, first.out, again, read(first.out, run.validation))
@@ -569,15 +570,25 @@ def read_test(run: Run) -> None:
     )  # fmt: skip
 
 
+def taught(run: Run, settings: PracticeSettings) -> list[str]:
+    """The folders of what the best pupil that beat its control practised on; where none did, the first."""
+    best = winners(run, settings)
+    return practised_on(run, number_of(best[0]) if best else 1)
+
+
+def arms_of(run: Run, settings: PracticeSettings) -> Arms:
+    """The controls' arms, all with as large a share of each batch as practice's pictures had."""
+    return Arms(run, run.out / "controls", settings.seeds, share_of(settings, taught(run, settings)))
+
+
 def train_controls(run: Run, settings: PracticeSettings) -> None:
     """Say what mining adds: readers trained at once, from the run's start, with the same compute and the same number of
     pictures: `none`; `practised`, those that practice made; `classical`, variations of any labelled picture; `random`,
     by the methods that practice used, as often, of any picture and text; and with a `third` of practice's."""
     if set(settings.controls) <= set(run.ledger.get("controls trained", {"names": ()})["names"]):
         return
-    began, arms = time.monotonic(), Arms(run, run.out / "controls", settings.seeds)
-    rounds = [n for n in range(1, settings.rounds + 1) if run.ledger.get(f"round {n}", {"goes_on": False})["goes_on"]]
-    practised = [s for path in practised_on(run, max(rounds, default=1)) for s in read_manifest(path)]
+    began, arms = time.monotonic(), arms_of(run, settings)
+    practised = [s for path in taught(run, settings) for s in read_manifest(path)]
     rng = np.random.default_rng(settings.seed)
     chosen = sorted(rng.permutation(len(practised))[: max(1, len(practised) // 3)].tolist())
     for name, own in ((PRACTISED, practised), ("third", [practised[i] for i in chosen])):
@@ -596,14 +607,17 @@ def train_controls(run: Run, settings: PracticeSettings) -> None:
     controls = [name for name in settings.controls if name not in failed]
     names = arms.compared([NONE, PRACTISED, *controls])
     train_side_by_side(arms.trainings(names), run.jobs, "controls")
-    run.ledger.record("controls trained", names=controls, practised=len(practised), seconds=time.monotonic() - began)
+    run.ledger.record(
+        "controls trained", names=controls, failed=sorted(failed), practised=len(practised),
+        seconds=time.monotonic() - began,
+    )  # fmt: skip
 
 
 def read_controls(run: Run, settings: PracticeSettings) -> None:
     """Read the test pictures with the controls, those that all readers of the run could use."""
     if set(settings.controls) <= set(run.ledger.get("controls", {"names": ()})["names"]):
         return
-    began, arms = time.monotonic(), Arms(run, run.out / "controls", settings.seeds)
+    began, arms = time.monotonic(), arms_of(run, settings)
     controls = run.ledger["controls trained"]["names"]
     names = arms.compared([NONE, *controls, PRACTISED])
     assert settings.test is not None
@@ -626,8 +640,8 @@ def read_controls(run: Run, settings: PracticeSettings) -> None:
     ]
     (run.out / "controls.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     run.ledger.record(
-        "controls", names=controls, rows=rows, against=against, n=len(test), pictures=pictures,
-        seconds=time.monotonic() - began,
+        "controls", names=controls, failed=run.ledger["controls trained"].get("failed", []), rows=rows,
+        against=against, n=len(test), pictures=pictures, seconds=time.monotonic() - began,
     )  # fmt: skip
 
 
@@ -639,8 +653,12 @@ def beats(samples: Sequence[Sample], own: Sequence[Reading], others: Sequence[Re
 
 
 def worse(samples: Sequence[Sample], own: Sequence[Reading], others: Sequence[Reading]) -> bool:
-    """Whether a reader reads fewer pictures right than another, beyond chance."""
+    """Whether a reader reads fewer pictures right than another, beyond chance; where they are too few for chance to be
+    told, by more than a standard error."""
     right = [[r.text == s.text for s, r in zip(samples, readings, strict=True)] for readings in (own, others)]
+    if len(samples) < FEW:
+        theirs = scores_of(samples, others)
+        return not as_good(scores_of(samples, own), (theirs.exact, -theirs.character_error_rate))
     return sum(right[0]) < sum(right[1]) and mcnemar(*right) < BEYOND_CHANCE
 
 

@@ -105,7 +105,8 @@ class PracticeRun:
     def _done(self, step: str) -> bool:
         """Whether a step is done; those of controls for all that are asked for now."""
         asked = set(self.settings.get("controls", ())) if step.startswith("controls") else set()
-        return step in self.steps and asked <= set(self.steps[step].get("names", asked))
+        done = self.steps.get(step, {})
+        return step in self.steps and asked <= {*done.get("names", asked), *done.get("failed", ())}
 
     @property
     def resume(self) -> str:
@@ -383,7 +384,7 @@ def verdict(run: PracticeRun) -> Verdict:
             f"{of} the reader from before practice reads {_count(after)} without a fault, and the run keeps it.",
             f"A control that trained on with the real pictures alone reads {_count(control)}.",
             "What learned all that was practised read fewer validation pictures, beyond chance."
-            if "settled" in run.steps
+            if run.steps.get("settled", {}).get("reader")
             else "None that practised read more of the labels that were held out.",
         ]
     elif not chosen["practised"]:  # in runs from before practice kept nothing but what it began with

@@ -190,6 +190,10 @@ def check_methods(settings: RunSettings, names: Sequence[str]) -> None:
     for key, name in [("method", name) for name in settings.method] + [("fit", name) for name in settings.fit]:
         if name not in {*METHODS, *names}:
             raise UserError(f"{key}.{name}: no such method; there are {', '.join(METHODS)}")
+        if name == UNLABELLED:
+            raise UserError(f"{key}.{name}: it has no settings of its own; see unlabelled_confidence and found")
+        if key == "fit" and not hasattr(load_class(name), "fit"):
+            raise UserError(f"fit.{name}: {name} learns nothing; its settings are method.{name}")
     for name in [name for name in names if name != UNLABELLED]:
         cls: Any = load_class(name)
         values = settings.method.get(name, {})
@@ -287,6 +291,7 @@ def prepare(settings: RunSettings, out: Path, ledger: Ledger) -> Run:
             "validation": tell_leaks(parts[1], parts[0], "validate on", Alone()),
         }
         tell_learned(settings.start, [*parts[0], *parts[1]])
+        tell_learned(settings.start, test.samples, "is read in the test set")
         loose = []
         if settings.unlabelled:
             loose = without_labels(settings.unlabelled, [*whole, *held, *test], Alone())

@@ -112,7 +112,7 @@ def train(
     learning_rate: Annotated[float | None, typer.Option(help="The cycle's peak; 0.002, from weights 0.003.")] = None,
     precision: Annotated[str | None, typer.Option(help="auto, no, fp16 or bf16.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
-    seeds: Annotated[int | None, typer.Option(help="Trainings whose mean is kept: 3 read more of few labels.")] = None,
+    seeds: Annotated[int | None, typer.Option(help="Trainings, from --seed on, whose mean is kept.")] = None,
     threads: Annotated[int | None, typer.Option(help="Of torch on a CPU.", min=0, max=MOST_THREADS)] = None,
     tracker: Annotated[str | None, typer.Option(help="tensorboard, any other that Accelerate knows, or none.")] = None,
     label_pattern: Pattern = None,

@@ -129,6 +129,21 @@ def test_several_seeds_are_refused_where_there_is_no_mean(folder: Path, tmp_path
     assert "what starts from nothing has no mean" in refusal(recognizer(*words))
     assert not (tmp_path / "run").exists()
     assert "seeds" in refusal(recognizer(*words[:-1], 0))
+    # each would draw a head by chance that the start lacks
+    words = ("train", "--head", "lstm", "--data", folder / "labels-one", "--out", tmp_path / "run", "--seeds", 2)
+    assert "no mean" in refusal(recognizer(*words))
+
+
+def test_a_slip_of_several_trainings_does_not_cost_the_folder(trained: Trained, folder: Path, tmp_path: Path) -> None:
+    how = (
+        "--from", trained.run, "--validation", folder / "validation", "--pictures", 16, "--batch", 16, "--seeds", 2,
+        "--set", "validations=1", "--set", "threads=1", "--set", "tracker=none", "--out", tmp_path / "slip",
+    )  # fmt: skip
+    slip = recognizer("train", "--data", folder / "nowhere", *how)
+    assert slip.status == 2 and slip.err.endswith("nowhere: no such file or folder\n")
+    ended = recognizer("train", "--data", folder / "labels-one", *how)
+    assert ended.status == 0, ended.err
+    assert "is not empty" in refusal(recognizer("train", "--data", folder / "labels-one", *how))
 
 
 def test_a_training_of_several_that_is_stopped_says_how_all_go_on(tmp_path: Path) -> None:

@@ -208,6 +208,16 @@ def test_what_failed_before_it_learned_is_done_anew_in_the_same_folder(
     assert (out / "reader.onnx").is_file()
 
 
+@pytest.mark.parametrize("left", ["seed-0/checkpoints/000000100", "seed-0/scores.json"])
+def test_one_of_several_trainings_is_not_thrown_away(trained: Trained, folder: Path, tmp_path: Path, left: str) -> None:
+    learned = tmp_path / "out" / "training" / left
+    learned.mkdir(parents=True)
+    (tmp_path / "out" / "asked.json").write_text("{}")
+    words = ("compress", "prune", "--model", trained.run, "--data", folder / "train", "--out", tmp_path / "out")
+    assert "was begun with other settings" in refusal(recognizer(*words, "--set", "seeds=2", *SHORT))
+    assert learned.exists()
+
+
 def test_mistakes_are_one_line(trained: Trained, folder: Path, tmp_path: Path) -> None:
     data, out = folder / "train", tmp_path / "out"
     base = ("compress", "distill", "--data", data, "--out", out, *SHORT)

@@ -27,6 +27,7 @@ from pipelines.portfolio import UNLABELLED
 from pipelines.practice import (
     PracticeSettings,
     ahead,
+    arms_of,
     begun_with,
     choose,
     fold_trainings,
@@ -35,6 +36,7 @@ from pipelines.practice import (
     read_held_out,
     settle,
     share_of,
+    taught,
     winners,
     with_others,
     worse,
@@ -368,6 +370,11 @@ def test_controls_are_added_to_a_finished_run(whole: Path, drawn: Path) -> None:
         (["--data", "{scheme}", "--out", "{new}", "--controls", "rndom"], "controls"),
         (["--data", "{scheme}", "--out", "{new}", "--set", "method.clasical.warp=3"], "method.clasical: no such"),
         (["--data", "{scheme}", "--out", "{new}", "--set", "fit.wagn.steps=3"], "fit.wagn: no such method"),
+        (["--data", "{scheme}", "--out", "{new}", "--set", "fit.classical.steps=3"], "classical learns nothing"),
+        (
+            ["--data", "{scheme}", "--out", "{new}", "--unlabelled", "{scheme}", "--set", "method.unlabelled.found=3"],
+            "method.unlabelled: it has no settings of its own; see unlabelled_confidence",
+        ),
     ],
 )
 def test_a_mistake_is_one_line(
@@ -403,6 +410,8 @@ def test_pictures_without_labels_are_practised_as_they_are_read(drawn: Path) -> 
     assert len(kept) == own["kept"] > 5
     assert own["asked"] == own["kept"] + sum(own["refused"].values())
     assert len({s.meta["found"] for s in kept}) == len(kept), "none is taken twice"
+    known = {len(s.text) for s in read_manifest(drawn / "scheme" / "labelled")}
+    assert all(min(known) <= len(s.text) <= max(known) for s in kept)
     truth = {str(s.path.resolve()): s.text for s in read_manifest(loose) if s.path}
     assert np.mean([truth[s.meta["found"]] == s.text for s in kept]) > 0.8, "what is read surely is mostly right"
     assert all(s.meta["confidence"] >= LIKELY for s in kept)
@@ -500,6 +509,22 @@ def test_pictures_that_nobody_made_take_a_larger_share_of_a_batch(whole: Path, t
     made, found = str(tmp_path / "made"), str(tmp_path / "found")
     shares = [share_of(settings, folders) for folders in ([], [made], [found], [made, found], [made, found, found])]
     assert shares == pytest.approx([0.1, 0.1, 0.4, 0.25, 0.3])
+
+
+def test_controls_have_what_was_learned_anew_in_as_large_a_share(whole: Path, tmp_path: Path) -> None:
+    settings = load(PracticeSettings, whole / "settings.toml", {"rounds": 2, "found_share": 0.4})
+    run = as_if_round_1_was_won(whole, tmp_path / "run", settings)
+    shutil.rmtree(run.out / "round-1/kept")
+    samples = read_manifest(whole / "round-1/kept").samples[:8]
+    write_folder([replace(s, meta={**s.meta, "method": UNLABELLED}) for s in samples], run.out / "round-1/kept")
+    assert taught(run, settings) == [str(run.out / "round-1/kept")]
+    for arm in ("none", "practised"):
+        assert arms_of(run, settings).training(arm, 0).settings.synthetic_share == 0.4
+    # a second round that read less of what was held out is not what was learned anew
+    write_folder(samples, run.out / "round-2/kept")
+    run.ledger.record("round 2 mine", **{k: v for k, v in run.ledger["round 1 mine"].items() if k != "step"})
+    run.ledger.record("round 2", **{k: v for k, v in run.ledger["round 1"].items() if k != "step"} | {"nats": [99, 99]})
+    assert len(winners(run, settings)) == 2 and taught(run, settings) == [str(run.out / "round-1/kept")]
 
 
 def test_a_run_whose_rounds_earned_nothing_keeps_what_it_began_with(whole: Path, tmp_path: Path) -> None:
@@ -635,6 +660,9 @@ def test_a_reader_is_worse_beyond_chance_alone() -> None:
     best = [right] * 20
     assert not worse(samples, [wrong, *best[1:]], best), "one of twenty is chance"
     assert worse(samples, [wrong] * 6 + best[6:], best) and not worse(samples, best, [wrong] * 6 + best[6:])
+    few = samples[:5]  # of which McNemar's test can tell nothing
+    assert worse(few, [wrong] * 5, best[:5]) and worse(few, [right, *[wrong] * 4], best[:5])
+    assert not worse(few, best[:5], best[:5]) and not worse(few, best[:5], [wrong] * 5)
 
 
 def test_practice_begins_with_the_mean_of_trainings_of_other_seeds(whole: Path, tmp_path: Path) -> None:

@@ -109,11 +109,9 @@ def build(
             },
         )  # fmt: skip
     ledger.record(
-        "settled",
-        pupil=scores(pairs_of(validation, 0.94, 2)),
-        control=scores(pairs_of(validation, 0.8, 3)),
-        seconds=2.0,
-    )
+        "settled", reader="round-1/settled-mean", pupil=scores(pairs_of(validation, 0.94, 2)),
+        control=scores(pairs_of(validation, 0.8, 3)), seconds=2.0,
+    )  # fmt: skip
     ledger.record(
         "chosen", reader="round-1/settled-mean", practised=True, control="round-1/control",
         validation=scores(pairs_of(validation, 0.94, 2)), control_validation=scores(pairs_of(validation, 0.8, 3)),
@@ -257,6 +255,11 @@ def test_a_run_that_keeps_an_unpractised_reader_did_not_pay(run: Path) -> None:
     assert "What learned all that was practised read fewer validation pictures, beyond chance." in page.text
     assert "Practice did not pay here" in page.text and "Nothing: the run keeps the reader from before" in page.text
     assert "the reader from before practice reads" in page.text and "kept: before practice" in page.text
+    assert "learned anew" in page.text and "let the rate fall" not in page.text
+    # in runs whose rate fell at the end another reader was chosen by what was held out
+    change(run, "settled", reader=None)
+    text = page_of(run).text
+    assert "let the rate fall" in text and "beyond chance" not in text.split("Hardest pictures")[0]
     change(run, "chosen", reader="round-2/control")
     page = page_of(run)
     assert "Practice did not pay here" in page.text and "no made picture had a part in this" in page.text
@@ -408,6 +411,10 @@ def test_status_tells_whether_a_process_is_at_it_and_which_controls_lack(
     said = capsys.readouterr().out
     assert f"; go on with: practice run --resume {run}" in said
     assert "training controls/none/seed-0 at step 20 of 60" in said
+    for step in ("controls trained", "controls"):
+        change(run, step, failed=["random"])
+    print_summary(run)
+    assert "the run is finished" in capsys.readouterr().out
 
 
 def test_the_table_of_controls_is_whole_in_a_narrow_terminal(

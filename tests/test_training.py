@@ -651,11 +651,15 @@ def test_a_start_that_has_learned_the_pictures_is_told(
     first = weights("first", data=[str(drawn / "validation")], limit=10, start="nothing")
     second = weights("second", data=[str(drawn / "eight")], start=first)  # by what it began with
     kept = weights("kept", data=[str(drawn / "eight")], keep=[str(drawn / "validation")], start="default")
+    found = weights("found", data=[str(drawn / "eight")], with_synthetic=[str(drawn / "validation")], start="nothing")
     gone = weights("gone", data=[str(tmp_path / "gone")], start=str(tmp_path / "gone.safetensors"))
-    for start, count in ((first, 10), (second, 10), (kept, len(samples)), (gone, 0), ("default", 0), ("nothing", 0)):
+    every = len(samples)
+    for start, count in (
+        (first, 10), (second, 10), (kept, every), (found, every), (gone, 0), ("default", 0), ("nothing", 0),
+    ):  # fmt: skip
         assert tell_learned(start, samples) == count
         told = " ".join(capsys.readouterr().err.split())
-        assert (f"has learned {count} of these {len(samples)} pictures" in told) == bool(count)
+        assert (f"has learned {count} of these {every} pictures" in told) == bool(count)
 
 
 def test_labels_that_cannot_be_used_are_told_before_it_ends(

@@ -127,7 +127,9 @@ def _open(out: Path, asked: Mapping[str, Any], settings: TrainSettings) -> None:
     if kept.is_file():
         if kept.read_text(encoding="utf-8") == told:
             return
-        if last_state(out / "training") is not None or {p.name for p in out.iterdir()} - BEFORE:
+        trainings = [out / "training", *(out / "training").glob("seed-*")]
+        learned = any(last_state(run) or (run / "scores.json").exists() for run in trainings)
+        if learned or {p.name for p in out.iterdir()} - BEFORE:
             raise UserError(f"{out} was begun with other settings (see {kept}): name a new folder")
         shutil.rmtree(out)  # it failed before anything was learned
     if out.exists() and (not out.is_dir() or any(out.iterdir())):

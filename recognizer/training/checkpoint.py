@@ -196,6 +196,17 @@ def find_start(start: str, size: str | None) -> tuple[Path | None, str]:
     return Path(start), found
 
 
+def with_a_mean(start: str, size: str | None, head: HeadName) -> bool:
+    """Whether trainings of other seeds from there have a mean: not from nothing, nor with a head that the weights to
+    start from lack, as each training draws its own by chance.
+
+    Raises:
+        UserError: as `find_start`.
+    """
+    path, _ = find_start(start, size)
+    return path is not None and any(name.startswith(f"heads.{head}.") for name in read_weights(path)[0])
+
+
 def start_from(network: Network, path: Path, charset: Charset, known_as: Mapping[str, str] | None = None) -> str:
     """Load what fits from other weights into `network`: the trunk, and each head that both have.
 

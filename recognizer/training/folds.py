@@ -77,9 +77,9 @@ def train_folds(
     return [training.out for training in trainings]
 
 
-def tell_learned(start: str, samples: Sequence[Sample]) -> int:
+def tell_learned(start: str, samples: Sequence[Sample], what: str = "is read out of fold, or to validate,") -> int:
     """How many pictures the weights to start from, or those that they started from, have learned already, as far as the
-    folders are still there; told where there are any."""
+    folders are still there, with labels or as unlabelled ones; told where there are any. `what` will flatter."""
     learned: list[Sample] = []
     asked = start
     for _ in range(MOST_STARTS):
@@ -88,7 +88,7 @@ def tell_learned(start: str, samples: Sequence[Sample]) -> int:
             told = {} if path is None else read_weights(path)[1].settings
         except UserError:
             break
-        for folder in (*told.get("data", ()), *told.get("keep", ())):
+        for folder in (*told.get("data", ()), *told.get("keep", ()), *told.get("with_synthetic", ())):
             with suppress(UserError):
                 there = read_manifest(Path(folder), told.get("label_pattern"))
                 learned += (there.first(told["limit"]) if told.get("limit") else there).samples
@@ -98,8 +98,8 @@ def tell_learned(start: str, samples: Sequence[Sample]) -> int:
     if known:
         say(
             Alone(),
-            f"{start} has learned {len(known)} of these {len(samples)} pictures: what is read out of fold, or to "
-            "validate, will flatter; --from default has learned none",
+            f"{start} has learned {len(known)} of these {len(samples)} pictures: what {what} will flatter; "
+            "--from default has learned none",
         )
     return len(known)
 

@@ -16,7 +16,7 @@ from recognizer.progress import say
 from recognizer.readings import Scores
 from recognizer.settings import to_toml
 from recognizer.training.average import NoMean, average
-from recognizer.training.checkpoint import find_start
+from recognizer.training.checkpoint import with_a_mean
 from recognizer.training.evaluate import evaluate, no_device
 from recognizer.training.train import TrainSettings, as_good, read_data, train
 
@@ -34,8 +34,10 @@ def train_seeds(settings: TrainSettings, out: Path, resume: bool = False) -> Sco
     """
     if settings.seeds == 1:
         return train(settings, out, resume)
-    if find_start(settings.start, settings.size)[0] is None:
-        raise UserError("several seeds are of trainings from weights: what starts from nothing has no mean")
+    if not with_a_mean(settings.start, settings.size, settings.head):
+        raise UserError(
+            "several seeds are of trainings from weights with that head: what starts from nothing has no mean"
+        )
     process = PartialState(cpu=no_device())
     open_folder(settings, out, resume, process)
     trainings: dict[Path, Scores] = {}
@@ -74,7 +76,8 @@ def open_folder(settings: TrainSettings, out: Path, resume: bool, process: Parti
     Raises:
         UserError: it holds something, and is not to be resumed.
     """
-    if not resume and out.exists() and (not out.is_dir() or any(out.iterdir())):
+    # settings alone are of a run that ended before it had learned anything, as by a slip in them
+    if not resume and out.exists() and (not out.is_dir() or {p.name for p in out.iterdir()} - {"settings.toml"}):
         raise UserError(f"{out} exists and is not empty: name a new folder, or go on with --resume {quoted(out)}")
     process.wait_for_everyone()
     if process.is_main_process:

@@ -118,7 +118,8 @@ class TrainSettings(Settings):
     patience: int = Field(15, ge=1)  # validations that are worse than the best before, once anything is read
     precision: Literal["auto", "no", "fp16", "bf16"] = "auto"
     seed: int = Field(0, ge=0, lt=2**32)
-    seeds: int = Field(1, ge=1, le=100)  # trainings, from `seed` on, whose weights' mean is kept (training/seeds.py)
+    # trainings, with the seeds `seed`, `seed` + 1, ..., whose weights' mean is kept (training/seeds.py)
+    seeds: int = Field(1, ge=1, le=100)
     threads: int = Field(0, ge=0, le=MOST_THREADS)  # of torch on a CPU; 0 leaves it as it is
     workers: int = Field(0, ge=0, le=MOST_THREADS)  # processes that open pictures
     tracker: str = "tensorboard"  # any that Accelerate knows, or none
