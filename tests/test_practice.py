@@ -397,6 +397,7 @@ def test_pictures_without_labels_are_practised_as_they_are_read(drawn: Path) -> 
     shutil.copytree(drawn / "scheme" / "test", drawn / "more" / "labelled" / "test")  # is never trained on
     out, loose = drawn / "found", drawn / "more" / "labelled"
     asked = [*words(drawn, "found"), "--methods", "classical", "--unlabelled", str(loose), "--controls", "random"]
+    asked += ["--set", "starts=1"]
     loose.rename(drawn / "away")
     done = subprocess.run(asked, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and "labelled cannot be read: No such file" in done.stderr

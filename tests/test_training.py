@@ -1057,6 +1057,8 @@ def test_unlabelled_pictures_are_labelled_by_sure_readings_and_trained_on(
     assert 20 < len(pseudo) <= 48 and all(s.meta["confidence"] >= LIKELY for s in pseudo)
     right = [truth[Path(str(s.meta["source"])).name] == s.text for s in pseudo]
     assert np.mean(right) > 0.85, "and the rest was too unsure to be taken"
+    shares = [load(TrainSettings, out / f"round-{k}" / "settings.toml", {}).synthetic_share for k in range(3)]
+    assert shares == [0.25, 0.5, 0.5], "real pictures are worth more than made ones"
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
     assert train_with_unlabelled(own, out, resume=True) == scores
     assert {p: p.stat().st_mtime_ns for p in before if p.parent != out} == {

@@ -60,7 +60,9 @@ def train_with_unlabelled(settings: TrainSettings, out: Path, resume: bool = Fal
         process.wait_for_everyone()
         if not any(pseudo.iterdir()):
             break
-        more = own.model_copy(update={"with_synthetic": (*own.with_synthetic, str(pseudo))})
+        taken, made = (sum(len(read_manifest(f)) for f in folders) for folders in ([pseudo], own.with_synthetic))
+        share = own.synthetic_share + taken / (taken + made) * (own.unlabelled_share - own.synthetic_share)
+        more = own.model_copy(update={"with_synthetic": (*own.with_synthetic, str(pseudo)), "synthetic_share": share})
         run = out / f"round-{number}"
         with resumed_by(out):
             scores.append(train_seeds(more, run, (run / "settings.toml").is_file()))
