@@ -53,7 +53,7 @@ class Arms:
         made, run = self.folder(name) / "kept", self.run
         return run.training(
             self.folder(name) / f"seed-{seed}", run.out / "data" / "train", run.settings.seed + seed,
-            with_synthetic=[] if name == NONE else [str(made)], 
+            with_synthetic=[] if name == NONE else [str(made)],
             synthetic_share=self.share or run.settings.made_share, patience=NEVER,
         )  # fmt: skip
 

@@ -36,7 +36,7 @@ def train_seeds(settings: TrainSettings, out: Path, resume: bool = False) -> Sco
         return train(settings, out, resume)
     if not with_a_mean(settings.start, settings.size, settings.head):
         raise UserError(
-            "several seeds are of trainings from weights with that head: what starts from nothing has no mean"
+            "several seeds are of trainings from weights that have that head: what starts from nothing has no mean"
         )
     process = PartialState(cpu=no_device())
     open_folder(settings, out, resume, process)
