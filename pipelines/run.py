@@ -290,8 +290,7 @@ def prepare(settings: RunSettings, out: Path, ledger: Ledger) -> Run:
             "test": tell_leaks(test.samples, [*parts[0], *parts[1]], "test on", Alone()),
             "validation": tell_leaks(parts[1], parts[0], "validate on", Alone()),
         }
-        tell_learned(settings.start, [*parts[0], *parts[1]])
-        tell_learned(settings.start, test.samples, "is read in the test set")
+        tell_learned(settings.start, [*parts[0], *parts[1], *test.samples])
         loose = []
         if settings.unlabelled:
             loose = without_labels(settings.unlabelled, [*whole, *held, *test], Alone())

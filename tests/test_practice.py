@@ -688,6 +688,17 @@ def test_practice_begins_with_the_mean_of_trainings_of_other_seeds(whole: Path, 
     assert with_others(run, tmp_path / "own", [other], right) == (right, False)
 
 
+def test_test_pictures_that_the_start_learned_without_labels_are_told(
+    drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state, description = read_weights(Path("default"))
+    learned = replace(description, settings={"with_synthetic": [str(drawn / "scheme/test")], "start": "nothing"})
+    save_weights(tmp_path / "weights.safetensors", state, learned)
+    values = {"data": [str(drawn / "scheme/labelled")], "test": str(drawn / "scheme/test"), "start": str(tmp_path)}
+    prepare(load(PracticeSettings, None, values), tmp_path / "run", Ledger(tmp_path / "ledger.jsonl"))
+    assert "has learned 20 of these 80 pictures" in " ".join(capsys.readouterr().err.split())
+
+
 def test_a_run_of_an_earlier_version_is_one_line_and_keeps_all(whole: Path, drawn: Path) -> None:
     run = shutil.copytree(whole, drawn / "earlier")
     rows = [json.loads(line) for line in (run / "ledger.jsonl").read_text().splitlines()]

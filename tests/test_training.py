@@ -650,7 +650,7 @@ def test_a_start_that_has_learned_the_pictures_is_told(
     samples = read_manifest(drawn / "validation").samples
     first = weights("first", data=[str(drawn / "validation")], limit=10, start="nothing")
     second = weights("second", data=[str(drawn / "eight")], start=first)  # by what it began with
-    kept = weights("kept", data=[str(drawn / "eight")], keep=[str(drawn / "validation")], start="default")
+    kept = weights("kept", data=[str(drawn / "eight")], keep=[str(drawn / "validation")], limit=8, start="default")
     found = weights("found", data=[str(drawn / "eight")], with_synthetic=[str(drawn / "validation")], start="nothing")
     gone = weights("gone", data=[str(tmp_path / "gone")], start=str(tmp_path / "gone.safetensors"))
     every = len(samples)

@@ -77,9 +77,9 @@ def train_folds(
     return [training.out for training in trainings]
 
 
-def tell_learned(start: str, samples: Sequence[Sample], what: str = "is read out of fold, or to validate,") -> int:
+def tell_learned(start: str, samples: Sequence[Sample]) -> int:
     """How many pictures the weights to start from, or those that they started from, have learned already, as far as the
-    folders are still there, with labels or as unlabelled ones; told where there are any. `what` will flatter."""
+    folders are still there, with labels or as unlabelled ones; told where there are any."""
     learned: list[Sample] = []
     asked = start
     for _ in range(MOST_STARTS):
@@ -88,17 +88,19 @@ def tell_learned(start: str, samples: Sequence[Sample], what: str = "is read out
             told = {} if path is None else read_weights(path)[1].settings
         except UserError:
             break
-        for folder in (*told.get("data", ()), *told.get("keep", ()), *told.get("with_synthetic", ())):
-            with suppress(UserError):
-                there = read_manifest(Path(folder), told.get("label_pattern"))
-                learned += (there.first(told["limit"]) if told.get("limit") else there).samples
+        for name in ("data", "keep", "with_synthetic"):
+            for folder in told.get(name, ()):
+                with suppress(UserError):
+                    there = read_manifest(Path(folder), told.get("label_pattern"))
+                    limit = told.get("limit") if name == "data" else None
+                    learned += (there.first(limit) if limit else there).samples
         if asked == (asked := str(told.get("start", asked))):
             break
     known = shared_pictures(samples, learned)
     if known:
         say(
             Alone(),
-            f"{start} has learned {len(known)} of these {len(samples)} pictures: what {what} will flatter; "
+            f"{start} has learned {len(known)} of these {len(samples)} pictures: what is read in them will flatter; "
             "--from default has learned none",
         )
     return len(known)
