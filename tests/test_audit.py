@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -138,3 +141,40 @@ def test_wrong_labels_come_first_in_the_list_and_nothing_is_changed(tmp_path: Pa
     assert "lies among the pictures" in refusal(recognizer("audit-labels", data, "--out", data / "audit"))
     again = recognizer(*words, "--from", "nothing")
     assert again.status == 2 and "was trained with other settings: name a new folder" in again.err
+
+
+def descendants(pid: int) -> set[int]:
+    """The processes that one has begun, and that these have."""
+    own = {int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
+    return own | {pid for child in own for pid in descendants(child)}
+
+
+def alive(pid: int) -> bool:
+    """Whether a process is there that computes: one that has ended may wait for its parent to look."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere trainings are not told that their parent has died")
+def test_a_killed_command_leaves_no_training_behind(tmp_path: Path) -> None:
+    draw_folder(tmp_path / "data", random_labels(30, 3), 3)
+    command = [sys.executable, "-m", "recognizer.cli", "audit-labels", str(tmp_path / "data")]
+    process = subprocess.Popen(
+        [*command, "--out", str(tmp_path / "audit"), "--folds", "3", "--jobs", "2", "--pictures", "1000000"],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        while not all((tmp_path / f"audit/folds/fold-{k}/settings.toml").exists() for k in range(2)):
+            assert process.poll() is None
+            time.sleep(0.1)
+        begun = descendants(process.pid)
+    finally:
+        process.kill()
+        process.wait()
+    assert len(begun) >= 3  # what they are forked from, and two trainings
+    until = time.monotonic() + 10
+    while any(alive(pid) for pid in begun) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not any(alive(pid) for pid in begun)

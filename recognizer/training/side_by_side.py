@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import ctypes
 import json
+import multiprocessing
+import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -22,6 +24,10 @@ from recognizer.errors import Stopped, UserError, one_line_errors
 from recognizer.progress import CONSOLE, SPEED_OVER, Alone, say, spell
 from recognizer.settings import load, to_toml
 from recognizer.training.train import TrainSettings, train
+
+# forked, where the system can do that safely, from a process that has only imported what trainings need
+CONTEXT = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
+CONTEXT.set_forkserver_preload(["recognizer.training.nursery"])
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +50,7 @@ def train_side_by_side(trainings: Sequence[Training], at_once: int, what: str = 
         Stopped: Ctrl-C; all of them are saved.
     """
     waiting, began = [t for t in trainings if not t.done], time.monotonic()
-    running: dict[Training, subprocess.Popen[bytes]] = {}
+    running: dict[Training, BaseProcess] = {}
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[figures]}"),
         TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
@@ -65,14 +71,15 @@ def train_side_by_side(trainings: Sequence[Training], at_once: int, what: str = 
                 for training, process in list(running.items()):
                     step, total, figures = _where(training)
                     bars.update(tasks[training], completed=step, total=total, figures=figures)
-                    shares[training] = 1.0 if process.poll() is not None else _share(training)
+                    ended = process.exitcode is not None
+                    shares[training] = 1.0 if ended else _share(training)
                     bars.update(all_of_them, completed=sum(shares.values()))
-                    if process.poll() is not None:
+                    if ended:
                         del running[training]
                         bars.remove_task(tasks[training])
-                        if process.returncode == 130:
+                        if process.exitcode == 130:
                             raise KeyboardInterrupt
-                        if process.returncode or not training.done:
+                        if process.exitcode or not training.done:
                             name = f"{training.out.parent.name}/{training.out.name}"
                             raise UserError(f"training {name} failed: {_last_line(training)}")
                         if not CONSOLE.is_terminal and len(shares) > 1:
@@ -83,21 +90,31 @@ def train_side_by_side(trainings: Sequence[Training], at_once: int, what: str = 
             raise Stopped("the trainings are saved; give the same command again to go on") from None
         finally:
             for process in running.values():
-                process.send_signal(signal.SIGINT)
+                if process.pid is not None and process.exitcode is None:
+                    os.kill(process.pid, signal.SIGINT)
             for process in running.values():
-                process.wait()
+                process.join()
 
 
-def _start(training: Training) -> subprocess.Popen[bytes]:
+def _start(training: Training) -> BaseProcess:
     config = training.out.with_name(training.out.name + ".toml")
     config.parent.mkdir(parents=True, exist_ok=True)
     config.write_text(to_toml(training.settings), encoding="utf-8")
-    with _log(training).open("ab") as log:
-        return subprocess.Popen(
-            [sys.executable, "-m", "recognizer.training.side_by_side", str(config), str(training.out)],
-            stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=die_with_parent,
-            start_new_session=True,  # Ctrl-C reaches this process alone, which passes it on once
-        )  # fmt: skip
+    process = CONTEXT.Process(target=_run, args=(config, training.out, _log(training)))  # type: ignore[attr-defined]
+    process.start()
+    return process  # type: ignore[no-any-return]
+
+
+def _run(config: Path, out: Path, log: Path) -> None:
+    """What the process of one training runs."""
+    die_with_parent()
+    os.setsid()  # Ctrl-C reaches the process that asked for it alone, which passes it on once
+    with log.open("ab") as told, open(os.devnull) as nothing:
+        for standard, file in enumerate((nothing, told, told)):
+            os.dup2(file.fileno(), standard)
+    with one_line_errors():
+        resume = (out / "settings.toml").is_file()
+        train(load(TrainSettings, config, {}), out, resume)
 
 
 def die_with_parent() -> None:
@@ -126,15 +143,3 @@ def _where(training: Training) -> tuple[int, int | None, str]:
 def _share(training: Training) -> float:
     step, total, _ = _where(training)
     return step / (total or 1)
-
-
-def main(config: str, out: str) -> None:
-    """What the process of one training runs."""
-    run = Path(out)
-    with one_line_errors():
-        resume = (run / "settings.toml").is_file()
-        train(load(TrainSettings, Path(config), {}), run, resume)
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
