@@ -3,7 +3,7 @@
     baseline and fold readers
     -> [ mine -> make some by each method -> a short trial of each -> make the rest by those that earned
          -> keep the faithful -> train beside a control, and so for each fold ] each round
-    -> learn all of it anew -> test once
+    -> learn all of it anew, once more where it reads pictures without labels -> test once
 
 A control follows the pupil round by round: the same start, the same pictures seen, and never a made one. A round that
 does not beat it ends practice. Of few labels a quarter is too few to tell, so that each fold has its pupil and its
@@ -165,7 +165,8 @@ def ahead(run: Run, settings: PracticeSettings) -> float:
     per_round = lasting([1.0] * 2 + [1 - 1 / folds] * (2 * folds), run.jobs) + lasting(trials, run.jobs)
     controls = [1.0] * (2 + len(settings.controls)) * settings.seeds if settings.controls else []
     passes = settings.rounds * settings.round_share * per_round
-    passes += lasting([1.0] * settings.starts, run.jobs) + lasting(controls, run.jobs)
+    ends = 2 if UNLABELLED in settings.methods else 1
+    passes += ends * lasting([1.0] * settings.starts, run.jobs) + lasting(controls, run.jobs)
     base, told = run.training(run.out / "baseline", run.out / "data" / "train", 0).settings, "pictures_per_second"
     pace = json.loads((run.out / "baseline" / "metrics.jsonl").read_text().splitlines()[-1])[told]
     return passes * base.pictures_for(len(run.train)) / float(pace)
@@ -495,25 +496,53 @@ def winners(run: Run, settings: PracticeSettings) -> list[Path]:
 
 
 def settle(run: Run, settings: PracticeSettings) -> None:
-    """Learn anew, from the run's start, all that the best pupil which beat its control practised on: as often as the
-    baseline was trained, with its seeds, for the mean of the weights. The control is what practice began with, which
-    saw as many pictures."""
+    """Learn anew, from the run's start, all that the best pupil which beat its control practised on. Where pictures
+    without labels were among it, learn all anew once more with what that reader, which reads more than those of the
+    rounds, is sure of in them: unless less is then read of what validates, beyond chance."""
     pupils = winners(run, settings)
     if "settled" in run.ledger or not pupils:
         return
-    began, made = time.monotonic(), taught(run, settings)
-    first, *again = from_the_start(
-        run, settings, pupils[0].with_name("settled"), with_synthetic=made, synthetic_share=share_of(settings, made)
-    )
-    train_side_by_side([first, *again], run.jobs, "learning all anew")
-    own, mean = with_others(run, first.out, again, read(first.out, run.validation))
-    scores, before = scores_of(run.validation, own), run.ledger["baseline"]["validation"]
-    reader = mean_beside(first.out) if mean else first.out
+    began, folder = time.monotonic(), pupils[0].parent
+    made, before = practised_on(run, number_of(pupils[0])), run.ledger["baseline"]["validation"]
+    reader, own = learn_anew(run, settings, folder / "settled", made)
+    again = read_again(run, settings, folder / "kept-again", made, reader)
+    if again:
+        last, theirs = learn_anew(run, settings, folder / "settled-again", again)
+        if not worse(run.validation, theirs, own):
+            reader, own, made = last, theirs, again
     run.ledger.record(
-        "settled", reader=str(reader.relative_to(run.out)), pupil=scores.to_dict(), control=before,
+        "settled", reader=str(reader.relative_to(run.out)), pupil=scores_of(run.validation, own).to_dict(),
+        control=before, taught=[str(Path(path).relative_to(run.out)) for path in made],
         seconds=time.monotonic() - began,
     )  # fmt: skip
-    say(Alone(), f"learned anew: {in_words(scores)} on validation")
+
+
+def learn_anew(run: Run, settings: PracticeSettings, out: Path, made: Sequence[str]) -> tuple[Path, Sequence[Reading]]:
+    """The reader that is trained from the run's start on all labels and made pictures, as often as the baseline was and
+    with its seeds, for the mean of the weights; and what it reads in what validates. Its control is what practice began
+    with, which saw as many pictures."""
+    first, *again = from_the_start(run, settings, out, with_synthetic=made, synthetic_share=share_of(settings, made))
+    train_side_by_side([first, *again], run.jobs, "learning all anew")
+    own, mean = with_others(run, first.out, again, read(first.out, run.validation))
+    say(Alone(), f"learned anew: {in_words(scores_of(run.validation, own))} on validation")
+    return mean_beside(first.out) if mean else first.out, own
+
+
+def read_again(run: Run, settings: PracticeSettings, out: Path, made: Sequence[str], reader: Path) -> list[str]:
+    """A folder with what is practised on where those pictures that have no label are taken anew, all of which a reader
+    is sure of; none where nothing was practised on that has none."""
+    practised = [replace(s, name=f"{k}/{s.name}") for k, path in enumerate(made) for s in read_manifest(path)]
+    drawn = [s for s in practised if s.meta["method"] != UNLABELLED]
+    if len(drawn) == len(practised):
+        return []
+    if not out.exists():
+        files = run.ledger["prepare"]["unlabelled"]
+        found, _ = take(run, files, [reader], settings.seed, hard=False)
+        if not found:
+            return []
+        write_folder([*drawn, *found], out)
+        say(Alone(), f"{len(found):,} of {files:,} pictures without labels are read surely now: once more with these")
+    return [str(out)]
 
 
 def choose(run: Run, settings: PracticeSettings, control: Path) -> None:
@@ -571,7 +600,10 @@ def read_test(run: Run) -> None:
 
 
 def taught(run: Run, settings: PracticeSettings) -> list[str]:
-    """The folders of what the best pupil that beat its control practised on; where none did, the first."""
+    """The folders of what was learned anew: of what the best pupil that beat its control practised on, or of that with
+    what was read surely at the end; where none did, of the first."""
+    if told := run.ledger.get("settled", {}).get("taught"):
+        return [str(run.out / path) for path in told]
     best = winners(run, settings)
     return practised_on(run, number_of(best[0]) if best else 1)
 

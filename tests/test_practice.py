@@ -502,6 +502,36 @@ def test_what_was_practised_is_learned_anew_and_kept_unless_it_is_worse(whole: P
     assert not chosen_again.ledger["chosen"]["practised"]
 
 
+def test_pictures_without_labels_are_read_again_by_what_learned_anew(whole: Path, tmp_path: Path) -> None:
+    settings = load(PracticeSettings, whole / "settings.toml", {})
+    run = as_if_round_1_was_won(whole, tmp_path / "run", settings)
+    loose = [s.path.resolve() for s in read_manifest(whole.parent / "scheme/test").samples if s.path]
+    (run.out / "data/unlabelled.json").write_text(json.dumps([str(path) for path in loose]))
+    told = {k: v for k, v in run.ledger["prepare"].items() if k != "step"}
+    run.ledger.record("prepare", **told | {"unlabelled": len(loose)})
+    *drawn, last = read_manifest(whole / "round-1/kept").samples
+    shutil.rmtree(run.out / "round-1/kept")
+    wrong = replace(last, text=last.text[::-1], meta={"method": UNLABELLED, "source": None, "found": str(loose[0])})
+    write_folder([*drawn, wrong], run.out / "round-1/kept")
+    settle(run, settings)
+    again = run.out / "round-1/kept-again"
+    found = [s for s in read_manifest(again) if s.meta["method"] == UNLABELLED]
+    assert 0 < len(found) <= len(loose) and {s.meta["found"] for s in found} <= {str(path) for path in loose}
+    assert all(s.read_bytes() == Path(s.meta["found"]).read_bytes() for s in found)
+    read = read_some(run.out / "round-1/settled-mean", found)
+    assert {s.name: s.text for s in found} == {name: r.text for name, r in read.items()}, "not as a round read them"
+    others = [s for s in read_manifest(again) if s.meta["method"] != UNLABELLED]
+    assert sorted((s.text, s.meta["seed"]) for s in others) == sorted((s.text, s.meta["seed"]) for s in drawn)
+    for name, made in (("settled", "kept"), ("settled-again", "kept-again")):
+        learned = load(TrainSettings, run.out / "round-1" / name / "settings.toml", {}).with_synthetic
+        assert learned == (str(run.out / "round-1" / made),)
+    kept = run.ledger["settled"]
+    assert (kept["reader"], kept["taught"]) in (
+        ("round-1/settled-again-mean", ["round-1/kept-again"]), ("round-1/settled-mean", ["round-1/kept"]),
+    )  # fmt: skip
+    assert taught(run, settings) == [str(run.out / path) for path in kept["taught"]]
+
+
 def test_pictures_that_nobody_made_take_a_larger_share_of_a_batch(whole: Path, tmp_path: Path) -> None:
     settings = load(PracticeSettings, whole / "settings.toml", {"made_share": 0.1, "found_share": 0.4})
     samples = read_manifest(whole / "round-1/kept").samples[:8]
