@@ -116,7 +116,9 @@ def test_a_list_comes_back_and_anything_else_is_refused(pictures: list[Sample], 
             read_doubts(tmp_path / "audit.jsonl")
 
 
-def test_wrong_labels_come_first_in_the_list_and_nothing_is_changed(tmp_path: Path) -> None:
+def test_wrong_labels_come_first_in_the_list_and_nothing_is_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     labels = random_labels(72, 5)
     data = draw_folder(tmp_path / "data", labels, 5)
     rows = (data / "metadata.jsonl").read_text().splitlines()
@@ -128,7 +130,8 @@ def test_wrong_labels_come_first_in_the_list_and_nothing_is_changed(tmp_path: Pa
         rows[i] = json.dumps(row)
     (data / "metadata.jsonl").write_text("\n".join(rows) + "\n")
     before = {path.name: path.read_bytes() for path in data.iterdir()}
-    words = ["audit-labels", data, "--out", tmp_path / "audit", "--folds", 3, "--pictures", 960, "--jobs", 1]
+    monkeypatch.chdir(tmp_path)
+    words = ["audit-labels", "data", "--out", "audit", "--folds", 3, "--pictures", 960, "--jobs", 1]
     ended = recognizer(*words, "--from", "tiny")
     assert ended.status == 0, ended.err
     found = read_doubts(tmp_path / "audit" / "audit.jsonl")
