@@ -181,3 +181,16 @@ def test_a_killed_command_leaves_no_training_behind(tmp_path: Path) -> None:
     while any(alive(pid) for pid in begun) and time.monotonic() < until:
         time.sleep(0.1)
     assert not any(alive(pid) for pid in begun)
+
+
+def test_a_script_that_trains_is_not_run_again_in_each_training(tmp_path: Path) -> None:
+    draw_folder(tmp_path / "data", random_labels(30, 3), 3)
+    (tmp_path / "script.py").write_text(
+        "import sys\nfrom recognizer.cli import app\nprint('once')\nsys.argv[1:] = "
+        "'audit-labels data --out audit --folds 3 --jobs 3 --pictures 32 --from tiny'.split()\napp()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0 and done.stdout.count("once") == 1, done.stderr
+    assert (tmp_path / "audit/audit.jsonl").exists()

@@ -14,9 +14,11 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import ModuleType
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -101,7 +103,14 @@ def _start(training: Training) -> BaseProcess:
     config.parent.mkdir(parents=True, exist_ok=True)
     config.write_text(to_toml(training.settings), encoding="utf-8")
     process = CONTEXT.Process(target=_run, args=(config, training.out, _log(training)))  # type: ignore[attr-defined]
-    process.start()
+    script = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType(
+        "__main__"
+    )  # else a script that calls this would be run again in each training
+    try:
+        process.start()
+    finally:
+        sys.modules["__main__"] = script
     return process  # type: ignore[no-any-return]
 
 
@@ -128,7 +137,9 @@ def _log(training: Training) -> Path:
 
 
 def _last_line(training: Training) -> str:
-    lines = _log(training).read_text(errors="replace").strip().splitlines()
+    lines = []
+    with suppress(FileNotFoundError):  # it ended before it could write one
+        lines = _log(training).read_text(errors="replace").strip().splitlines()
     return lines[-1].removeprefix("error: ") if lines else "it said nothing"
 
 
