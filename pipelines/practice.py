@@ -503,17 +503,16 @@ def settle(run: Run, settings: PracticeSettings) -> None:
     if "settled" in run.ledger or not pupils:
         return
     began, folder = time.monotonic(), pupils[0].parent
-    made, before = practised_on(run, number_of(pupils[0])), run.ledger["baseline"]["validation"]
+    made, before = taught(run, settings), run.ledger["baseline"]["validation"]
     reader, own = learn_anew(run, settings, folder / "settled", made)
     again = read_again(run, settings, folder / "kept-again", made, reader)
     if again:
         last, theirs = learn_anew(run, settings, folder / "settled-again", again)
         if not worse(run.validation, theirs, own):
-            reader, own, made = last, theirs, again
+            reader, own = last, theirs
     run.ledger.record(
         "settled", reader=str(reader.relative_to(run.out)), pupil=scores_of(run.validation, own).to_dict(),
-        control=before, taught=[str(Path(path).relative_to(run.out)) for path in made],
-        seconds=time.monotonic() - began,
+        control=before, seconds=time.monotonic() - began,
     )  # fmt: skip
 
 
@@ -600,10 +599,7 @@ def read_test(run: Run) -> None:
 
 
 def taught(run: Run, settings: PracticeSettings) -> list[str]:
-    """The folders of what was learned anew: of what the best pupil that beat its control practised on, or of that with
-    what was read surely at the end; where none did, of the first."""
-    if told := run.ledger.get("settled", {}).get("taught"):
-        return [str(run.out / path) for path in told]
+    """The folders of what the best pupil that beat its control practised on; where none did, the first."""
     best = winners(run, settings)
     return practised_on(run, number_of(best[0]) if best else 1)
 

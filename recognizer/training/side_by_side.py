@@ -104,9 +104,7 @@ def _start(training: Training) -> BaseProcess:
     config.write_text(to_toml(training.settings), encoding="utf-8")
     process = CONTEXT.Process(target=_run, args=(config, training.out, _log(training)))  # type: ignore[attr-defined]
     script = sys.modules["__main__"]
-    sys.modules["__main__"] = ModuleType(
-        "__main__"
-    )  # else a script that calls this would be run again in each training
+    sys.modules["__main__"] = ModuleType("__main__")  # else a script that calls this is run again in each training
     try:
         process.start()
     finally:
