@@ -612,7 +612,8 @@ def arms_of(run: Run, settings: PracticeSettings) -> Arms:
 def train_controls(run: Run, settings: PracticeSettings) -> None:
     """Say what mining adds: readers trained at once, from the run's start, with the same compute and the same number of
     pictures: `none`; `practised`, those that practice made; `classical`, variations of any labelled picture; `random`,
-    by the methods that practice used, as often, of any picture and text; and with a `third` of practice's."""
+    by the methods that practice used, as often, of any picture and text; and with a `third` of practice's. The readers
+    that judged the last of practice's pictures judge theirs: those from before are sure of too few without labels."""
     if set(settings.controls) <= set(run.ledger.get("controls trained", {"names": ()})["names"]):
         return
     began, arms = time.monotonic(), arms_of(run, settings)
@@ -626,9 +627,12 @@ def train_controls(run: Run, settings: PracticeSettings) -> None:
     judges, failed = None, set[str]()
     for name in settings.controls:
         if name in wanted and f"made {name}" not in run.ledger:
-            judges = judges or Judges.of(run, [t.out for t in run.fold_trainings()])
+            won = winners(run, settings)
+            number = number_of(won[0]) if won else 1
+            judges = judges or Judges.of(run, fold_readers(run, number))
+            best = begun_with(run) if number == 1 else run.out / f"round-{number - 1}" / "pupil"
             try:
-                arms.make(name, wanted[name], judges, begun_with(run))
+                arms.make(name, wanted[name], judges, best)
             except UserError as error:  # one control must not cost a run the others
                 say(Alone(), f"{name} is left out: {error}")
                 failed.add(name)

@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -27,9 +28,7 @@ from recognizer.progress import CONSOLE, SPEED_OVER, Alone, say, spell
 from recognizer.settings import load, to_toml
 from recognizer.training.train import TrainSettings, train
 
-# forked, where the system can do that safely, from a process that has only imported what trainings need
-CONTEXT = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
-CONTEXT.set_forkserver_preload(["recognizer.training.nursery"])
+LONGEST = 75  # bytes of the temporary folder's name: a socket's, which lies in it, has 107 at most
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +101,11 @@ def _start(training: Training) -> BaseProcess:
     config = training.out.with_name(training.out.name + ".toml")
     config.parent.mkdir(parents=True, exist_ok=True)
     config.write_text(to_toml(training.settings), encoding="utf-8")
-    process = CONTEXT.Process(target=_run, args=(config, training.out, _log(training)))  # type: ignore[attr-defined]
+    # forked, where the system can do that safely, from a process that has only imported what trainings need
+    forked = sys.platform == "linux" and len(os.fsencode(tempfile.gettempdir())) <= LONGEST
+    context = multiprocessing.get_context("forkserver" if forked else "spawn")
+    context.set_forkserver_preload(["recognizer.training.nursery"])
+    process = context.Process(target=_run, args=(config, training.out, _log(training)))  # type: ignore[attr-defined]
     script = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")  # else a script that calls this is run again in each training
     try:
