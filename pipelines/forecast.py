@@ -38,6 +38,9 @@ FURTHEST = 30  # times the labels there are, beyond which no number is told
 SLOPES = np.linspace(0.0, 2.5, 41)
 FLOORS = np.concatenate([[0.0], np.geomspace(0.001, 0.3, 20)])
 MIDDLES = np.geomspace(0.3, 3.0, 60)
+# how likely they are before anything is read: slopes about this one, so far from it, and floors that are on average
+# this share of the least error seen; without it the likeliest law takes chance for a floor more often than not
+SLOPE, SLOPE_SPREAD, FLOOR = 0.6, 0.5, 0.5
 
 
 class ForecastSettings(DataSettings):
@@ -57,9 +60,9 @@ class ForecastSettings(DataSettings):
 
 @dataclass(frozen=True)
 class Law:
-    """Error rates after `n` labels, `level (n / middle)^-slope + floor`: the likeliest, and one for each replicate of a
-    bootstrap over held-out pictures and trainings. `spread` holds what single trainings differed from the likeliest by,
-    as logarithms of ratios of error rates."""
+    """Error rates after `n` labels, `level (n / middle)^-slope + floor`: one for each replicate of a bootstrap over
+    held-out pictures and trainings, drawn by how well it bears the replicate out, and the one in their middle. `spread`
+    holds what single trainings differed from that one by, as logarithms of ratios of error rates."""
 
     middle: float
     best: Floats  # (3,): level, slope, floor
@@ -68,19 +71,17 @@ class Law:
 
     def error(self, n: float | Floats, laws: Floats | None = None) -> Floats:
         """Error rates (..., N) after `n` labels (N,)."""
-        laws = self.best if laws is None else laws
-        level, slope, floor = (laws[..., i, None] for i in range(3))
-        return np.minimum(level * (np.atleast_1d(n) / self.middle) ** -slope + floor, 1.0)
+        return errors_of(self.best if laws is None else laws, np.atleast_1d(n) / self.middle)
 
     def accuracy(self, n: float, seed: int = 0) -> tuple[float, float, float]:
-        """The share read right to expect of one training on `n` labels: likeliest, and 95 % interval."""
+        """The share read right to expect of one training on `n` labels, and its 95 % interval."""
         rng = np.random.default_rng([seed, 23])
         errors = self.error(n, self.replicates)[:, 0] * np.exp(rng.choice(self.spread, len(self.replicates)))
         low, high = np.quantile(np.minimum(errors, 1), [0.025, 0.975])
         return float(1 - self.error(n)[0]), float(1 - high), float(1 - low)
 
     def needed(self, target: float) -> tuple[float, float, float]:
-        """The labels that a share of `target` read right takes: likeliest, and 95 % interval; infinite where no number
+        """The labels that a share of `target` read right takes, and their 95 % interval; infinite where no number
         does."""
 
         def of(laws: Floats) -> Floats:
@@ -95,10 +96,17 @@ class Law:
         return float(of(self.best[None])[0]), float(low), float(high)
 
 
+def errors_of(laws: Floats, times: Floats) -> Floats:
+    """Error rates (..., N) by laws (..., 3) after so many times their middle's labels (N,)."""
+    level, slope, floor = (laws[..., i, None] for i in range(3))
+    return np.asarray(np.minimum(level * times**-slope + floor, 1.0))
+
+
 def fit_law(sizes: Sequence[int], right: NDArray[np.bool_], seed: int = 0) -> Law:
     """The law through what readers read right, (sizes, trainings of each, held-out pictures) of booleans.
 
-    The likelihood is that of as many independent pictures as were held out (all trainings read the same ones).
+    The likelihood is that of as many independent pictures as were held out (all trainings read the same ones). Before
+    it, slopes of about `SLOPE` and low floors are taken for likelier, as much as a few pictures weigh.
 
     Raises:
         UserError: fewer than two sizes.
@@ -109,21 +117,16 @@ def fit_law(sizes: Sequence[int], right: NDArray[np.bool_], seed: int = 0) -> La
     trainings, held = right.shape[1:]
     middle = float(np.exp(np.log(n).mean()))
     wrong = 1 - right.mean(2)  # (sizes, trainings)
-    seen = np.exp(np.log(np.maximum(wrong.mean(1), 0.5 / held)).mean())
+    least = 0.5 / held  # no part's error is surer than half a picture: those that were read say no more
+    seen = np.exp(np.log(np.maximum(wrong.mean(1), least)).mean())
     at_middle, slope, floor = (x.ravel() for x in np.meshgrid(seen * MIDDLES, SLOPES, FLOORS, indexing="ij"))
     possible = at_middle >= floor
     level, slope, floor = (at_middle - floor)[possible], slope[possible], floor[possible]
     rates = level[:, None] * (n / middle) ** -slope[:, None] + floor[:, None]
-    # no part's error is without a doubt: half a picture, as those that were read say no more than that
-    rates = np.clip(rates, 0.5 / held, 1 - 0.5 / held)
+    rates = np.clip(rates, least, 1 - least)
     log_wrong, log_right = np.log(rates), np.log1p(-rates)
     laws = np.stack([level, slope, floor], 1)
-
-    def likeliest(wrong: Floats) -> NDArray[np.int64]:
-        """The place of the law for each row of error rates (R, sizes)."""
-        return np.asarray((log_wrong @ wrong.T + log_right @ (1 - wrong).T).argmax(0))
-
-    best = likeliest(wrong.mean(1)[None])[0]
+    prior = -0.5 * ((slope - SLOPE) / SLOPE_SPREAD) ** 2 - floor / (FLOOR * max(wrong.mean(1).min(), least))
     rng = np.random.default_rng([seed, 29])
     found = []
     for _ in range(REPLICATES // 50):  # a few at once, as memory goes
@@ -132,10 +135,16 @@ def fit_law(sizes: Sequence[int], right: NDArray[np.bool_], seed: int = 0) -> La
         own = np.stack([
             [right[s][chosen[r, s]].mean(0) @ pictures[r] for s in range(len(n))] for r in range(50)
         ])  # fmt: skip
-        found.append(likeliest(1 - own))
-    least = 0.5 / held
+        likely = held * (log_wrong @ (1 - own).T + log_right @ own.T) + prior[:, None]  # (laws, replicates)
+        share = np.exp(likely - likely.max(0)).cumsum(0)
+        found += [int(np.searchsorted(s, x * s[-1])) for s, x in zip(share.T, rng.random(50), strict=True)]
+    replicates = laws[found]
+    # the one that is nearest to the middle of all where something was read and where something will be expected
+    many = np.geomspace(n.min(), 4 * n.max(), 9)
+    curves = np.log(errors_of(replicates, many / middle))
+    best = found[int(np.abs(curves - np.median(curves, 0)).sum(1).argmin())]
     spread = np.log(np.maximum(wrong, least) / np.maximum(rates[best][:, None], least)).ravel()
-    return Law(middle, laws[best], laws[np.concatenate(found)], spread)
+    return Law(middle, laws[best], replicates, spread)
 
 
 # ------------------------------------------------------------------------------------------------------------ the run
