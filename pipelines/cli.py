@@ -49,7 +49,7 @@ def run(
     data: Data = None,
     out: Out = None,
     resume: Resume = None,
-    validation: Annotated[Path | None, typer.Option(help="Labelled pictures to validate on; else a quarter.")] = None,
+    validation: Annotated[Path | None, typer.Option(help="To validate on; else a tenth of the labels, or ten.")] = None,
     test: Annotated[Path | None, typer.Option(help="Labelled pictures that are read once, at the end.")] = None,
     unlabelled: Unlabelled = None,
     start: Start = None,

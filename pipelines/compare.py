@@ -35,7 +35,6 @@ class CompareSettings(RunSettings):
     """Everything that `practice compare` can be told."""
 
     methods: tuple[str, ...] = (NONE, "classical", "splice")
-    validation_share: float = Field(0.1, gt=0, lt=1)
     folds: int = Field(2, ge=2, le=20)
     made: float = Field(1.0, gt=0)  # pictures of each method that are kept, for each training picture
     seeds: int = Field(3, ge=1, le=50)

@@ -6,7 +6,7 @@
     -> learn all of it anew, once more where it reads pictures without labels -> test once
 
 A control follows the pupil round by round: the same start, the same pictures seen, and never a made one. A round that
-does not beat it ends practice. Of few labels a quarter is too few to tell, so that each fold has its pupil and its
+does not beat it ends practice. The labels that validate are too few to tell, so that each fold has its pupil and its
 control as well, and a round is judged by all labels: those that validate and, out of fold, those that train. The
 learning rate stays as it is through the rounds, and readers are averages of weights, so that no round is judged by how
 far its rate had fallen.

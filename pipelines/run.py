@@ -73,7 +73,7 @@ class RunSettings(DataSettings):
     """What runs that make pictures can be told besides."""
 
     validation: str | None = None  # else a part of data
-    validation_share: float = Field(0.25, gt=0, lt=1)
+    validation_share: float | None = Field(None, gt=0, lt=1)  # else that of `share_to_validate`
     methods: tuple[str, ...] = ("captcha", "classical")
     unlabelled: tuple[str, ...] = ()  # folders of pictures without labels; they join the methods as `UNLABELLED`
     # of readers together, to take what they read for a label; less, where a character has not its share so
@@ -279,7 +279,7 @@ def prepare(settings: RunSettings, out: Path, ledger: Ledger) -> Run:
         if settings.validation:
             parts = [usable.samples, usable_held.samples]
         else:
-            share = settings.validation_share
+            share = settings.validation_share or share_to_validate(len(usable))
             parts = split_apart(usable.samples, (1 - share, share), settings.seed)
         if len(parts[0]) < 2 * settings.folds or not parts[1]:
             raise UserError(
@@ -316,6 +316,12 @@ def prepare(settings: RunSettings, out: Path, ledger: Ledger) -> Run:
         settings, out, ledger, train, read_manifest(data / "validation").samples,
         tuple(tuple(fold) for fold in folds_of(train, settings.folds, settings.seed)),
     )  # fmt: skip
+
+
+def share_to_validate(labels: int) -> float:
+    """A tenth; of few labels about ten, but no more than a quarter: no reader learns one that validates, and rounds are
+    judged by all labels, out of fold."""
+    return min(max(0.1, 10 / max(labels, 1)), 0.25)
 
 
 def write_trusted(run: Run, suspects: Collection[str]) -> None:

@@ -117,17 +117,17 @@ def test_a_run_leaves_all_that_it_says(whole: Path) -> None:
         "prepare", "baseline", "fit vae", "round 1 even", "round 1 trial", "round 1 earned",
         "round 1 mine", "round 1", *ends,
     ]  # fmt: skip
-    assert steps["prepare"]["train"] + steps["prepare"]["validation"] == 60
+    assert [steps["prepare"][part] for part in ("train", "validation")] == [48, 12], "about ten of few labels validate"
     asked = steps["round 1 mine"]["methods"]
     even = steps["round 1 even"]["methods"]
     total = sum(own["asked"] for own in asked.values())
-    assert [own["asked"] for own in even.values()] == [6, 7]
-    assert 24 <= total <= 27, "but for texts with a character that a method never saw"
+    assert [own["asked"] for own in even.values()] == [7, 7]
+    assert 27 <= total <= 30, "but for texts with a character that a method never saw"
     weights = steps["round 1 trial"]["weights"]
     assert sum(weights.values()) == pytest.approx(1)
     for name in asked:
         more = asked[name]["asked"] - even[name]["asked"]
-        assert -3 <= more - 14 * weights[name] <= 1, "the rest goes by what was earned"
+        assert -3 <= more - 15 * weights[name] <= 1, "the rest goes by what was earned"
     kept = sum(own["kept"] for own in asked.values())
     assert (
         kept == steps["round 1 mine"]["kept"] == len((whole / "round-1/kept/metadata.jsonl").read_text().splitlines())
@@ -707,7 +707,7 @@ def test_practice_begins_with_the_mean_of_trainings_of_other_seeds(whole: Path, 
     state, description = read_weights(whole / "baseline")
     blind = tmp_path / "blind" / "weights.safetensors"
     blind.parent.mkdir()
-    save_weights(blind, {k: t * (1.5 if t.ndim > 1 else 1) for k, t in state.items()}, description)
+    save_weights(blind, {k: t * (3 if t.ndim > 1 else 1) for k, t in state.items()}, description)
     shutil.copytree(whole / "baseline", tmp_path / "own")
     right, other = [Reading(s.text, 1.0, ()) for s in run.validation], Training(TrainSettings(), blind.parent)
     assert with_others(run, tmp_path / "own", [other], right) == (right, False)
