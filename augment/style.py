@@ -92,9 +92,14 @@ class Style:
 
 
 def throw_style(
-    texts: Sequence[str], seeds: Sequence[int], size: tuple[int, int], glyphs: Glyphs, difficulty: float
+    texts: Sequence[str],
+    seeds: Sequence[int],
+    size: tuple[int, int],
+    glyphs: Glyphs,
+    difficulty: float,
+    dice: Dice | None = None,
 ) -> Style:
-    """The styles of pictures of `texts`.
+    """The styles of pictures of `texts`, by `dice` that were made elsewhere or by those of texts and seeds.
 
     Raises:
         UserError: a text that is empty or too long, or with a character that no font draws.
@@ -102,7 +107,7 @@ def throw_style(
     if wrong := [t for t in texts if not 1 <= len(t) <= LONGEST]:
         raise UserError(f"{wrong[0]!r} has {len(wrong[0])} characters: a picture shows 1 to {LONGEST}")
     lengths = np.array([len(t) for t in texts])
-    dice = Dice(keys_of(texts, seeds))
+    dice = dice or Dice(keys_of(texts, seeds))
     held = np.arange(lengths.max()) < lengths[:, None]
     wild = difficulty * dice.within(0.2, 1.0)  # a picture is calm or wild as a whole
     chosen = _choose_glyphs(texts, glyphs, dice, held)
