@@ -1,11 +1,11 @@
 """Rendered pictures in the look of pictures without labels: a search over the dice that `render` throws.
 
     python benchmarks/looks.py --pictures DIR --charset upper+digits --length 4-6 --out OUT [--limit 300]
-        [--generations 14] [--each 800] [--count 4000] [--seed 0]
+        [--generations 14] [--each 800] [--count 4000] [--fonts FILE ...] [--seed 0]
 
 A look is what the dice show for a whole picture (paper, ink, font, waves, lines, noise, ...); what they show for single
 characters stays free. Looks are bred: those go on whose pictures are near the given ones in what the first layers of
-the default reader, rows and edges say, as seen from how much the given ones differ among themselves, that a
+the default reader, rows and greys say, as seen from how much the given ones differ among themselves, that a
 discriminator does not tell from them, and that the reader still reads. No label is used. `OUT/made` then holds
 `--count` labelled pictures of these looks to train on, and `OUT/sheet.png` given ones above made ones. Prints a line
 for each generation.
@@ -14,7 +14,6 @@ for each generation.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections import Counter
 from pathlib import Path
@@ -29,6 +28,7 @@ from torch.nn import functional as F
 
 from augment.glyphs import Glyphs, font_files, load_glyphs
 from augment.methods.render import draw
+from augment.sheet import Cell, contact_sheet
 from augment.style import Dice, keys_of, throw_style
 from augment.synthesize import random_texts
 from recognizer.charset import NAMED, Charset
@@ -115,7 +115,7 @@ def drawn(
 
 
 class Eye:
-    """What the default reader, rows and edges say of pictures, and how hard their texts are to read."""
+    """What the default reader, rows and greys say of pictures, and how hard their texts are to read."""
 
     def __init__(self) -> None:
         state, described = read_weights(DEFAULT)
@@ -233,12 +233,9 @@ def main() -> None:
         for i, (text, picture) in enumerate(zip(shown, made, strict=True)):
             picture.save(folder.path(f"{i:05}.png"))
             folder.add(f"{i:05}.png", None, text)
-    across = 6
-    sheet = Image.new("RGB", (across * (size[0] + 4), 14 * (size[1] + 4)), "white")
-    for i, picture in enumerate([*pictures[: 4 * across], *made[: 10 * across]]):
-        sheet.paste(picture.resize(size), (i % across * (size[0] + 4), i // across * (size[1] + 4)))
-    sheet.save(given.out / "sheet.png")
-    (given.out / "looks.json").write_text(json.dumps({k: str(v) for k, v in vars(given).items()}))
+    shown_first = [*pictures[:24], *made[:60]]
+    rows = [[Cell(picture) for picture in shown_first[i : i + 6]] for i in range(0, len(shown_first), 6)]
+    contact_sheet(rows, given.out / "sheet.png")
 
 
 if __name__ == "__main__":
