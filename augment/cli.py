@@ -127,6 +127,12 @@ def fit(
         list[Path] | None,
         typer.Option(help="Labelled pictures to learn from; repeatable. Without any: rendered text, to pretrain."),
     ] = None,
+    unlabelled: Annotated[
+        list[Path] | None,
+        typer.Option(help="Pictures without labels to learn from, by a method that can (match); repeatable."),
+    ] = None,
+    charset: Annotated[str | None, typer.Option(help="What these show ('upper+digits').")] = None,
+    length: Annotated[str | None, typer.Option(help="How many characters: 5, or 4-6.")] = None,
     out: Annotated[Path | None, typer.Option(help="A new folder, for --fitted of augment synthesize.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with this fit, exactly where it was.")] = None,
     limit: Annotated[int | None, typer.Option(help="Use only the first so many samples.", min=1)] = None,
@@ -142,6 +148,8 @@ def fit(
         "method": method, "data": [str(path) for path in data or ()], "limit": limit, "label_pattern": label_pattern,
         "settings": _settings(sets),
     }  # fmt: skip
+    loose = {"unlabelled": [str(path) for path in unlabelled or ()], "charset": charset, "length": length}
+    asked["settings"] |= (loose := {name: value for name, value in loose.items() if value})
     if resume is not None:
         if any(asked[name] for name in asked) or out is not None:
             raise UserError("--resume goes on with the fit's own settings: leave the other options out")
@@ -155,6 +163,9 @@ def fit(
     elif out.exists() and any(out.iterdir()):
         raise UserError(f"{out} exists and is not empty: name a new folder, or go on with --resume {quoted(out)}")
     cls = load_learner(asked["method"])
+    for name in loose:
+        if name not in cls.FitSettings.model_fields:
+            raise UserError(f"--method {asked['method']} learns from labelled pictures alone: leave --{name} out")
     manifest = merge([read_manifest(Path(d), asked["label_pattern"]) for d in asked["data"]]) if asked["data"] else None
     if manifest is not None and asked["limit"]:
         manifest = manifest.first(asked["limit"])
@@ -191,7 +202,14 @@ def synthesize(
     """
     from augment.method import read_requests, sources_of
     from augment.methods import create, load_class
-    from augment.synthesize import drawable, random_texts, requests_for_sources, requests_for_texts, with_pairs
+    from augment.synthesize import (
+        drawable,
+        lengths_in,
+        random_texts,
+        requests_for_sources,
+        requests_for_texts,
+        with_pairs,
+    )
     from augment.synthesize import synthesize as make
     from recognizer.charset import Charset
     from recognizer.cli import read_lines
@@ -248,7 +266,7 @@ def synthesize(
             asked = requests_for_texts(lines[:count], shape, seed or 0)
         elif charset is not None or known is not None:
             characters = Charset(known.characters) if known and charset is None else Charset.named(charset or "")
-            lengths = _lengths(length or "4-6") if length is not None or known is None else known.lengths
+            lengths = lengths_in(length or "4-6") if length is not None or known is None else known.lengths
             asked = requests_for_texts(random_texts(characters, lengths, count or 100, seed or 0), shape, seed or 0)
         else:
             raise UserError("say what to draw: --requests FILE, --texts FILE, or --charset and --length")
@@ -431,14 +449,6 @@ def _size(size: str) -> tuple[int, int]:
     if not (8 <= width <= 4096 and 8 <= height <= 4096):
         raise UserError(f"--size {size!r}: write width x height in pixels, as in 160x60")
     return width, height
-
-
-def _lengths(length: str) -> list[int]:
-    found = re.fullmatch(r"(\d{1,2})(?:-(\d{1,2}))?", length)
-    low, high = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
-    if not 1 <= low <= high:
-        raise UserError(f"--length {length!r}: write 5, or 4-6")
-    return list(range(low, high + 1))
 
 
 if __name__ == "__main__":

@@ -268,17 +268,7 @@ def fit(
         raise UserError(f"precision {settings.precision}, tracker {settings.tracker}: {error}") from None
     if settings.batch % accelerator.num_processes or settings.batch < 2 * accelerator.num_processes:
         raise UserError(f"batch {settings.batch} cannot be shared evenly among {accelerator.num_processes} processes")
-    facts, file = provenance() | {"data_sha256": data_hash}, out / "run.json"
-    with suppress(OSError, ValueError):
-        if json.loads(file.read_text())["data_sha256"] != data_hash:
-            raise UserError(f"{out} cannot be resumed: its pictures or labels have changed since; start a new fit")
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        (out / "grids").mkdir(parents=True, exist_ok=True)
-        (out / "asked.json.tmp").write_text(json.dumps(asked) + "\n", encoding="utf-8")
-        (out / "asked.json.tmp").replace(out / "asked.json")
-        (out / "settings.toml").write_text(to_toml(settings), encoding="utf-8")
-        file.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    begin_folder(accelerator, out, settings, data_hash, asked)
     networks = {name: network.to(accelerator.device) for name, network in learning.networks.items()}
     for network in networks.values():
         network.to(memory_format=torch.channels_last)
@@ -356,6 +346,27 @@ def fit(
     if accelerator.is_main_process:
         finish({name: tensor.cpu() for name, tensor in average.shadow.items()})
     accelerator.end_training()
+
+
+def begin_folder(
+    accelerator: Accelerator, out: Path, settings: Settings, data_hash: str, asked: Mapping[str, Any] | None
+) -> None:
+    """Make the folder of a fit, with what it was asked for, its settings and where it ran.
+
+    Raises:
+        UserError: it is there, of other data.
+    """
+    facts, file = provenance() | {"data_sha256": data_hash}, out / "run.json"
+    with suppress(OSError, ValueError):
+        if json.loads(file.read_text())["data_sha256"] != data_hash:
+            raise UserError(f"{out} cannot be resumed: its pictures or labels have changed since; start a new fit")
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        (out / "grids").mkdir(parents=True, exist_ok=True)
+        (out / "asked.json.tmp").write_text(json.dumps(asked) + "\n", encoding="utf-8")
+        (out / "asked.json.tmp").replace(out / "asked.json")
+        (out / "settings.toml").write_text(to_toml(settings), encoding="utf-8")
+        file.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
 
 def share_gradients(accelerator: Accelerator, networks: Iterable[nn.Module]) -> None:

@@ -17,6 +17,9 @@ from augment.glyphs import Glyphs
 from recognizer.errors import UserError
 
 LONGEST = 32  # characters of a text
+MEANING = (
+    1  # of dice, raised where a throw is added, moved or read otherwise: looks that were bred (evolve.py) hold throws
+)
 LINES = 20  # at most, on one side of the text
 BANK = 512  # side of the fixed fields of noise; a picture takes its own window of them, which starts at any place
 Floats = NDArray[np.float64]
@@ -41,6 +44,10 @@ class Dice:
         numbers = (mixed >> np.uint64(11)) * 2.0**-53
         return np.asarray(numbers if each else numbers[:, 0], np.float64)
 
+    def whole(self, each: int) -> Floats:
+        """`throw`, for what a picture has several of as a whole (N, each), not one a character or a line."""
+        return self.throw(each)
+
     def of(self, rows: NDArray[np.int64]) -> Dice:
         """The dice of some of the pictures. Its throws are others than this one's."""
         some = Dice(self._keys[rows])
@@ -59,7 +66,7 @@ class Dice:
 
     def bell(self) -> Floats:
         """About normal with deviation 1, never beyond 3.5: the sum of four."""
-        return np.asarray((self.throw(4).sum(1) - 2) * math.sqrt(3))
+        return np.asarray((self.whole(4).sum(1) - 2) * math.sqrt(3))
 
 
 def _mixed(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -134,7 +141,7 @@ def _choose_glyphs(texts: Sequence[str], glyphs: Glyphs, dice: Dice, held: NDArr
     able = np.argsort(~has, axis=0, kind="stable")  # (F, C): those that draw it come first
     each = able[(dice.throw(held.shape[1]) * count[columns]).astype(int), columns]
     # one font for all: the first of eight throws that draws every character
-    tried = (dice.throw(8) * len(has)).astype(int)
+    tried = (dice.whole(8) * len(has)).astype(int)
     fits = (has[tried[:, :, None], columns[:, None]] | ~held[:, None]).all(2)
     one = tried[np.arange(len(texts)), fits.argmax(1)]
     mixed = dice.chance(0.25) | ~fits.any(1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, replace
 from itertools import chain, takewhile
@@ -153,6 +154,19 @@ def random_texts(charset: Charset, lengths: Sequence[int], count: int, seed: int
     """Texts of evenly drawn lengths and characters."""
     rng = np.random.default_rng([seed, 13])
     return ["".join(rng.choice(list(charset.characters), int(rng.choice(lengths)))) for _ in range(count)]
+
+
+def lengths_in(length: str) -> list[int]:
+    """The lengths of texts that "5" or "4-6" says.
+
+    Raises:
+        UserError: it is neither.
+    """
+    found = re.fullmatch(r"(\d{1,2})(?:-(\d{1,2}))?", length)
+    low, high = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
+    if not 1 <= low <= high:
+        raise UserError(f"--length {length!r}: write 5, or 4-6")
+    return list(range(low, high + 1))
 
 
 def requests_for_sources(manifest: Manifest, count: int, seed: int) -> tuple[list[Request], list[Problem]]:

@@ -88,6 +88,40 @@ def run(
 
 
 @typer_app.command()
+def begin(
+    unlabelled: Unlabelled = None,
+    charset: Annotated[
+        str | None,
+        typer.Option(help="The characters that they show, as they show them: 'upper+digits', or themselves."),
+    ] = None,
+    length: Annotated[str | None, typer.Option(help="How many: 5, or 4-6.")] = None,
+    out: Out = None,
+    resume: Resume = None,
+    test: Annotated[Path | None, typer.Option(help="Labelled pictures that are read once, at the end.")] = None,
+    start: Start = None,
+    rounds: Annotated[int | None, typer.Option(help="At most so many rounds of its own readings; 4.")] = None,
+    pictures: Annotated[int | None, typer.Option(help="Pictures that each training sees; 12,000.")] = None,
+    jobs: Jobs = None,
+    seed: Seed = None,
+    label_pattern: Pattern = None,
+    config: Config = None,
+    sets: Sets = None,
+) -> None:
+    """Begin without a label: draw text in looks bred from pictures, train on it, then on its own sure readings. Killed
+    at any moment, the same command goes on."""
+    from pipelines.begin import BeginSettings
+    from pipelines.begin import begin as run_begin
+
+    settings, out = _asked(
+        BeginSettings, "practice begin", "begin", resume, out, config, sets, "unlabelled",
+        unlabelled=unlabelled or None, charset=charset, length=length, test=test, start=start, rounds=rounds,
+        pictures=pictures, jobs=jobs, seed=seed, label_pattern=label_pattern,
+    )  # fmt: skip
+    run_begin(settings, out)
+    print((out / "begin.txt").read_text(encoding="utf-8"), end="")
+
+
+@typer_app.command()
 def compare(
     data: Data = None,
     test: Annotated[Path | None, typer.Option(help="Labelled pictures to compare on.")] = None,
@@ -165,7 +199,7 @@ def forecast(
 
 def _asked(
     cls: type[S], what: str, to: str, resume: Path | None, out: Path | None, config: Path | None,
-    sets: list[str] | None, **options: Any,
+    sets: list[str] | None, needs: str = "data", **options: Any,
 ) -> tuple[S, Path]:  # fmt: skip
     """The settings of a new run of that command and its folder, or those of the run to go on with.
 
@@ -182,8 +216,8 @@ def _asked(
         return resumed_settings(cls, resume, what), resume
     if out is None:
         raise UserError("say where the run goes: --out RUN")
-    if not given.get("data") and config is None:
-        raise UserError(f"say what to {to} on: --data DIR")
+    if not given.get(needs) and config is None:
+        raise UserError(f"say what to {to} on: --{needs} DIR")
     for name in ("data", "unlabelled", "validation", "test"):
         if name in given:
             given[name] = [str(p) for p in given[name]] if isinstance(given[name], list) else str(given[name])

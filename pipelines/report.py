@@ -37,7 +37,12 @@ from recognizer.samples import Sample, read_manifest
 OPENING, HARD, LATER_HARD, EACH, REFUSED, CHANGED, SUSPECTS, LOOK = 6, 12, 6, 4, 12, 20, 24, 6
 ROLES = ("before", "control", "after")
 # runs of other commands than `practice run`, known by settings that each has
-OTHERS = {"a forecast": {"target", "effort"}, "a comparison of losses": {"tail"}, "a comparison": {"made", "seeds"}}
+OTHERS = {
+    "a beginning": {"charset", "count"},
+    "a forecast": {"target", "effort"},
+    "a comparison of losses": {"tail"},
+    "a comparison": {"made", "seeds"},
+}
 WIDE = 160  # columns for tables, however few the terminal has: their cells must not be cut
 PLOT = 300  # height of the curve in pixels
 
@@ -208,17 +213,19 @@ def print_status(run: Path) -> None:
     with suppress(OSError, ValueError):
         names = set(tomllib.loads(settings.read_text(encoding="utf-8")))
     what = next((what for what, own in OTHERS.items() if own <= names), None)
-    if what is None or "rounds" in names or not (ledger.exists() or (run / "lock").exists()):
+    if what is None or {"rounds", "made"} <= names or not (ledger.exists() or (run / "lock").exists()):
         print_summary(run)
         return
     steps = list(_entries(ledger, "step"))
     print(f"{what}; done: {', '.join(steps) or 'nothing yet'}")
     if running(run):
         print("a process is at it")
-    elif told := [run / name for name in ("table.md", "forecast.txt") if (run / name).exists()]:
+    elif told := [run / name for name in ("table.md", "forecast.txt", "begin.txt") if (run / name).exists()]:
         print(f"it is finished: {told[0]}")
     else:
-        command = "forecast" if "target" in names else "compare" + " --losses" * ("tail" in names)
+        command = {"a beginning": "begin", "a forecast": "forecast"}.get(
+            what, "compare" + " --losses" * ("tail" in names)
+        )
         print(f"go on with: practice {command} --resume {shlex.quote(str(run))}")
     if last := trained_last(run):
         print(f"training {last}")

@@ -342,25 +342,34 @@ def fitted(run: Run, name: str, reader: Path) -> tuple[dict[str, Any], str | Non
         began = time.monotonic()
         if not (reader / "reader.onnx").exists():
             export(reader)
-        # in a process of its own: this one has settled what it computes in, and on
-        command = [sys.executable, "-m", "augment.cli", "fit"]
-        if (folder / "asked.json").exists():
-            command += ["--resume", str(folder)]
-        else:
-            shutil.rmtree(folder, ignore_errors=True)
-            trusted = run.out / "data" / "trusted"
-            data = trusted if trusted.exists() else run.out / "data" / "train"
-            command += ["--method", name, "--data", str(data), "--out", str(folder)]
-            values = {"model": str(reader), **run.settings.fit.get(name, {})}
-            command += [w for k, v in values.items() for w in ("--set", f"{k}={json.dumps(v)}")]
-        code, found, told = watched(command, f"fitting {name}", folder / "metrics.jsonl")
-        if code:
-            raise UserError(f"{name} cannot be fitted: {(told.strip().splitlines() or ['it was stopped'])[-1]}")
-        said = found.splitlines()[0].removeprefix(f"{folder}: ")
+        trusted = run.out / "data" / "trusted"
+        data = trusted if trusted.exists() else run.out / "data" / "train"
+        values = {"model": str(reader), **run.settings.fit.get(name, {})}
+        said = fit_into(folder, name, ["--data", str(data)], values)
         run.ledger.record(step, said=said, seconds=time.monotonic() - began)
         say(Alone(), f"  {name}: {said}")
     settings = {**own, "fitted": str(folder)}
     return settings, cast("Learner", create(name, settings)).known.characters
+
+
+def fit_into(folder: Path, name: str, words: Sequence[str], values: Mapping[str, Any]) -> str:
+    """Have `augment fit` learn a method, or go on where it was; gives what it said of it.
+
+    Raises:
+        UserError: it cannot.
+    """
+    # in a process of its own: this one has settled what it computes in, and on
+    command = [sys.executable, "-m", "augment.cli", "fit"]
+    if (folder / "asked.json").exists():
+        command += ["--resume", str(folder)]
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+        command += ["--method", name, *words, "--out", str(folder)]
+        command += [w for k, v in values.items() for w in ("--set", f"{k}={json.dumps(v)}")]
+    code, found, told = watched(command, f"fitting {name}", folder / "metrics.jsonl")
+    if code:
+        raise UserError(f"{name} cannot be fitted: {(told.strip().splitlines() or ['it was stopped'])[-1]}")
+    return found.splitlines()[0].removeprefix(f"{folder}: ")
 
 
 def watched(command: Sequence[str], what: str, metrics: Path) -> tuple[int, str, str]:

@@ -115,7 +115,16 @@ def ready(name: str, **settings: Any) -> Method:
             render = {"difficulty": 0.2}
             asked = requests_for_texts([t + "aB" for t in TEXTS] * 8, (120, 40), 0)
             synthesize("render", render, asked, data)
-        few = {"steps": 3, "batch": 4, "start": "nothing", "tracker": "none", "threads": 1, "grids": 1}
+        few = {
+            "steps": 3,
+            "generations": 1,
+            "children": 20,
+            "batch": 4,
+            "start": "nothing",
+            "tracker": "none",
+            "threads": 1,
+            "grids": 1,
+        }
         known = {name: value for name, value in few.items() if name in cls.FitSettings.model_fields}
         cls.fit(read_manifest(data), cls.FitSettings(**known), folder)
     return create(name, {"fitted": str(folder), **settings})

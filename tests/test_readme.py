@@ -27,6 +27,9 @@ SMALLER = {
     "recognizer compress prune": " --pictures 256 --set validations=2",
     "recognizer bench": " --seconds 0.2",
     "practice run": " --pictures 256 --rounds 1 --folds 2 --set made=0.2 --set starts=2 --set reader.validations=2",
+    "practice begin": " --pictures 64 --rounds 1 --set count=100 --set fit.generations=1 --set fit.children=30"
+    " --set reader.validations=2",
+    "augment fit --method match": " --set generations=1 --set children=30",
     "practice forecast": " --seeds 1 --set sizes=[20,60] --set pictures=64 --set reader.validations=2",
     "practice compare": " --pictures 256 --seeds 1 --set reader.validations=2",
     "practice compare --losses": " --set tail=1 --set pos_weights=[1] --set focal=false",

@@ -13,6 +13,7 @@ from recognizer.settings import make
 METHODS = {
     "captcha": ("augment.methods.captcha:Captcha", "draws any text with the captcha library, seeded"),
     "render": ("augment.methods.render:Render", "draws any text in many fonts and many looks of our own"),
+    "match": ("augment.methods.match:Match", "draws as render does, in looks bred for your pictures, labelled or not"),
     "splice": ("augment.methods.splice:Splice", "cuts real pictures between their characters and joins new texts"),
     "vae": ("augment.methods.vae:Vae", "wanders near your pictures with a conditional VAE that learned them"),
     "cgan": ("augment.methods.gan:Cgan", "draws with a plain conditional GAN: the control of wgan"),

@@ -87,18 +87,19 @@ class Render:
         Raises:
             UserError: as `make`.
         """
-        glyphs = self._glyphs(texts)
+        glyphs = self.glyphs(texts)
         difficulty = self.settings.difficulty if difficulty is None else difficulty
         style = throw_style(texts, seeds, size, glyphs, difficulty)
         return draw(style, size, glyphs, channels, torch.device(device), layout)
 
     def can_draw(self, requests: Sequence[Request]) -> list[bool]:
         """Whether a request's text is short enough, and each of its characters drawn by one of the fonts, for each."""
-        glyphs = self._glyphs([r.shown for r in requests])
+        glyphs = self.glyphs([r.shown for r in requests])
         drawn = {c for k, c in enumerate(glyphs.characters) if (glyphs.index[:, k] >= 0).any()}
         return [1 <= len(r.shown) <= LONGEST and set(r.shown) <= drawn for r in requests]
 
-    def _glyphs(self, texts: Sequence[str]) -> Glyphs:
+    def glyphs(self, texts: Sequence[str]) -> Glyphs:
+        """The glyphs of its fonts, of letters, digits and the characters of texts."""
         new = self._known.union(*texts)  # so that a font is not traced anew for each batch of another alphabet's texts
         self._known = new if len(new) <= MOST_KNOWN else frozenset(NAMED["letters+digits"]).union(*texts)
         return load_glyphs(self._files, "".join(sorted(self._known)))

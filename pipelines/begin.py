@@ -1,0 +1,352 @@
+"""Begin without a label: looks bred from pictures (augment/evolve.py), text drawn in them, and readings of oneself.
+
+    breed looks -> draw text in them -> round 0: train on that
+    -> [ read the pictures -> take what is read surely for its label -> draw anew -> train on both, from the start ]
+    each round, until hardly more is sure
+
+Nothing here validates: what is kept is the last reader, and how right it is nobody knows before somebody looks. Each
+round trains several readers; their mean reads, and together they say how sure that is.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from augment.methods import create
+from augment.methods.match import Match
+from augment.sheet import Cell, contact_sheet
+from augment.synthesize import lengths_in, random_texts, requests_for_texts, synthesize
+from pipelines.ledger import Ledger, locked
+from pipelines.run import NEVER, DataSettings, fit_into, jobs_of, open_run, read_some
+from recognizer.charset import Charset
+from recognizer.deploy.export import export
+from recognizer.errors import UserError, quoted
+from recognizer.images import PictureError, open_picture
+from recognizer.progress import Alone, Bar, say
+from recognizer.readings import Scores, mcnemar
+from recognizer.samples import Sample, content_hash, read_manifest, split_apart, write_folder
+from recognizer.settings import make
+from recognizer.training.average import average
+from recognizer.training.checkpoint import find_start, with_a_mean
+from recognizer.training.pseudo import surely, without_labels
+from recognizer.training.side_by_side import Training, train_side_by_side
+from recognizer.training.train import TrainSettings, provenance
+
+if TYPE_CHECKING:
+    from augment.method import Learner
+
+SHOWN = 12_000  # pictures that a training sees
+HELD = 10  # of so many made or taken pictures one validates
+RARE = 0.25  # of an even share: a character that is read less often is drawn seldom,
+SELDOM = 0.1  # and so often
+MORE = 0.01  # of all pictures: a round that is sure of no more than so many others is the last
+ON_SHEET = 48
+AGAIN = 1_000_000  # added to a seed
+
+
+class BeginSettings(DataSettings):
+    """Everything that `practice begin` can be told."""
+
+    data: tuple[str, ...] = ()  # none
+    unlabelled: tuple[str, ...]  # folders of pictures
+    charset: str  # a name in charset.NAMED, or characters, as pictures show them
+    length: str  # 5, or 4-6
+    count: int = Field(4000, ge=100)  # pictures to draw in a round
+    rounds: int = Field(4, ge=0, le=20)  # at most
+    starts: int = Field(2, ge=1, le=20)  # trainings of a round, whose mean reads
+    unlabelled_confidence: float = Field(0.9, gt=0, lt=1)  # as in practice run
+    made_share: float = Field(0.5, gt=0, lt=1)  # of each batch, beside readings
+    fit: dict[str, Any] = Field({})  # settings of `augment fit --method match`
+
+
+def begin(settings: BeginSettings, out: Path) -> Ledger:
+    """Begin into the run folder `out`, or go on where it was; gives the ledger of the finished run.
+
+    Raises:
+        UserError: settings or pictures that do not fit; everything so far is kept.
+        Stopped: Ctrl-C; give the same command again to go on.
+    """
+    charset = Charset.named(settings.charset)
+    lengths = lengths_in(settings.length)
+    make(Match.FitSettings, settings.fit, "settings of fit --method match")
+    open_run(settings, out)
+    with locked(out):
+        ledger = Ledger(out / "ledger.jsonl")
+        prepare(settings, out, ledger, charset)
+        torch.set_num_threads(jobs_of(settings))
+        breed(settings, out, ledger)
+        for number in range(settings.rounds + 1):
+            if f"round {number}" not in ledger:
+                train_round(settings, out, ledger, number, charset, lengths)
+            if not goes_on(settings, ledger, number):
+                break
+        finish(settings, out, ledger)
+        read_test(settings, out, ledger, charset)
+        (out / "begin.txt").write_text(in_short(settings, out, ledger), encoding="utf-8")
+    return ledger
+
+
+def prepare(settings: BeginSettings, out: Path, ledger: Ledger, charset: Charset) -> None:
+    """List the pictures without labels, but for those to test on."""
+    if "prepare" in ledger:
+        return
+    test = read_manifest(settings.test, settings.label_pattern).samples if settings.test else ()
+    files = without_labels(settings.unlabelled, test, Alone())
+    find_start(settings.start, settings.reader.get("size"))
+    (out / "data").mkdir(exist_ok=True)
+    (out / "data" / "unlabelled.json").write_text(json.dumps([str(file.resolve()) for file in files]))
+    ledger.record(
+        "prepare", charset=charset.characters, unlabelled=len(files), provenance=provenance(),
+        **({"test_sha256": content_hash(test)} if test else {}),
+    )  # fmt: skip
+
+
+def breed(settings: BeginSettings, out: Path, ledger: Ledger) -> None:
+    """Breed looks for the pictures, into `out/looks`."""
+    if "looks" in ledger:
+        return
+    began = time.monotonic()
+    values = {"length": settings.length, "charset": settings.charset, "seed": settings.seed, **settings.fit}
+    values["unlabelled"] = [str(Path(folder).resolve()) for folder in settings.unlabelled]
+    said = fit_into(out / "looks", "match", (), values)
+    ledger.record("looks", said=said, seconds=time.monotonic() - began)
+    say(Alone(), f"looks: {said}; given pictures above made ones: {out / 'looks' / 'grids'}")
+
+
+def train_round(
+    settings: BeginSettings, out: Path, ledger: Ledger, number: int, charset: Charset, lengths: Sequence[int]
+) -> None:
+    """Draw, train, read the pictures and take what is sure; afterwards the ledger holds the round."""
+    began, folder = time.monotonic(), out / f"round-{number}"
+    taken = read_manifest(out / f"round-{number - 1}" / "taken").samples if number else ()
+    made = drawn(settings, out, number, charset, lengths, [s.text for s in taken])
+    learned: dict[str, Any] = dict(zip(("data", "validation"), parted(made, folder / "drawn"), strict=True))
+    if number:
+        train, validation = parted(taken, folder / "read")
+        learned = {"data": train, "validation": validation, "with_synthetic": [learned["data"]]}
+        learned["synthetic_share"] = settings.made_share
+    readers = [training(settings, folder / f"seed-{k}", charset, lengths, k, learned) for k in range(starts(settings))]
+    say(
+        Alone(),
+        f"round {number}: training on {len(made):,} made pictures" + f" and {len(taken):,} readings" * bool(number),
+    )
+    train_side_by_side(readers, jobs_of(settings), f"round {number}")
+    reader = mean_of([t.out for t in readers], folder / "mean")
+    files = json.loads((out / "data" / "unlabelled.json").read_text())
+    read, sure = take(settings, files, [reader, *(t.out for t in readers if t.out != reader)], lengths, folder)
+    before = readings_of(out / f"round-{number - 1}") if number else {}
+    alike = float(np.mean([before[f] == text for f, text in read.items() if f in before])) if before else None
+    ledger.record(
+        f"round {number}", reader=str(reader.relative_to(out)), made=len(made), read=len(read), sure=sure, alike=alike,
+        seconds=time.monotonic() - began,
+    )  # fmt: skip
+    told = f"; {alike:.1%} are read as before" if alike is not None else ""
+    say(Alone(), f"round {number}: {sure:,} of {len(read):,} pictures are read surely{told}")
+
+
+def goes_on(settings: BeginSettings, ledger: Ledger, number: int) -> bool:
+    """Whether a round took enough more than the one before for another."""
+    own = ledger[f"round {number}"]
+    before = ledger[f"round {number - 1}"]["sure"] if number else 0
+    return bool(own["sure"] - before > MORE * own["read"])
+
+
+def drawn(
+    settings: BeginSettings, out: Path, number: int, charset: Charset, lengths: Sequence[int], read: Sequence[str]
+) -> tuple[Sample, ...]:
+    """A round's drawn pictures. Characters that hardly any reading has are drawn seldom, all others alike."""
+    seed, folder = settings.seed + number * AGAIN, out / f"round-{number}" / "made"
+    if not (folder / "metadata.jsonl").is_file():
+        shutil.rmtree(folder, ignore_errors=True)
+        own = {"fitted": str(out / "looks")}
+        rare, rng = seldom_drawn(charset, read), np.random.default_rng([seed, 37])
+        common = [c for c in charset.characters if c not in rare]
+        texts = [
+            "".join(str(rng.choice(common)) if c in rare and rng.random() > SELDOM else c for c in text)
+            for text in random_texts(charset, lengths, settings.count, seed)
+        ]
+        size = cast("Learner", create("match", own)).known.size
+        asked = requests_for_texts(texts, size, seed)
+        with Bar(Alone(), "drawing", len(asked)) as bar:
+            synthesize("match", own, asked, folder, None, bar.advance)
+        if rare:
+            say(Alone(), f"  hardly read, and seldom drawn: {' '.join(sorted(rare))}")
+    return read_manifest(folder).samples
+
+
+def seldom_drawn(charset: Charset, read: Sequence[str]) -> set[str]:
+    """The characters that readings have hardly any of: pictures may show none. Without readings none is known."""
+    seen = Counter("".join(read))
+    return {c for c in charset.characters if seen[c] < RARE * seen.total() / len(charset)}
+
+
+def parted(samples: Sequence[Sample], folder: Path) -> tuple[str, str]:
+    """Two folders with samples: to train on, and one of `HELD` to validate."""
+    parts = split_apart(samples, (HELD - 1, 1))
+    for name, part in zip(("train", "validation"), parts, strict=True):
+        if not (folder / name).is_dir():
+            write_folder(part, folder / name)
+    return str(folder / "train"), str(folder / "validation")
+
+
+def starts(settings: BeginSettings) -> int:
+    """Trainings of a round: one where what comes of several has no mean."""
+    own = make(TrainSettings, dict(settings.reader), "reader settings")
+    return settings.starts if with_a_mean(settings.start, own.size, own.head) else 1
+
+
+def training(
+    settings: BeginSettings, out: Path, charset: Charset, lengths: Sequence[int], k: int, learned: dict[str, Any]
+) -> Training:
+    """The `k`th training of a round, with the settings of `recognizer train` that name what is `learned`."""
+    values = {
+        "threads": 1, "tracker": "none", "charset": charset.characters, "start": settings.start, "patience": NEVER,
+        "pictures": settings.pictures or SHOWN, **settings.reader, **learned, "seed": settings.seed + k * AGAIN,
+    }  # fmt: skip
+    values["data"] = [values["data"]]
+    values["frame"] = {"longest": max(lengths), **values.get("frame", {})}
+    return Training(make(TrainSettings, values, "reader settings"), out)
+
+
+def mean_of(readers: Sequence[Path], mean: Path) -> Path:
+    """The mean of readers' weights, or the first of them where they have none."""
+    shutil.rmtree(mean, ignore_errors=True)
+    try:
+        average(readers, mean)
+    except UserError:
+        return readers[0]
+    return mean
+
+
+def take(
+    settings: BeginSettings, files: Sequence[str], readers: Sequence[Path], lengths: Sequence[int], folder: Path
+) -> tuple[dict[str, str], int]:
+    """What the first reader reads in each picture, and how many are read surely: those lie in `folder/taken`, all
+    readings in `folder/readings.jsonl`."""
+    blank = Charset.named(settings.charset).characters[0]  # any label that readers know
+    with Bar(Alone(), "reading", len(readers)) as bar:
+        found = read_some(readers[0], [Sample(f, blank, Path(f)) for f in files])
+        bar.advance()
+        named = [Sample(f, found[f].text, Path(f)) for f in files if f in found and len(found[f].text) in lengths]
+        held = [[found[s.name].confidence for s in named]]
+        for reader in readers[1:]:
+            own = read_some(reader, named)
+            held.append([float(np.exp(-(own[s.name].nll or 0.0))) if s.name in own else 0.0 for s in named])
+            bar.advance()
+    if not found:
+        raise UserError(f"none of {len(files)} pictures without labels can be opened any more")
+    likely = np.array(held).mean(0)
+    sure = np.flatnonzero(surely([s.text for s in named], likely, settings.unlabelled_confidence)).tolist()
+    shutil.rmtree(folder / "taken", ignore_errors=True)
+    chosen = [
+        replace(named[i], name=f"{k:06d}{Path(named[i].name).suffix.lower()}", meta={"found": named[i].name})
+        for k, i in enumerate(sure)
+    ]
+    write_folder(chosen, folder / "taken")
+    sureness = {s.name: float(p) for s, p in zip(named, likely, strict=True)}
+    rows = [{"file_name": f, "text": r.text, "confidence": round(sureness.get(f, 0.0), 4)} for f, r in found.items()]
+    (folder / "readings.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    return {f: r.text for f, r in found.items()}, len(sure)
+
+
+def readings_of(folder: Path) -> dict[str, str]:
+    """What a round read, by file."""
+    rows = map(json.loads, (folder / "readings.jsonl").read_text(encoding="utf-8").splitlines())
+    return {row["file_name"]: row["text"] for row in rows}
+
+
+def last_round(ledger: Ledger) -> int:
+    """The number of the last round that is done."""
+    return max(int(e["step"].split()[1]) for e in ledger if e["step"].startswith("round "))
+
+
+def finish(settings: BeginSettings, out: Path, ledger: Ledger) -> None:
+    """Make the last reader the run's, and show what it reads, the surest first and the least sure last."""
+    if "chosen" in ledger:
+        return
+    own = ledger[f"round {last_round(ledger)}"]
+    shutil.copy(out / own["reader"] / "weights.safetensors", out / "weights.safetensors.tmp")
+    (out / "weights.safetensors.tmp").replace(out / "weights.safetensors")
+    export(out)
+    rows = (out / f"round-{last_round(ledger)}" / "readings.jsonl").read_text(encoding="utf-8").splitlines()
+    told = sorted(map(json.loads, rows), key=lambda row: -row["confidence"])
+    cells = []
+    for row in (told[i] for i in np.linspace(0, len(told) - 1, min(ON_SHEET, len(told))).astype(int)):
+        with suppress(PictureError, OSError):
+            picture = open_picture(Path(row["file_name"]).read_bytes(), "RGB")
+            cells.append(Cell(picture, f"{row['text']} {row['confidence']:.2f}"))
+    if cells:
+        contact_sheet([cells[i : i + 6] for i in range(0, len(cells), 6)], out / "readings.png")
+    ledger.record("chosen", reader=own["reader"])
+
+
+def read_test(settings: BeginSettings, out: Path, ledger: Ledger, charset: Charset) -> None:
+    """Read the test set, once: with the start, with what made pictures alone taught, and with the last reader. Case is
+    ignored where the charset has one case alone."""
+    if "test" in ledger or settings.test is None:
+        return
+    samples = read_manifest(settings.test, settings.label_pattern).samples
+    if content_hash(samples) != ledger["prepare"]["test_sha256"]:
+        raise UserError(f"{settings.test} has changed since the run began: put it back, or start a new run")
+    start, _ = find_start(settings.start, settings.reader.get("size"))
+    readers = {"start": start, "made": out / ledger["round 0"]["reader"], "last": out / ledger["chosen"]["reader"]}
+    blank = [replace(s, text=charset.characters[0]) for s in samples]  # labels may have characters that no one told of
+    found = {role: read_some(path, blank) for role, path in readers.items() if path is not None}
+    usable = [s for s in samples if all(s.name in own for own in found.values())]
+    if not usable:
+        raise UserError(f"{settings.test}: no sample is left to test on")
+    one_case = charset.characters in (charset.characters.lower(), charset.characters.upper())
+    fold = str.casefold if one_case else str
+    pairs = {role: [(fold(s.text), fold(own[s.name].text)) for s in usable] for role, own in found.items()}
+    right = {role: [a == b for a, b in own] for role, own in pairs.items()}
+    ledger.record(
+        "test", set_aside=len(samples) - len(usable), **{role: Scores.of(own).to_dict() for role, own in pairs.items()},
+        p_made=mcnemar(right["made"], right["last"]), readings=[
+            {"file_name": s.name, "text": s.text, **{role: own[s.name].text for role, own in found.items()}}
+            for s in usable
+        ],
+    )  # fmt: skip
+
+
+ROLES = {
+    "start": "the reader it starts from",
+    "made": "taught by made pictures alone",
+    "last": "and by its own readings",
+}
+
+
+def in_short(settings: BeginSettings, out: Path, ledger: Ledger) -> str:
+    """What came of it and what to do next, for a person."""
+    last = ledger[f"round {last_round(ledger)}"]
+    lines = [
+        f"{last['sure']:,} of {last['read']:,} pictures are read surely after {last_round(ledger)} rounds of readings; "
+        f"look at some: {out / 'readings.png'}",
+    ]
+    if test := ledger.get("test", {}):
+        lines[0] += f"\n{test['made']['n']:,} test pictures, read right:"
+        for role, what in ROLES.items():
+            if role in test:
+                low, high = test[role]["exact_interval"]
+                lines.append(f"  {what:<32} {test[role]['exact']:.3f} ({low:.3f} to {high:.3f})")
+        lines.append(f"  own readings against made pictures alone: McNemar p {test['p_made']:.2g}")
+    else:
+        lines.append("How many are read right nobody knows yet: no label was there to tell.")
+    folders = " ".join(quoted(Path(f)) for f in settings.unlabelled)
+    lines += [
+        f"read with: recognizer predict --model {quoted(out)} PICTURE",
+        f"label some, the least sure first: recognizer label {folders} --model {quoted(out)}",
+        f"then practise with these: practice run --from {quoted(out)} --data LABELLED --unlabelled {folders} --out RUN",
+    ]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,169 @@
+"""Beginning without a label, through its door at tiny size: killed and resumed, and what it does with bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipelines.begin import BeginSettings, goes_on, seldom_drawn
+from pipelines.scheme import write_scheme
+from recognizer.charset import Charset
+from recognizer.samples import read_manifest
+
+COMMAND = [sys.executable, "-m", "pipelines.cli"]
+
+
+@pytest.fixture(scope="module")
+def scheme(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("begin") / "scheme"
+    write_scheme(folder, 8, 24, 0, 60)
+    return folder
+
+
+def words(scheme: Path, out: Path, *more: str) -> list[str]:
+    return [
+        *COMMAND, "begin", "--unlabelled", str(scheme / "unlabelled"), "--charset", "upper+digits", "--length", "4-6",
+        "--test", str(scheme / "test"), "--rounds", "1", "--pictures", "64", "--jobs", "1", "--set", "count=100",
+        "--set", "fit.generations=2", "--set", "fit.children=30", "--set", "reader.validations=2",
+        "--set", "reader.batch=16", "--set", "reader.checkpoint_seconds=0.5", "--out", str(out), *more,
+    ]  # fmt: skip
+
+
+def told(words: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(words, capture_output=True, text=True, check=False)
+
+
+def ledger(run: Path) -> dict[str, dict[str, Any]]:
+    return {e["step"]: e for e in map(json.loads, (run / "ledger.jsonl").read_text().splitlines())}
+
+
+def lasting(run: Path) -> dict[str, dict[str, Any]]:
+    """What a run did, but for how long it took."""
+    return {step: {k: v for k, v in own.items() if k != "seconds"} for step, own in ledger(run).items()}
+
+
+@pytest.fixture(scope="module")
+def whole(scheme: Path) -> tuple[Path, str]:
+    out = scheme.parent / "whole"
+    done = told(words(scheme, out))
+    assert done.returncode == 0, done.stderr
+    return out, done.stdout
+
+
+def test_from_pictures_alone_to_a_reader(scheme: Path, whole: tuple[Path, str]) -> None:
+    out, said = whole
+    steps = ledger(out)
+    assert list(steps) == ["prepare", "looks", "round 0", "round 1", "chosen", "test"]
+    assert steps["round 0"]["read"] == steps["prepare"]["unlabelled"] == 60
+    for number in (0, 1):
+        taken, rows = (out / f"round-{number}" / name for name in ("taken", "readings.jsonl"))
+        sure = read_manifest(taken).samples
+        read = [json.loads(line) for line in rows.read_text().splitlines()]
+        assert len(sure) == steps[f"round {number}"]["sure"] and len(read) == 60
+        by_file = {row["file_name"]: row for row in read}
+        assert all(by_file[s.meta["found"]]["text"] == s.text and 4 <= len(s.text) <= 6 for s in sure)
+        assert all(by_file[s.meta["found"]]["confidence"] >= 0.5 for s in sure)
+    assert steps["round 1"]["alike"] == np.mean(
+        [a["text"] == b["text"] for a, b in zip(*(map(json.loads, (out / f"round-{k}/readings.jsonl").read_text()
+         .splitlines()) for k in (0, 1)), strict=True)])  # fmt: skip
+    test = steps["test"]
+    assert len(test["readings"]) == 24 and test["last"]["exact"] == np.mean(
+        [row["text"].casefold() == row["last"].casefold() for row in test["readings"]]
+    )
+    assert f"{test['last']['exact']:.3f}" in said and f"{steps['round 1']['sure']} of 60 pictures" in said
+    with Image.open(out / "readings.png") as sheet:
+        assert sheet.width > 500
+    picture = next((scheme / "test").glob("*/*.jpg"))
+    done = told([sys.executable, "-m", "recognizer.cli", "predict", "--model", str(out), str(picture)])
+    assert done.returncode == 0 and re.search(r"\b[0-9A-Z]{3,7}\b", done.stdout), done.stderr
+    done = told([*COMMAND, "status", str(out)])
+    assert "a beginning; done: prepare, looks, round 0" in done.stdout and "it is finished" in done.stdout
+
+
+def test_the_made_pictures_that_train_are_none_that_validate_and_readings_go_beside_them(
+    whole: tuple[Path, str],
+) -> None:
+    out, _ = whole
+    for number in (0, 1):
+        parts = [read_manifest(out / f"round-{number}/drawn/{name}").samples for name in ("train", "validation")]
+        held, trained = ({s.read_bytes() for s in own} for own in (parts[1], parts[0]))
+        assert len(parts[0]) + len(parts[1]) == 100 and 5 <= len(parts[1]) <= 20 and not held & trained
+    settings = (out / "round-1/seed-0/settings.toml").read_text()
+    assert "round-1/read/train" in settings and "round-1/read/validation" in settings
+    assert re.search(r"with_synthetic = \[.*round-1/drawn/train", settings) and "synthetic_share = 0.5" in settings
+
+
+def test_killed_at_any_moment_it_goes_on_to_the_same_end(scheme: Path, whole: tuple[Path, str]) -> None:
+    out = scheme.parent / "killed"
+    for waited in ("looks/population.npz", "round-0/made.*", "round-0/seed-1", "round-1/seed-0"):
+        process = subprocess.Popen(words(scheme, out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        until = time.monotonic() + 120
+        while not any(out.glob(waited)) and time.monotonic() < until and process.poll() is None:
+            time.sleep(0.02)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        assert "chosen" not in ((out / "ledger.jsonl").read_text() if (out / "ledger.jsonl").exists() else "")
+    done = told([*COMMAND, "begin", "--resume", str(out)])
+    assert done.returncode == 0, done.stderr
+    own, other = lasting(out), lasting(whole[0])
+    assert {k: v for k, v in own.items() if k != "prepare"} == {k: v for k, v in other.items() if k != "prepare"}
+
+
+def test_a_round_that_takes_hardly_more_is_the_last() -> None:
+    settings = BeginSettings(unlabelled=("x",), charset="digits", length="4")
+    rounds: Any = {f"round {k}": {"sure": sure, "read": 1000} for k, sure in enumerate((500, 600, 609))}
+    assert [goes_on(settings, rounds, k) for k in range(3)] == [True, True, False]
+
+
+def test_characters_that_no_reading_has_are_drawn_seldom() -> None:
+    charset = Charset("abcdefgh")
+    texts = ["abcd"] * 50 + ["efab"] * 50 + ["abgc"] * 5
+    rare = seldom_drawn(charset, texts)
+    assert rare == {"g", "h"}
+    assert seldom_drawn(charset, []) == set()
+
+
+def test_what_cannot_begin_is_refused_in_one_line(scheme: Path, tmp_path: Path) -> None:
+    def refused(*own: str) -> str:
+        done = told([*COMMAND, "begin", "--out", str(tmp_path / "run"), *own])
+        assert done.returncode == 2 and done.stderr.count("\n") == 1 and done.stderr.startswith("error: "), done.stderr
+        assert not (tmp_path / "run").exists(), "nothing is left"
+        return done.stderr
+
+    loose = ["--unlabelled", str(scheme / "unlabelled")]
+    assert "say what to begin on: --unlabelled DIR" in refused()
+    assert "charset" in refused(*loose, "--length", "4")
+    assert "--length '4to6'" in refused(*loose, "--charset", "digits", "--length", "4to6")
+    assert "no setting is called 'generation'" in refused(
+        *loose, "--charset", "digits", "--length", "4", "--set", "fit.generation=3"
+    )
+    assert "charset holds 'a' more than once" in refused(*loose, "--charset", "aa", "--length", "4")
+
+
+def test_another_seed_is_another_run_and_a_test_set_that_changed_is_not_read(
+    scheme: Path, whole: tuple[Path, str], tmp_path: Path
+) -> None:
+    done = told([*words(scheme, whole[0]), "--seed", "1"])
+    assert done.returncode == 2 and "was begun with other settings (seed" in done.stderr
+    cut, others = tmp_path / "cut", tmp_path / "others"
+    shutil.copytree(whole[0], cut)
+    steps = (cut / "ledger.jsonl").read_text().splitlines(keepends=True)
+    (cut / "ledger.jsonl").write_text("".join(steps[:-1]))
+    write_scheme(others, 8, 23, 1)
+    settings = (cut / "settings.toml").read_text().replace(str(scheme / "test"), str(others / "test"))
+    (cut / "settings.toml").write_text(settings)
+    done = told([*COMMAND, "begin", "--resume", str(cut)])
+    assert done.returncode == 2 and "has changed since the run began" in done.stderr
+    assert (cut / "weights.safetensors").is_file()
