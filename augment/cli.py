@@ -148,8 +148,8 @@ def fit(
         "method": method, "data": [str(path) for path in data or ()], "limit": limit, "label_pattern": label_pattern,
         "settings": _settings(sets),
     }  # fmt: skip
-    loose = {"unlabelled": [str(path) for path in unlabelled or ()], "charset": charset, "length": length}
-    asked["settings"] |= (loose := {name: value for name, value in loose.items() if value})
+    loose = {"unlabelled": [str(path) for path in unlabelled or ()] or None, "charset": charset, "length": length}
+    asked["settings"] |= (loose := {name: value for name, value in loose.items() if value is not None})
     if resume is not None:
         if any(asked[name] for name in asked) or out is not None:
             raise UserError("--resume goes on with the fit's own settings: leave the other options out")
@@ -166,6 +166,8 @@ def fit(
     for name in loose:
         if name not in cls.FitSettings.model_fields:
             raise UserError(f"--method {asked['method']} learns from labelled pictures alone: leave --{name} out")
+    if loose and not asked["data"] and (limit or label_pattern):
+        raise UserError("--limit and --label-pattern are of labelled pictures: leave them out, or --set most=N")
     manifest = merge([read_manifest(Path(d), asked["label_pattern"]) for d in asked["data"]]) if asked["data"] else None
     if manifest is not None and asked["limit"]:
         manifest = manifest.first(asked["limit"])

@@ -34,7 +34,8 @@ LAYERS = 2  # blocks of the trunk that are looked at: deeper ones see characters
 ILLEGIBLE, CAPPED = 1.0, 20.0  # nats a character from which a made picture counts as less fit, and at most
 APART, UNREAD = 0.3, 0.15  # what a discriminator's and a nat's word weigh beside the distance
 SEEN = 2  # readings of a parent that are remembered
-AT_ONCE = 200
+AT_ONCE, PIXELS = 200, 2_500_000  # pictures that are drawn or seen together, and pixels of them, at most
+RIDGE = 1e-6  # of a mean variance, that a covariance has at least: pictures may hardly differ
 
 
 class Led(Dice):
@@ -72,8 +73,9 @@ def draw_in(
     """RGB pictures of N texts in looks (N, k), what these lack by the seeds; and the looks with that."""
     pictures: list[Image.Image] = []
     whole: list[dict[int, Floats]] = []
-    for first in range(0, len(texts), AT_ONCE):
-        part = slice(first, first + AT_ONCE)
+    some = max(1, min(AT_ONCE, PIXELS // (size[0] * size[1])))
+    for first in range(0, len(texts), some):
+        part = slice(first, first + some)
         dice = Led(keys_of(texts[part], seeds[part]), {throw: shown[part] for throw, shown in looks.items()})
         style = throw_style(texts[part], seeds[part], size, glyphs, 1.0, dice)
         drawn = (draw(style, size, glyphs, 3, device, layout=False).pictures * 255).round().to(torch.uint8).cpu()
@@ -106,11 +108,11 @@ class Eye:
         self._device = device
 
     def see(self, pictures: Sequence[Image.Image], texts: Sequence[str] | None = None) -> tuple[Floats, Floats]:
-        """Features (N, F) of RGB pictures, and nats a character of the texts (N,), the best of their cases; 0 where
-        there are no texts or the reader cannot say."""
+        """Features (N, F) of RGB pictures, and nats a character of the texts (N,), the best of their cases: of a text
+        that the reader cannot spell as many as of most others, 0 where there are no texts or it can spell none."""
         greys = [torch.from_numpy(self._frame.fit(picture)) for picture in pictures]
         features: dict[int, Floats] = {}
-        nats = np.zeros(len(pictures))
+        nats = np.full(len(pictures), np.nan)
         for width in {grey.shape[1] for grey in greys}:
             own = [i for i, grey in enumerate(greys) if grey.shape[1] == width]
             for first in range(0, len(own), AT_ONCE):
@@ -120,6 +122,8 @@ class Eye:
                 if texts is not None and self._head != "fixed":
                     nats[some] = self._nats(logits.log_softmax(2), [texts[i] for i in some])
         inner = np.stack([features[i] for i in range(len(pictures))])
+        known = nats[~np.isnan(nats)]
+        nats = np.where(np.isnan(nats), np.median(known) if len(known) else 0.0, nats)
         return np.concatenate([inner, np.stack([_colours(picture) for picture in pictures])], 1), nats
 
     def _look(self, grey: Tensor) -> tuple[NDArray[np.float64], Tensor]:
@@ -135,7 +139,7 @@ class Eye:
         return torch.cat(parts, 1).double().cpu().numpy(), logits
 
     def _nats(self, read: Tensor, texts: Sequence[str]) -> Floats:
-        found = np.full(len(texts), np.inf)
+        found = np.full(len(texts), np.nan)
         for case in (str, str.lower, str.upper):
             own = [i for i, text in enumerate(texts) if not self._charset.missing(case(text))]
             ids = [torch.tensor(self._charset.encode(case(texts[i]))) for i in own]
@@ -144,8 +148,14 @@ class Eye:
                 frames = torch.full((len(own),), read.shape[1])
                 targets = torch.cat(ids).to(read.device)
                 loss = F.ctc_loss(read[own].transpose(0, 1), targets, frames, lengths, reduction="none").cpu() / lengths
-                found[own] = np.minimum(found[own], loss.double().numpy().clip(max=CAPPED))
-        return np.where(np.isinf(found), 0.0, found)
+                found[own] = np.fmin(found[own], loss.double().numpy().clip(max=CAPPED))
+        return found
+
+
+def _covariance(features: Floats) -> Floats:
+    """Of (N, F) features, shrunk (Ledoit and Wolf 2004), (F, F)."""
+    found = np.asarray(ledoit_wolf(features)[0])
+    return found + (RIDGE * float(np.trace(found)) / len(found) + 1e-9) * np.eye(len(found))
 
 
 def _colours(picture: Image.Image) -> Floats:
@@ -180,7 +190,7 @@ class Search:
         real = (real - self._middle) / self._deviation
         # what the discriminator does not learn, and does
         self._judged, self._judging = real[::3], np.delete(real, np.s_[::3], 0)
-        self._whiten = np.linalg.cholesky(np.linalg.inv(ledoit_wolf(self._judging)[0]))
+        self._whiten = np.linalg.cholesky(np.linalg.inv(_covariance(self._judging)))
         self.real = float(np.median(self._far(self._judged)))  # how far given pictures are themselves
 
     def _far(self, features: Floats) -> Floats:
@@ -218,7 +228,7 @@ class Search:
         """By a linear discriminator that learned given pictures and `others`: the share of given ones that are more
         like the given than each of N, and how far each falls short of their median, in their deviations."""
         mine = self._judging
-        spread = ledoit_wolf(np.concatenate([mine - mine.mean(0), others - others.mean(0)]))[0]
+        spread = _covariance(np.concatenate([mine - mine.mean(0), others - others.mean(0)]))
         axis = np.linalg.solve(spread, mine.mean(0) - others.mean(0))
         axis /= np.sqrt(axis @ spread @ axis)
         theirs, own = self._judged @ axis, features @ axis

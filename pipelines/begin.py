@@ -22,23 +22,25 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from augment.method import FEWEST
 from augment.methods import create
-from augment.methods.match import Match
+from augment.methods.match import MatchFitSettings, see_drawn
 from augment.sheet import Cell, contact_sheet
 from augment.synthesize import lengths_in, random_texts, requests_for_texts, synthesize
 from pipelines.ledger import Ledger, locked
 from pipelines.run import NEVER, DataSettings, fit_into, jobs_of, open_run, read_some
+from pipelines.unlabelled import as_known_to, read_together
 from recognizer.charset import Charset
 from recognizer.deploy.export import export
-from recognizer.errors import UserError, quoted
+from recognizer.errors import Stopped, UserError, quoted
 from recognizer.images import PictureError, open_picture
 from recognizer.progress import Alone, Bar, say
 from recognizer.readings import Scores, mcnemar
 from recognizer.samples import Sample, content_hash, read_manifest, split_apart, write_folder
 from recognizer.settings import make
-from recognizer.training.average import average
+from recognizer.training.average import NoMean, average
 from recognizer.training.checkpoint import find_start, with_a_mean
 from recognizer.training.pseudo import surely, without_labels
 from recognizer.training.side_by_side import Training, train_side_by_side
@@ -64,11 +66,20 @@ class BeginSettings(DataSettings):
     charset: str  # a name in charset.NAMED, or characters, as pictures show them
     length: str  # 5, or 4-6
     count: int = Field(4000, ge=100)  # pictures to draw in a round
-    rounds: int = Field(4, ge=0, le=20)  # at most
+    rounds: int = Field(3, ge=0, le=20)  # of its own readings, at most
     starts: int = Field(2, ge=1, le=20)  # trainings of a round, whose mean reads
-    unlabelled_confidence: float = Field(0.9, gt=0, lt=1)  # as in practice run
+    unlabelled_confidence: float = Field(0.7, gt=0, lt=1)  # of readers together, to take what they read for a label
     made_share: float = Field(0.5, gt=0, lt=1)  # of each batch, beside readings
     fit: dict[str, Any] = Field({})  # settings of `augment fit --method match`
+
+    @model_validator(mode="after")
+    def _own(self) -> BeginSettings:
+        if self.data or self.limit is not None:
+            raise ValueError("data and limit are of labels, and it begins without")
+        for part, values in (("fit", self.fit), ("reader", self.reader)):
+            if twice := values.keys() & {"charset", "length", "unlabelled"}:
+                raise ValueError(f"{part}.{min(twice)}: it is told that by --{min(twice)}")
+        return self
 
 
 def begin(settings: BeginSettings, out: Path) -> Ledger:
@@ -80,22 +91,30 @@ def begin(settings: BeginSettings, out: Path) -> Ledger:
     """
     charset = Charset.named(settings.charset)
     lengths = lengths_in(settings.length)
-    make(Match.FitSettings, settings.fit, "settings of fit --method match")
+    fit = make(MatchFitSettings, settings.fit, "settings of fit --method match")
+    see_drawn(charset.characters, lengths, fit.fonts)
     open_run(settings, out)
-    with locked(out):
-        ledger = Ledger(out / "ledger.jsonl")
-        prepare(settings, out, ledger, charset)
-        torch.set_num_threads(jobs_of(settings))
-        breed(settings, out, ledger)
-        for number in range(settings.rounds + 1):
-            if f"round {number}" not in ledger:
-                train_round(settings, out, ledger, number, charset, lengths)
-            if not goes_on(settings, ledger, number):
-                break
-        finish(settings, out, ledger)
-        read_test(settings, out, ledger, charset)
-        (out / "begin.txt").write_text(in_short(settings, out, ledger), encoding="utf-8")
-    return ledger
+    try:
+        with locked(out):
+            _begin(settings, out, charset, lengths)
+    except KeyboardInterrupt:
+        raise Stopped("all that is done is kept; give the same command again to go on") from None
+    return Ledger(out / "ledger.jsonl")
+
+
+def _begin(settings: BeginSettings, out: Path, charset: Charset, lengths: Sequence[int]) -> None:
+    ledger = Ledger(out / "ledger.jsonl")
+    prepare(settings, out, ledger, charset)
+    torch.set_num_threads(jobs_of(settings))
+    breed(settings, out, ledger)
+    for number in range(settings.rounds + 1):
+        if f"round {number}" not in ledger:
+            train_round(settings, out, ledger, number, charset, lengths)
+        if not goes_on(settings, ledger, number):
+            break
+    finish(settings, out, ledger)
+    read_test(settings, out, ledger, charset)
+    (out / "begin.txt").write_text(in_short(settings, out, ledger), encoding="utf-8")
 
 
 def prepare(settings: BeginSettings, out: Path, ledger: Ledger, charset: Charset) -> None:
@@ -104,7 +123,8 @@ def prepare(settings: BeginSettings, out: Path, ledger: Ledger, charset: Charset
         return
     test = read_manifest(settings.test, settings.label_pattern).samples if settings.test else ()
     files = without_labels(settings.unlabelled, test, Alone())
-    find_start(settings.start, settings.reader.get("size"))
+    if len(files) < FEWEST:
+        raise UserError(f"{len(files)} pictures without labels are too few: {FEWEST} are needed to begin with")
     (out / "data").mkdir(exist_ok=True)
     (out / "data" / "unlabelled.json").write_text(json.dumps([str(file.resolve()) for file in files]))
     ledger.record(
@@ -119,7 +139,7 @@ def breed(settings: BeginSettings, out: Path, ledger: Ledger) -> None:
         return
     began = time.monotonic()
     values = {"length": settings.length, "charset": settings.charset, "seed": settings.seed, **settings.fit}
-    values["unlabelled"] = [str(Path(folder).resolve()) for folder in settings.unlabelled]
+    values["unlabelled"] = [str((out / "data" / "unlabelled.json").resolve())]
     said = fit_into(out / "looks", "match", (), values)
     ledger.record("looks", said=said, seconds=time.monotonic() - began)
     say(Alone(), f"looks: {said}; given pictures above made ones: {out / 'looks' / 'grids'}")
@@ -157,10 +177,10 @@ def train_round(
 
 
 def goes_on(settings: BeginSettings, ledger: Ledger, number: int) -> bool:
-    """Whether a round took enough more than the one before for another."""
+    """Whether a round took enough, and enough more than the one before, for another."""
     own = ledger[f"round {number}"]
     before = ledger[f"round {number - 1}"]["sure"] if number else 0
-    return bool(own["sure"] - before > MORE * own["read"])
+    return bool(own["sure"] >= FEWEST and own["sure"] - before > MORE * own["read"])
 
 
 def drawn(
@@ -221,11 +241,14 @@ def training(
 
 
 def mean_of(readers: Sequence[Path], mean: Path) -> Path:
-    """The mean of readers' weights, or the first of them where they have none."""
+    """The mean of readers' weights; the first of them where they have none."""
     shutil.rmtree(mean, ignore_errors=True)
+    if len(readers) == 1:
+        return readers[0]
     try:
         average(readers, mean)
-    except UserError:
+    except NoMean as none:
+        say(Alone(), f"the first reader goes on alone: {none}")
         return readers[0]
     return mean
 
@@ -235,19 +258,9 @@ def take(
 ) -> tuple[dict[str, str], int]:
     """What the first reader reads in each picture, and how many are read surely: those lie in `folder/taken`, all
     readings in `folder/readings.jsonl`."""
-    blank = Charset.named(settings.charset).characters[0]  # any label that readers know
-    with Bar(Alone(), "reading", len(readers)) as bar:
-        found = read_some(readers[0], [Sample(f, blank, Path(f)) for f in files])
-        bar.advance()
-        named = [Sample(f, found[f].text, Path(f)) for f in files if f in found and len(found[f].text) in lengths]
-        held = [[found[s.name].confidence for s in named]]
-        for reader in readers[1:]:
-            own = read_some(reader, named)
-            held.append([float(np.exp(-(own[s.name].nll or 0.0))) if s.name in own else 0.0 for s in named])
-            bar.advance()
+    found, named, likely, _ = read_together(readers, files, lengths)
     if not found:
         raise UserError(f"none of {len(files)} pictures without labels can be opened any more")
-    likely = np.array(held).mean(0)
     sure = np.flatnonzero(surely([s.text for s in named], likely, settings.unlabelled_confidence)).tolist()
     shutil.rmtree(folder / "taken", ignore_errors=True)
     chosen = [
@@ -257,7 +270,7 @@ def take(
     write_folder(chosen, folder / "taken")
     sureness = {s.name: float(p) for s, p in zip(named, likely, strict=True)}
     rows = [{"file_name": f, "text": r.text, "confidence": round(sureness.get(f, 0.0), 4)} for f, r in found.items()]
-    (folder / "readings.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    (folder / "readings.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return {f: r.text for f, r in found.items()}, len(sure)
 
 
@@ -286,7 +299,8 @@ def finish(settings: BeginSettings, out: Path, ledger: Ledger) -> None:
     for row in (told[i] for i in np.linspace(0, len(told) - 1, min(ON_SHEET, len(told))).astype(int)):
         with suppress(PictureError, OSError):
             picture = open_picture(Path(row["file_name"]).read_bytes(), "RGB")
-            cells.append(Cell(picture, f"{row['text']} {row['confidence']:.2f}"))
+            sure = f" {row['confidence']:.2f}" if row["confidence"] else ""  # of another length than was told
+            cells.append(Cell(picture, row["text"] + sure))
     if cells:
         contact_sheet([cells[i : i + 6] for i in range(0, len(cells), 6)], out / "readings.png")
     ledger.record("chosen", reader=own["reader"])
@@ -302,8 +316,7 @@ def read_test(settings: BeginSettings, out: Path, ledger: Ledger, charset: Chars
         raise UserError(f"{settings.test} has changed since the run began: put it back, or start a new run")
     start, _ = find_start(settings.start, settings.reader.get("size"))
     readers = {"start": start, "made": out / ledger["round 0"]["reader"], "last": out / ledger["chosen"]["reader"]}
-    blank = [replace(s, text=charset.characters[0]) for s in samples]  # labels may have characters that no one told of
-    found = {role: read_some(path, blank) for role, path in readers.items() if path is not None}
+    found = {role: read_some(path, as_known_to(path, samples)) for role, path in readers.items() if path is not None}
     usable = [s for s in samples if all(s.name in own for own in found.values())]
     if not usable:
         raise UserError(f"{settings.test}: no sample is left to test on")
@@ -337,16 +350,18 @@ def in_short(settings: BeginSettings, out: Path, ledger: Ledger) -> str:
     if test := ledger.get("test", {}):
         lines[0] += f"\n{test['made']['n']:,} test pictures, read right:"
         for role, what in ROLES.items():
-            if role in test:
+            if role in test and (role != "last" or last_round(ledger)):
                 low, high = test[role]["exact_interval"]
                 lines.append(f"  {what:<32} {test[role]['exact']:.3f} ({low:.3f} to {high:.3f})")
-        lines.append(f"  own readings against made pictures alone: McNemar p {test['p_made']:.2g}")
+        if last_round(ledger):
+            lines.append(f"  own readings against made pictures alone: McNemar p {test['p_made']:.2g}")
     else:
         lines.append("How many are read right nobody knows yet: no label was there to tell.")
-    folders = " ".join(quoted(Path(f)) for f in settings.unlabelled)
+    folders = [quoted(Path(folder)) for folder in settings.unlabelled]
+    both = " ".join(f"{option} {folder}" for option in ("--data", "--unlabelled") for folder in folders)
     lines += [
         f"read with: recognizer predict --model {quoted(out)} PICTURE",
-        f"label some, the least sure first: recognizer label {folders} --model {quoted(out)}",
-        f"then practise with these: practice run --from {quoted(out)} --data LABELLED --unlabelled {folders} --out RUN",
+        f"label some, the least sure first: recognizer label {' '.join(folders)} --model {quoted(out)}",
+        f"then practise with these: practice run --from {quoted(out)} {both} --out RUN",
     ]
     return "\n".join(lines) + "\n"

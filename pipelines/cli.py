@@ -99,7 +99,7 @@ def begin(
     resume: Resume = None,
     test: Annotated[Path | None, typer.Option(help="Labelled pictures that are read once, at the end.")] = None,
     start: Start = None,
-    rounds: Annotated[int | None, typer.Option(help="At most so many rounds of its own readings; 4.")] = None,
+    rounds: Annotated[int | None, typer.Option(help="At most so many rounds of its own readings; 3.")] = None,
     pictures: Annotated[int | None, typer.Option(help="Pictures that each training sees; 12,000.")] = None,
     jobs: Jobs = None,
     seed: Seed = None,

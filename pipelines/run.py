@@ -368,7 +368,8 @@ def fit_into(folder: Path, name: str, words: Sequence[str], values: Mapping[str,
         command += [w for k, v in values.items() for w in ("--set", f"{k}={json.dumps(v)}")]
     code, found, told = watched(command, f"fitting {name}", folder / "metrics.jsonl")
     if code:
-        raise UserError(f"{name} cannot be fitted: {(told.strip().splitlines() or ['it was stopped'])[-1]}")
+        last = (told.strip().splitlines() or ["it was stopped"])[-1].removeprefix("error: ")
+        raise UserError(f"{name} cannot be fitted: {last}")
     return found.splitlines()[0].removeprefix(f"{folder}: ")
 
 

@@ -6,22 +6,68 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Container, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipelines.portfolio import UNLABELLED
 from pipelines.run import Run, read_some
 from recognizer.errors import UserError
 from recognizer.progress import Alone, Bar, say
+from recognizer.readings import Reading
 from recognizer.samples import Sample
+from recognizer.training.checkpoint import read_weights
 from recognizer.training.pseudo import lengths_of, surely
 
 MOST = 10  # times as many pictures as are asked for are read, at most
 EVEN = 5  # the least sure of what is taken is drawn six times as often as the surest
+
+
+class Together(NamedTuple):
+    """What several readers read in pictures without labels: `read` what the first does, by file; `named` the pictures
+    under that, where all can read them and it has a length that is known, how `likely` those texts are by all together,
+    and for each other reader and picture whether it reads `alike`."""
+
+    read: dict[str, Reading]
+    named: list[Sample]
+    likely: NDArray[np.float64]
+    alike: list[bool]
+
+
+def read_together(readers: Sequence[Path], files: Sequence[str], lengths: Container[int]) -> Together:
+    """Read pictures with several readers: the first says what a picture shows, all together how likely that is, the
+    mean of the probabilities of that text.
+
+    Raises:
+        UserError: pictures that are there no more.
+    """
+    if gone := [f for f in files if not Path(f).exists()]:
+        raise UserError(f"{gone[0]}: no such file; {len(gone)} of {len(files)} pictures without labels are gone")
+    with Bar(Alone(), "reading unlabelled", len(readers)) as bar:
+        found = read_some(readers[0], as_known_to(readers[0], [Sample(f, "", Path(f)) for f in files]))
+        bar.advance()
+        named = [Sample(f, found[f].text, Path(f)) for f in files if f in found and len(found[f].text) in lengths]
+        others = []
+        for reader in readers[1:]:
+            others.append(read_some(reader, named))
+            bar.advance()
+    named = [s for s in named if all(s.name in own for own in others)]
+    # a confidence is the probability of what is read
+    held = [[found[s.name].confidence, *(float(np.exp(-(own[s.name].nll or 0.0))) for own in others)] for s in named]
+    if broken := len(files) - len(found):
+        say(Alone(), f"  {broken} of {len(files)} pictures without labels cannot be opened, and are left out")
+    likely = np.array(held).reshape(len(named), len(readers)).mean(1)
+    return Together(found, named, likely, [own[s.name].text == s.text for own in others for s in named])
+
+
+def as_known_to(reader: Path, samples: Sequence[Sample]) -> list[Sample]:
+    """Samples under a label that a reader knows, whatever it is: what it cannot spell it would not read."""
+    known = read_weights(reader)[1].charset[0]
+    return [replace(s, text=known) for s in samples]
 
 
 def take(
@@ -42,24 +88,9 @@ def take(
     began, rng = time.monotonic(), np.random.default_rng([seed, 19])
     files = [f for f in json.loads((run.out / "data" / "unlabelled.json").read_text()) if f not in taken]
     files = [files[i] for i in rng.permutation(len(files))[: MOST * count]]
-    if gone := [f for f in files if not Path(f).exists()]:
-        raise UserError(f"{gone[0]}: no such file; {len(gone)} of {len(files)} pictures without labels are gone")
-    blank = str(run.ledger["prepare"]["charset"][0])  # any label that readers know
     # a length that no label has is a character too many or too few, more often than a text of that length
-    known = lengths_of([*run.train, *run.validation])
-    with Bar(Alone(), "reading unlabelled", len(readers)) as bar:
-        found = read_some(readers[0], [Sample(f, blank, Path(f)) for f in files])
-        bar.advance()
-        named = [Sample(f, found[f].text, Path(f)) for f in files if f in found and len(found[f].text) in known]
-        others = []
-        for reader in readers[1:]:
-            others.append(read_some(reader, named))
-            bar.advance()
-    named = [s for s in named if all(s.name in own for own in others)]
-    alike = [own[s.name].text == s.text for own in others for s in named]
-    # a confidence is the probability of what is read
-    held = [[found[s.name].confidence, *(float(np.exp(-(own[s.name].nll or 0.0))) for own in others)] for s in named]
-    likely, least = np.array(held).reshape(len(named), len(readers)).mean(1), run.settings.unlabelled_confidence
+    _, named, likely, alike = read_together(readers, files, lengths_of([*run.train, *run.validation]))
+    least = run.settings.unlabelled_confidence
     sure = np.flatnonzero(surely([s.text for s in named], likely, least))
     doubt = 1 - likely[sure].clip(least) + (1 - least) / EVEN
     share = doubt / doubt.sum() if hard and len(sure) else None
@@ -73,8 +104,6 @@ def take(
         for k, i in enumerate(chosen.tolist())
     ]  # fmt: skip
     lacking = count - len(samples)
-    if broken := len(files) - len(found):
-        say(Alone(), f"  {broken} of {len(files)} pictures without labels cannot be opened, and are left out")
     return samples, {
         "asked": count, "kept": len(samples), "refused": {"too few are sure": lacking} if lacking else {},
         "read_right": sum(alike) / max(len(alike), 1), "read": len(files), "sure": len(sure),

@@ -131,7 +131,7 @@ def test_it_is_fitted_to_pictures_without_labels_and_draws_what_was_told(loose: 
     ended = augment(*words(loose, tmp_path / "looks"))
     assert ended.status == 0, ended.err
     assert "bred for 30 pictures in 2 generations" in ended.out
-    assert "2 pictures cannot be opened or are of another shape" in ended.err
+    assert "2 pictures cannot be opened, are there twice or of another shape" in ended.err
     rows = [json.loads(line) for line in (tmp_path / "looks/metrics.jsonl").read_text().splitlines()]
     assert [(row["step"], row["steps"]) for row in rows] == [(1, 2), (2, 2)] and rows[0]["real"] > 0
     with Image.open(tmp_path / "looks/grids/0000002.png") as sheet:
@@ -215,7 +215,9 @@ def test_what_cannot_be_matched_is_refused_in_one_line(loose: Path, tmp_path: Pa
     few.mkdir()
     Image.new("RGB", (9, 9)).save(few / "a.png")
     told = ["--charset", "digits", "--length", "4"]
-    assert "1 of 1 pictures can be opened; 20 are needed" in refused("--method", "match", "--unlabelled", few, *told)
+    assert "1 of 1 pictures can be opened, are of one shape and there once: 20 must" in refused(
+        "--method", "match", "--unlabelled", few, *told
+    )
     assert "no picture to match" in refused("--method", "match", *told)
     assert "say what they show with --charset and --length" in refused("--method", "match", "--unlabelled", loose)
     assert "--length '4to6'" in refused(

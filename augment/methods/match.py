@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -19,6 +20,7 @@ from pydantic import Field
 from augment.evolve import Eye, Population, Search, bred, draw_in
 from augment.fit import alike, begin_folder, mark_of
 from augment.generated import load, save
+from augment.glyphs import font_files
 from augment.method import FEWEST, Known, Request
 from augment.methods.render import Render, RenderSettings
 from augment.sheet import Cell, contact_sheet
@@ -42,7 +44,7 @@ STATE = "population.npz"
 class MatchFitSettings(Settings):
     """What the search can be told. The charset and the length are those of the labels, where there are labels."""
 
-    unlabelled: tuple[str, ...] = ()  # folders of pictures without labels
+    unlabelled: tuple[str, ...] = ()  # folders of pictures without labels, or JSON files that list such pictures
     charset: str | None = None  # a name in charset.NAMED, or characters
     length: str | None = None  # 5, or 4-6
     model: str | None = None  # the reader that looks, a run; else the shipped one
@@ -79,12 +81,16 @@ class Match:
         states, about = load(self._path, "match")
         if about["meaning"] != MEANING:
             raise UserError(f"{self._path} was fitted by another version, which draws otherwise: fit it anew")
+        if about["fonts"] != _fonts(about["settings"]["fonts"]):
+            raise UserError(f"{self._path} was fitted with other fonts than lie there now: fit it anew")
         return states, about
 
     @cached_property
     def _looks(self) -> dict[int, Floats]:
-        below = float(np.nextafter(1, 0))  # half precision may have made it 1
-        return {int(k): shown.double().numpy().clip(0, below) for k, shown in self._loaded[0]["looks"].items()}
+        states, about = self._loaded
+        below = float(np.nextafter(1, 0))  # single precision may have made it 1
+        flat = {int(k): shown.double().numpy().clip(0, below) for k, shown in states["looks"].items()}
+        return {throw: shown.reshape(about["looks"], -1) for throw, shown in flat.items()}
 
     @cached_property
     def _render(self) -> Render:
@@ -133,17 +139,13 @@ class Match:
         """
         if settings.threads:
             torch.set_num_threads(settings.threads)
+        settings = settings.model_copy(update={"fonts": tuple(str(Path(font).resolve()) for font in settings.fonts)})
         pictures, charset, lengths, known_as = _given(data, settings)
         known = Known.of(["0" * n for n in lengths], [picture.size for picture in pictures])
         known = known._replace(characters=charset.characters)
-        render = Render(RenderSettings(fonts=settings.fonts, difficulty=1.0))
         shown = [known_as.get(c, c) for c in charset.characters]
-        drawn = render.can_draw([Request(c, 0, *known.size) for c in shown])
-        if not all(drawn):
-            raise UserError(f"no font draws {shown[drawn.index(False)]!r}: set fonts to a file that does")
-        if max(lengths) > LONGEST:
-            raise UserError(f"a text of {max(lengths)} characters is too long: a picture shows 1 to {LONGEST}")
-        glyphs = render.glyphs(shown)
+        see_drawn(shown, lengths, settings.fonts)
+        glyphs = Render(RenderSettings(fonts=settings.fonts, difficulty=1.0)).glyphs(shown)
 
         def texts(seed: int, count: int) -> list[str]:
             asked = random_texts(charset, known.lengths, count, seed)
@@ -157,9 +159,10 @@ class Match:
             accelerator = Accelerator(cpu=no_device(), log_with=tracker, project_dir=str(out / "log"))
         except ValueError as error:
             raise UserError(f"tracker {settings.tracker}: {error}") from None
-        begin_folder(
-            accelerator, out, settings, hashlib.sha256("".join(map(mark_of, pictures)).encode()).hexdigest(), asked
-        )
+        if accelerator.num_processes > 1:
+            raise UserError("looks are bred in one process: start it without accelerate launch")
+        told_of = json.dumps([*map(mark_of, pictures), known, known_as])
+        begin_folder(accelerator, out, settings, hashlib.sha256(told_of.encode()).hexdigest(), asked)
         search = Search(
             pictures, texts, known.size, glyphs, Eye(weights, accelerator.device),
             settings.children, settings.generations, settings.seed, accelerator.device,
@@ -176,7 +179,6 @@ class Match:
                 began = time.monotonic()
                 population, figures = search.step(done, population)
                 done += 1
-                _save(out / STATE, population, done)
                 seconds = round(time.monotonic() - began, 1)
                 metrics.write(done, steps=settings.generations, seconds=seconds, real=search.real, **figures)
                 bar.advance(**figures)
@@ -187,7 +189,9 @@ class Match:
                     shown = texts(done, min(DRAWN, len(population.score)))
                     made, _ = draw_in(looks, shown, list(range(len(shown))), known.size, glyphs, accelerator.device)
                     _sheet(pictures[:DRAWN], made, out / "grids" / f"{done:07d}.png")
+                _save(out / STATE, population, done)  # at last: what a kill leaves untold is done again
                 if interrupted and done < settings.generations:
+                    accelerator.end_training()
                     raise Stopped(
                         f"at generation {done} of {settings.generations}; go on with: "
                         f"augment fit --resume {quoted(out)}"
@@ -195,12 +199,44 @@ class Match:
         assert population is not None
         about = {
             "method": "match", "meaning": MEANING, "known": known._asdict(), "known_as": known_as,
+            "fonts": _fonts(settings.fonts), "looks": len(population.score),
             "settings": settings.model_dump(mode="json"),
         }  # fmt: skip
-        held = {str(throw): torch.from_numpy(own) for throw, own in population.looks.items()}
+        # flat ones keep single precision, in which a throw says which font of hundreds
+        held = {str(throw): torch.from_numpy(own).float().flatten() for throw, own in population.looks.items()}
         save(out / "generator.safetensors", {"looks": held}, about)
         accelerator.end_training()
         return f"bred for {len(pictures)} pictures in {settings.generations} generations"
+
+
+def see_drawn(shown: Sequence[str], lengths: Sequence[int], fonts: Sequence[str]) -> None:
+    """See that characters, as pictures show them, and texts of such lengths can be drawn.
+
+    Raises:
+        UserError: they cannot.
+    """
+    drawn = Render(RenderSettings(fonts=tuple(fonts), difficulty=1.0)).can_draw([Request(c, 0, 8, 8) for c in shown])
+    if not all(drawn):
+        raise UserError(f"no font draws {shown[drawn.index(False)]!r}: set fonts to a file that does")
+    if max(lengths) > LONGEST:
+        raise UserError(f"a text of {max(lengths)} characters is too long: a picture shows 1 to {LONGEST}")
+
+
+def _fonts(named: Sequence[str]) -> str:
+    """What font files are known again by: a look says which one in their order."""
+    files = [(file.name, file.stat().st_size) for file in font_files(tuple(named))]
+    return hashlib.sha256(json.dumps(files).encode()).hexdigest()[:16]
+
+
+def _files(named: str) -> list[Path]:
+    """The pictures in a folder, or those that a JSON file lists."""
+    path = Path(named)
+    if not path.is_file():
+        return list_pictures(path)
+    try:
+        return [Path(file) for file in json.loads(path.read_text(encoding="utf-8"))]
+    except (OSError, ValueError, TypeError):
+        raise UserError(f"{path} is no folder, and no JSON list of pictures") from None
 
 
 def _given(
@@ -210,7 +246,7 @@ def _given(
     samples = [*(data or ())]
     texts = [s.text for s in samples]
     known_as = default_case(samples)
-    samples += [Sample(str(file), "", file) for folder in settings.unlabelled for file in list_pictures(Path(folder))]
+    samples += [Sample(str(file), "", file) for named in settings.unlabelled for file in _files(named)]
     if not samples:
         raise UserError(
             f"no picture to match is in {' '.join(settings.unlabelled) or 'nothing'}: name a folder of them"
@@ -219,23 +255,28 @@ def _given(
         raise UserError("pictures without labels: say what they show with --charset and --length")
     charset = Charset.of(texts) if settings.charset is None else Charset.named(settings.charset)
     lengths = [len(t) for t in texts] if settings.length is None else lengths_in(settings.length)
-    opened: list[Image.Image] = []
-    broken = 0
+    kept: dict[str, Image.Image] = {}  # each once
+    tried = broken = 0
     for i in np.random.default_rng([settings.seed, 31]).permutation(len(samples)):
-        if len(opened) == settings.most:
+        if len(kept) == settings.most:
             break
+        tried += 1
         try:
-            opened.append(open_picture(samples[i].read_bytes(), "RGB"))
+            picture = open_picture(samples[i].read_bytes(), "RGB")
+            kept.setdefault(mark_of(picture), picture)
         except (PictureError, OSError):
             broken += 1
+    usual = alike([picture.size for picture in kept.values()])
+    opened = [picture for picture, fits in zip(kept.values(), usual, strict=True) if fits]
     if len(opened) < FEWEST:
-        raise UserError(f"{len(opened)} of {len(samples)} pictures can be opened; {FEWEST} are needed to match")
-    usual = alike([picture.size for picture in opened])
-    opened = [picture for picture, fits in zip(opened, usual, strict=True) if fits]
-    if len(opened) < FEWEST:
-        raise UserError(f"pictures of wildly different shapes, {len(opened)} alike: match those of one kind at a time")
-    if left := broken + sum(not fits for fits in usual):
-        say(Alone(), f"{left} pictures cannot be opened or are of another shape than most, and are left out")
+        raise UserError(
+            f"{len(opened)} of {len(samples)} pictures can be opened, are of one shape and there once: {FEWEST} must"
+        )
+    if left := tried - len(opened):
+        say(
+            Alone(),
+            f"{left} pictures cannot be opened, are there twice or of another shape than most, and are left out",
+        )
     return opened, charset, lengths, known_as
 
 
