@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,13 @@ import pytest
 from PIL import Image
 
 from pipelines.begin import BeginSettings, goes_on, seldom_drawn
+from pipelines.run import read_some
 from pipelines.scheme import write_scheme
+from pipelines.unlabelled import as_known_to, read_together
 from recognizer.charset import Charset
+from recognizer.errors import UserError
 from recognizer.samples import read_manifest
+from recognizer.training.checkpoint import DEFAULT
 
 COMMAND = [sys.executable, "-m", "pipelines.cli"]
 
@@ -27,6 +32,8 @@ COMMAND = [sys.executable, "-m", "pipelines.cli"]
 def scheme(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("begin") / "scheme"
     write_scheme(folder, 8, 24, 0, 60)
+    tested = min((folder / "test").glob("*/*.jpg"))  # is among them as well, and must not be learned
+    shutil.copy(tested, folder / "unlabelled" / "again.jpg")
     return folder
 
 
@@ -65,6 +72,9 @@ def test_from_pictures_alone_to_a_reader(scheme: Path, whole: tuple[Path, str]) 
     steps = ledger(out)
     assert list(steps) == ["prepare", "looks", "round 0", "round 1", "chosen", "test"]
     assert steps["round 0"]["read"] == steps["prepare"]["unlabelled"] == 60
+    assert "again.jpg" not in (out / "data/unlabelled.json").read_text()
+    assert "bred for 60 pictures" in steps["looks"]["said"]
+    assert str(out / "data/unlabelled.json") in (out / "looks/settings.toml").read_text()
     for number in (0, 1):
         taken, rows = (out / f"round-{number}" / name for name in ("taken", "readings.jsonl"))
         sure = read_manifest(taken).samples
@@ -110,7 +120,7 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_end(scheme: Path, whole: tu
         until = time.monotonic() + 120
         while not (out / waited).exists() and time.monotonic() < until and process.poll() is None:
             time.sleep(0.02)
-        assert process.poll() is None, "it ended before it was killed"
+        assert process.poll() is None and (out / waited).exists(), "it ended, or came to nothing, before it was killed"
         process.kill()
         process.wait()
     done = told([*COMMAND, "begin", "--resume", str(out)])
@@ -135,6 +145,19 @@ def test_characters_that_no_reading_has_are_drawn_seldom() -> None:
     assert seldom_drawn(charset, []) == set()
 
 
+def test_a_picture_is_read_whatever_the_reader_cannot_spell(scheme: Path) -> None:
+    sample = read_manifest(scheme / "test").samples[0]
+    other = replace(sample, text="\N{CYRILLIC CAPITAL LETTER ZHE}")
+    assert not read_some(DEFAULT, [other])
+    (read,) = read_some(DEFAULT, as_known_to(DEFAULT, [other])).values()
+    assert read.text
+
+
+def test_pictures_that_are_gone_are_told_in_one_line(scheme: Path) -> None:
+    with pytest.raises(UserError, match=r"gone\.png: no such file; 1 of 1 pictures without labels are gone"):
+        read_together([DEFAULT], [str(scheme / "gone.png")], range(4, 7))
+
+
 def test_what_cannot_begin_is_refused_in_one_line(scheme: Path, tmp_path: Path) -> None:
     def refused(*own: str) -> str:
         done = told([*COMMAND, "begin", "--out", str(tmp_path / "run"), *own])
@@ -144,11 +167,15 @@ def test_what_cannot_begin_is_refused_in_one_line(scheme: Path, tmp_path: Path) 
 
     loose = ["--unlabelled", str(scheme / "unlabelled")]
     assert "say what to begin on: --unlabelled DIR" in refused()
-    assert "charset" in refused(*loose, "--length", "4")
+    assert "charset must be given" in refused(*loose, "--length", "4")
     assert "--length '4to6'" in refused(*loose, "--charset", "digits", "--length", "4to6")
     assert "no setting is called 'generation'" in refused(
         *loose, "--charset", "digits", "--length", "4", "--set", "fit.generation=3"
     )
+    all_told = [*loose, "--charset", "digits", "--length", "4"]
+    assert "data and limit are of labels" in refused(*all_told, "--set", "limit=5")
+    assert "reader.charset: it is told that by --charset" in refused(*all_told, "--set", "reader.charset=digits")
+    assert "a picture shows 1 to 32" in refused(*loose, "--charset", "digits", "--length", "40")
     assert "charset holds 'a' more than once" in refused(*loose, "--charset", "aa", "--length", "4")
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,11 +19,13 @@ from conftest import augment, refusal
 from PIL import Image
 
 from augment.evolve import Eye, Led, Population, Search, bred, draw_in
+from augment.glyphs import font_files
 from augment.methods import create
 from augment.methods.render import Render, RenderSettings
 from augment.style import MEANING, Dice, keys_of, throw_style
 from augment.synthesize import random_texts
 from recognizer.charset import Charset
+from recognizer.errors import UserError
 from recognizer.samples import read_manifest
 from recognizer.training.checkpoint import TINY
 
@@ -172,6 +175,13 @@ def requests(text: str) -> list:  # type: ignore[type-arg]
     return [Request(text, 0, 110, 32)]
 
 
+def wait_for(file: Path, process: subprocess.Popen[Any]) -> None:
+    until = time.monotonic() + 120
+    while not file.exists() and time.monotonic() < until and process.poll() is None:
+        time.sleep(0.02)
+    assert file.exists() and process.poll() is None, "it ended, or came to nothing"
+
+
 def test_killed_in_the_middle_it_goes_on_to_the_same_looks(loose: Path, tmp_path: Path) -> None:
     more = ["--set", "generations=5"]
     assert augment(*words(loose, tmp_path / "whole", *more)).status == 0
@@ -180,10 +190,8 @@ def test_killed_in_the_middle_it_goes_on_to_the_same_looks(loose: Path, tmp_path
     process = subprocess.Popen(
         [*command, *words(loose, cut, *more)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    until = time.monotonic() + 120
-    while not (cut / "population.npz").exists() and time.monotonic() < until:
-        time.sleep(0.02)
-    os.kill(process.pid, signal.SIGKILL)
+    wait_for(cut / "population.npz", process)
+    process.kill()
     process.wait()
     assert not (cut / "generator.safetensors").exists()
     done = subprocess.run([*command, "fit", "--resume", str(cut)], capture_output=True, text=True, check=False)
@@ -196,9 +204,7 @@ def test_killed_in_the_middle_it_goes_on_to_the_same_looks(loose: Path, tmp_path
 def test_ctrl_c_ends_with_the_line_that_goes_on(loose: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "augment.cli", *words(loose, tmp_path / "cut", "--set", "generations=500")]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    until = time.monotonic() + 120
-    while not (tmp_path / "cut/population.npz").exists() and time.monotonic() < until:
-        time.sleep(0.02)
+    wait_for(tmp_path / "cut/population.npz", process)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate()
     assert process.returncode == 130
@@ -231,6 +237,38 @@ def test_what_cannot_be_matched_is_refused_in_one_line(loose: Path, tmp_path: Pa
     assert labelled_only == "--method vae learns from labelled pictures alone: leave --unlabelled out"
     made = augment("synthesize", "--method", "match", "--charset", "digits", "--out", tmp_path / "made")
     assert refusal(made).endswith("augment fit --method match first")
+
+
+def test_pictures_that_hardly_differ_can_be_matched_and_equal_ones_count_once(tmp_path: Path) -> None:
+    for folder in ("equal", "near"):
+        (tmp_path / folder).mkdir()
+        for i in range(25):
+            picture = Image.new("RGB", (60, 24), "white")
+            picture.putpixel((i if folder == "near" else 0, 3), (0, 0, 0))
+            picture.save(tmp_path / folder / f"{i}.png")
+    told = ["--charset", "digits", "--length", "3", "--out", tmp_path / "looks", *FEW]
+    refused = refusal(augment("fit", "--method", "match", "--unlabelled", tmp_path / "equal", *told))
+    assert "1 of 25 pictures" in refused
+    ended = augment("fit", "--method", "match", "--unlabelled", tmp_path / "near", *told)
+    assert ended.status == 0 and "bred for 25 pictures" in ended.out, ended.err
+
+
+def test_looks_whose_fonts_are_others_by_now_are_refused(loose: Path, tmp_path: Path) -> None:
+    fonts, mine = font_files(()), tmp_path / "fonts"
+    mine.mkdir()
+    shutil.copy(fonts[0], mine)
+    ended = augment(*words(loose, tmp_path / "looks", "--set", f'fonts=["{mine}"]'))
+    assert ended.status == 0, ended.err
+    create("match", {"fitted": str(tmp_path / "looks")}).make(requests("AB"), [None])
+    shutil.copy(fonts[1], mine)
+    with pytest.raises(UserError, match="other fonts"):
+        create("match", {"fitted": str(tmp_path / "looks")}).make(requests("AB"), [None])
+
+
+def test_a_text_that_the_reader_cannot_spell_is_as_legible_as_most() -> None:
+    pictures = draw_in({}, ["ab12"] * 4, list(range(4)), SIZE, GLYPHS, CPU)[0]
+    _, nats = Eye(TINY, CPU).see(pictures, ["ab12", "zzzz", "Ѭb12", "ab12"])
+    assert nats[1] > nats[0] and nats[2] == np.median(nats[[0, 1, 3]])
 
 
 def test_looks_of_a_version_whose_dice_meant_something_else_are_refused(
