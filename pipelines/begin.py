@@ -112,7 +112,7 @@ def _begin(settings: BeginSettings, out: Path, charset: Charset, lengths: Sequen
             train_round(settings, out, ledger, number, charset, lengths)
         if not goes_on(settings, ledger, number):
             break
-    finish(settings, out, ledger)
+    finish(out, ledger)
     read_test(settings, out, ledger, charset)
     (out / "begin.txt").write_text(in_short(settings, out, ledger), encoding="utf-8")
 
@@ -285,7 +285,7 @@ def last_round(ledger: Ledger) -> int:
     return max(int(e["step"].split()[1]) for e in ledger if e["step"].startswith("round "))
 
 
-def finish(settings: BeginSettings, out: Path, ledger: Ledger) -> None:
+def finish(out: Path, ledger: Ledger) -> None:
     """Make the last reader the run's, and show what it reads, the surest first and the least sure last."""
     if "chosen" in ledger:
         return
