@@ -226,7 +226,9 @@ def _asked(
 
 @typer_app.command()
 def status(
-    out: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a practice, a comparison or a forecast.")],
+    out: Annotated[
+        Path, typer.Argument(metavar="RUN", help="The folder of a practice, a beginning, a comparison or a forecast.")
+    ],
 ) -> None:
     """Say where a run is."""
     from pipelines.report import print_status

@@ -203,7 +203,7 @@ def _samples(path: Path) -> tuple[Sample, ...]:
 
 
 def print_status(run: Path) -> None:
-    """Print where a run is, of practice, a comparison or a forecast.
+    """Print where a run is, of practice, a beginning, a comparison or a forecast.
 
     Raises:
         UserError: no such run's folder.
