@@ -173,7 +173,7 @@ def test_what_cannot_begin_is_refused_in_one_line(scheme: Path, tmp_path: Path) 
         *loose, "--charset", "digits", "--length", "4", "--set", "fit.generation=3"
     )
     all_told = [*loose, "--charset", "digits", "--length", "4"]
-    assert "data and limit are of labels" in refused(*all_told, "--set", "limit=5")
+    assert "data and limit are of labels" in refused(*all_told, "--set", "limit=50")
     assert "reader.charset: it is told that by --charset" in refused(*all_told, "--set", "reader.charset=digits")
     assert "a picture shows 1 to 32" in refused(*loose, "--charset", "digits", "--length", "40")
     assert "charset holds 'a' more than once" in refused(*loose, "--charset", "aa", "--length", "4")
