@@ -159,10 +159,10 @@ def _covariance(features: Floats) -> Floats:
 
 
 def _colours(picture: Image.Image) -> Floats:
-    """Mean and spread of two opponent colours, and of how far they are from grey."""
-    red, green, blue = np.asarray(picture.convert("RGB"), np.float64).transpose(2, 0, 1) / 255
-    opponent = (red - green, blue - (red + green) / 2, np.maximum(np.maximum(red, green), blue) - np.minimum(
-        np.minimum(red, green), blue))  # fmt: skip
+    """Mean and spread of two opponent colours of an RGB picture, and of how far it is from grey."""
+    colours = np.asarray(picture, np.float64) / 255
+    red, green, blue = colours.transpose(2, 0, 1)
+    opponent = (red - green, blue - (red + green) / 2, colours.max(2) - colours.min(2))
     return np.array([f(own) for own in opponent for f in (np.mean, np.std)])
 
 

@@ -17,9 +17,8 @@ from augment.glyphs import Glyphs
 from recognizer.errors import UserError
 
 LONGEST = 32  # characters of a text
-MEANING = (
-    1  # of dice, raised where a throw is added, moved or read otherwise: looks that were bred (evolve.py) hold throws
-)
+# what dice mean, raised where a throw is added, moved or read otherwise: looks that were bred (evolve.py) hold throws
+MEANING = 1
 LINES = 20  # at most, on one side of the text
 BANK = 512  # side of the fixed fields of noise; a picture takes its own window of them, which starts at any place
 Floats = NDArray[np.float64]

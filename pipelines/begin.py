@@ -38,10 +38,10 @@ from recognizer.errors import Stopped, UserError, quoted
 from recognizer.images import PictureError, open_picture
 from recognizer.progress import Alone, Bar, say
 from recognizer.readings import Scores, mcnemar
-from recognizer.samples import Sample, content_hash, read_manifest, split_apart, write_folder
+from recognizer.samples import content_hash, read_manifest, split_apart, write_folder
 from recognizer.settings import make
 from recognizer.training.average import NoMean, average
-from recognizer.training.checkpoint import find_start, with_a_mean
+from recognizer.training.checkpoint import find_start, find_weights, with_a_mean
 from recognizer.training.pseudo import surely, without_labels
 from recognizer.training.side_by_side import Training, train_side_by_side
 from recognizer.training.train import TrainSettings, provenance
@@ -54,6 +54,7 @@ HELD = 10  # of so many made or taken pictures one validates
 RARE = 0.25  # of an even share: a character that is read less often is drawn seldom,
 SELDOM = 0.1  # and so often
 MORE = 0.01  # of all pictures: a round that is sure of no more than so many others is the last
+PARTS = ("train", "validation")
 ON_SHEET = 48
 AGAIN = 1_000_000  # added to a seed
 
@@ -93,6 +94,8 @@ def begin(settings: BeginSettings, out: Path) -> Ledger:
     lengths = lengths_in(settings.length)
     fit = make(MatchFitSettings, settings.fit, "settings of fit --method match")
     see_drawn(charset.characters, lengths, fit.fonts)
+    if fit.model is not None:
+        find_weights(Path(fit.model))
     open_run(settings, out)
     try:
         with locked(out):
@@ -150,30 +153,30 @@ def train_round(
 ) -> None:
     """Draw, train, read the pictures and take what is sure; afterwards the ledger holds the round."""
     began, folder = time.monotonic(), out / f"round-{number}"
-    taken = read_manifest(out / f"round-{number - 1}" / "taken").samples if number else ()
-    made = drawn(settings, out, number, charset, lengths, [s.text for s in taken])
-    learned: dict[str, Any] = dict(zip(("data", "validation"), parted(made, folder / "drawn"), strict=True))
+    taken = out / f"round-{number - 1}" / "taken"
+    read = [s.text for part in PARTS for s in read_manifest(taken / part)] if number else []
+    drawn = draw_round(settings, out, number, charset, lengths, read)
+    learned: dict[str, Any] = {"data": str(drawn / "train"), "validation": str(drawn / "validation")}
     if number:
-        train, validation = parted(taken, folder / "read")
-        learned = {"data": train, "validation": validation, "with_synthetic": [learned["data"]]}
-        learned["synthetic_share"] = settings.made_share
+        learned = {"data": str(taken / "train"), "validation": str(taken / "validation"),
+                   "with_synthetic": [learned["data"]], "synthetic_share": settings.made_share}  # fmt: skip
     readers = [training(settings, folder / f"seed-{k}", charset, lengths, k, learned) for k in range(starts(settings))]
     say(
         Alone(),
-        f"round {number}: training on {len(made):,} made pictures" + f" and {len(taken):,} readings" * bool(number),
+        f"round {number}: training on {settings.count:,} made pictures" + f" and {len(read):,} readings" * bool(number),
     )
     train_side_by_side(readers, jobs_of(settings), f"round {number}")
     reader = mean_of([t.out for t in readers], folder / "mean")
     files = json.loads((out / "data" / "unlabelled.json").read_text())
-    read, sure = take(settings, files, [reader, *(t.out for t in readers if t.out != reader)], lengths, folder)
+    found, sure = take(settings, files, [reader, *(t.out for t in readers if t.out != reader)], lengths, folder)
     before = readings_of(out / f"round-{number - 1}") if number else {}
-    alike = float(np.mean([before[f] == text for f, text in read.items() if f in before])) if before else None
+    alike = float(np.mean([before[f] == text for f, text in found.items() if f in before])) if before else None
     ledger.record(
-        f"round {number}", reader=str(reader.relative_to(out)), made=len(made), read=len(read), sure=sure, alike=alike,
-        seconds=time.monotonic() - began,
+        f"round {number}", reader=str(reader.relative_to(out)), made=settings.count, read=len(found), sure=sure,
+        alike=alike, seconds=time.monotonic() - began,
     )  # fmt: skip
     told = f"; {alike:.1%} are read as before" if alike is not None else ""
-    say(Alone(), f"round {number}: {sure:,} of {len(read):,} pictures are read surely{told}")
+    say(Alone(), f"round {number}: {sure:,} of {len(found):,} pictures are read surely{told}")
 
 
 def goes_on(settings: BeginSettings, ledger: Ledger, number: int) -> bool:
@@ -183,42 +186,37 @@ def goes_on(settings: BeginSettings, ledger: Ledger, number: int) -> bool:
     return bool(own["sure"] >= FEWEST and own["sure"] - before > MORE * own["read"])
 
 
-def drawn(
+def draw_round(
     settings: BeginSettings, out: Path, number: int, charset: Charset, lengths: Sequence[int], read: Sequence[str]
-) -> tuple[Sample, ...]:
-    """A round's drawn pictures. Characters that hardly any reading has are drawn seldom, all others alike."""
-    seed, folder = settings.seed + number * AGAIN, out / f"round-{number}" / "made"
-    if not (folder / "metadata.jsonl").is_file():
-        shutil.rmtree(folder, ignore_errors=True)
-        own = {"fitted": str(out / "looks")}
-        rare, rng = seldom_drawn(charset, read), np.random.default_rng([seed, 37])
-        common = [c for c in charset.characters if c not in rare]
-        texts = [
-            "".join(str(rng.choice(common)) if c in rare and rng.random() > SELDOM else c for c in text)
-            for text in random_texts(charset, lengths, settings.count, seed)
-        ]
-        size = cast("Learner", create("match", own)).known.size
-        asked = requests_for_texts(texts, size, seed)
-        with Bar(Alone(), "drawing", len(asked)) as bar:
-            synthesize("match", own, asked, folder, None, bar.advance)
-        if rare:
-            say(Alone(), f"  hardly read, and seldom drawn: {' '.join(sorted(rare))}")
-    return read_manifest(folder).samples
+) -> Path:
+    """A folder with a round's drawn pictures in `PARTS`. Characters that hardly any reading has are drawn seldom, all
+    others alike."""
+    seed, folder, own = (
+        settings.seed + number * AGAIN,
+        out / f"round-{number}" / "drawn",
+        {"fitted": str(out / "looks")},
+    )
+    rare, rng = seldom_drawn(charset, read), np.random.default_rng([seed, 37])
+    common = [c for c in charset.characters if c not in rare]
+    texts = [
+        "".join(str(rng.choice(common)) if c in rare and rng.random() > SELDOM else c for c in text)
+        for text in random_texts(charset, lengths, settings.count, seed)
+    ]
+    if rare:
+        say(Alone(), f"  hardly read, and seldom drawn: {' '.join(sorted(rare))}")
+    asked = requests_for_texts(texts, cast("Learner", create("match", own)).known.size, seed)
+    held = len(asked) // HELD
+    for part, requests in zip(PARTS, (asked[held:], asked[:held]), strict=True):
+        if not (folder / part).is_dir():
+            with Bar(Alone(), "drawing", len(requests)) as bar:
+                synthesize("match", own, requests, folder / part, None, bar.advance)
+    return folder
 
 
 def seldom_drawn(charset: Charset, read: Sequence[str]) -> set[str]:
     """The characters that readings have hardly any of: pictures may show none. Without readings none is known."""
     seen = Counter("".join(read))
     return {c for c in charset.characters if seen[c] < RARE * seen.total() / len(charset)}
-
-
-def parted(samples: Sequence[Sample], folder: Path) -> tuple[str, str]:
-    """Two folders with samples: to train on, and one of `HELD` to validate."""
-    parts = split_apart(samples, (HELD - 1, 1))
-    for name, part in zip(("train", "validation"), parts, strict=True):
-        if not (folder / name).is_dir():
-            write_folder(part, folder / name)
-    return str(folder / "train"), str(folder / "validation")
 
 
 def starts(settings: BeginSettings) -> int:
@@ -256,8 +254,8 @@ def mean_of(readers: Sequence[Path], mean: Path) -> Path:
 def take(
     settings: BeginSettings, files: Sequence[str], readers: Sequence[Path], lengths: Sequence[int], folder: Path
 ) -> tuple[dict[str, str], int]:
-    """What the first reader reads in each picture, and how many are read surely: those lie in `folder/taken`, all
-    readings in `folder/readings.jsonl`."""
+    """What the first reader reads in each picture, and how many are read surely: those lie in `PARTS` of
+    `folder/taken`, all readings in `folder/readings.jsonl`."""
     found, named, likely, _ = read_together(readers, files, lengths)
     if not found:
         raise UserError(f"none of {len(files)} pictures without labels can be opened any more")
@@ -267,7 +265,8 @@ def take(
         replace(named[i], name=f"{k:06d}{Path(named[i].name).suffix.lower()}", meta={"found": named[i].name})
         for k, i in enumerate(sure)
     ]
-    write_folder(chosen, folder / "taken")
+    for part, own in zip(PARTS, split_apart(chosen, (HELD - 1, 1)), strict=True):
+        write_folder(own, folder / "taken" / part)
     sureness = {s.name: float(p) for s, p in zip(named, likely, strict=True)}
     rows = [{"file_name": f, "text": r.text, "confidence": round(sureness.get(f, 0.0), 4)} for f, r in found.items()]
     (folder / "readings.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -234,7 +234,7 @@ def open_run(settings: S, out: Path, *free: str) -> None:
             raise UserError(f"reader.{unlabelled[0]}: pictures without labels are {where} --unlabelled")
         if "seeds" in settings.reader:
             raise UserError("reader.seeds: each reader of a run is one training; recognizer train --seeds makes means")
-        reader_settings(settings)
+        reader_settings(settings).loss_name()
         find_start(settings.start, settings.reader.get("size"))
         out.mkdir(parents=True, exist_ok=True)
     if before != settings:

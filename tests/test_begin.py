@@ -77,7 +77,7 @@ def test_from_pictures_alone_to_a_reader(scheme: Path, whole: tuple[Path, str]) 
     assert str(out / "data/unlabelled.json") in (out / "looks/settings.toml").read_text()
     for number in (0, 1):
         taken, rows = (out / f"round-{number}" / name for name in ("taken", "readings.jsonl"))
-        sure = read_manifest(taken).samples
+        sure = [s for part in ("train", "validation") for s in read_manifest(taken / part)]
         read = [json.loads(line) for line in rows.read_text().splitlines()]
         assert len(sure) == steps[f"round {number}"]["sure"] and len(read) == 60
         by_file = {row["file_name"]: row for row in read}
@@ -109,7 +109,7 @@ def test_the_made_pictures_that_train_are_none_that_validate_and_readings_go_bes
         held, trained = ({s.read_bytes() for s in own} for own in (parts[1], parts[0]))
         assert len(parts[0]) + len(parts[1]) == 100 and 5 <= len(parts[1]) <= 20 and not held & trained
     settings = (out / "round-1/seed-0/settings.toml").read_text()
-    assert "round-1/read/train" in settings and "round-1/read/validation" in settings
+    assert "round-0/taken/train" in settings and "round-0/taken/validation" in settings
     assert re.search(r"with_synthetic = \[.*round-1/drawn/train", settings) and "synthetic_share = 0.5" in settings
 
 
@@ -175,6 +175,9 @@ def test_what_cannot_begin_is_refused_in_one_line(scheme: Path, tmp_path: Path) 
     all_told = [*loose, "--charset", "digits", "--length", "4"]
     assert "data and limit are of labels" in refused(*all_told, "--set", "limit=50")
     assert "reader.charset: it is told that by --charset" in refused(*all_told, "--set", "reader.charset=digits")
+    assert "/nowhere: no such weights file" in refused(*all_told, "--set", "fit.model=/nowhere")
+    odd = refused(*all_told, "--set", "reader.head=fixed", "--set", "reader.loss=ctc")
+    assert "--loss ctc is CTC's" in odd
     assert "a picture shows 1 to 32" in refused(*loose, "--charset", "digits", "--length", "40")
     assert "charset holds 'a' more than once" in refused(*loose, "--charset", "aa", "--length", "4")
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -256,16 +257,14 @@ def _given(
     charset = Charset.of(texts) if settings.charset is None else Charset.named(settings.charset)
     lengths = [len(t) for t in texts] if settings.length is None else lengths_in(settings.length)
     kept: dict[str, Image.Image] = {}  # each once
-    tried = broken = 0
+    tried = 0
     for i in np.random.default_rng([settings.seed, 31]).permutation(len(samples)):
         if len(kept) == settings.most:
             break
         tried += 1
-        try:
+        with suppress(PictureError, OSError):
             picture = open_picture(samples[i].read_bytes(), "RGB")
             kept.setdefault(mark_of(picture), picture)
-        except (PictureError, OSError):
-            broken += 1
     usual = alike([picture.size for picture in kept.values()])
     opened = [picture for picture, fits in zip(kept.values(), usual, strict=True) if fits]
     if len(opened) < FEWEST:
