@@ -1,7 +1,7 @@
 """Begin without a label: looks bred from pictures (augment/evolve.py), text drawn in them, and readings of oneself.
 
-    breed looks -> draw text in them -> round 0: train on that
-    -> [ read the pictures -> take what is read surely for its label -> draw anew -> train on both, from the start ]
+    breed looks; the reader to start from, told characters and lengths, reads the pictures
+    -> [ take what is read surely for its label -> draw text in those looks -> train on both, from the start -> read ]
     each round, until hardly more is sure
 
 Nothing here validates: what is kept is the last reader, and how right it is nobody knows before somebody looks. Each
@@ -14,7 +14,7 @@ import json
 import shutil
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from pydantic import Field, model_validator
 
 from augment.method import FEWEST
@@ -33,15 +34,17 @@ from pipelines.ledger import Ledger, locked
 from pipelines.run import NEVER, DataSettings, fit_into, jobs_of, open_run, read_some
 from pipelines.unlabelled import as_known_to, read_together
 from recognizer.charset import Charset
+from recognizer.decode import Constraint
 from recognizer.deploy.export import export
 from recognizer.errors import Stopped, UserError, quoted
 from recognizer.images import PictureError, open_picture
 from recognizer.progress import Alone, Bar, say
-from recognizer.readings import Scores, mcnemar
-from recognizer.samples import content_hash, read_manifest, split_apart, write_folder
+from recognizer.reader import Reader
+from recognizer.readings import Reading, Scores, mcnemar
+from recognizer.samples import Sample, content_hash, read_manifest, split_apart, write_folder
 from recognizer.settings import make
 from recognizer.training.average import NoMean, average
-from recognizer.training.checkpoint import find_start, find_weights, with_a_mean
+from recognizer.training.checkpoint import find_start, find_weights, read_weights, with_a_mean
 from recognizer.training.pseudo import surely, without_labels
 from recognizer.training.side_by_side import Training, train_side_by_side
 from recognizer.training.train import TrainSettings, provenance
@@ -56,6 +59,7 @@ SELDOM = 0.1  # and so often
 MORE = 0.01  # of all pictures: a round that is sure of no more than so many others is the last
 PARTS = ("train", "validation")
 ON_SHEET = 48
+AT_ONCE = 32  # pictures that are read
 AGAIN = 1_000_000  # added to a seed
 
 
@@ -110,6 +114,7 @@ def _begin(settings: BeginSettings, out: Path, charset: Charset, lengths: Sequen
     prepare(settings, out, ledger, charset)
     torch.set_num_threads(jobs_of(settings))
     breed(settings, out, ledger)
+    read_with_start(settings, out, ledger, charset)
     for number in range(settings.rounds + 1):
         if f"round {number}" not in ledger:
             train_round(settings, out, ledger, number, charset, lengths)
@@ -148,29 +153,62 @@ def breed(settings: BeginSettings, out: Path, ledger: Ledger) -> None:
     say(Alone(), f"looks: {said}; given pictures above made ones: {out / 'looks' / 'grids'}")
 
 
+def read_with_start(settings: BeginSettings, out: Path, ledger: Ledger, charset: Charset) -> None:
+    """Take what the reader to start from is sure of where it is told characters and lengths, into `out/start`; nothing
+    where it knows none of them."""
+    if "start" in ledger:
+        return
+    began, folder = time.monotonic(), out / "start"
+    weights, _ = find_start(settings.start, settings.reader.get("size"))
+    known = "".join(c for c in charset.characters if weights and c in read_weights(weights)[1].charset)
+    if weights is None or not known:
+        ledger.record("start", read=0, sure=0, seconds=time.monotonic() - began)
+        return
+    folder.mkdir(exist_ok=True)
+    shutil.copy(find_weights(weights), folder / "weights.safetensors")
+    reader = Reader(export(folder)[0])
+    form = Constraint.characters(known, reader.charset) & Constraint.length(settings.length, reader.charset)
+    files: list[str] = json.loads((out / "data" / "unlabelled.json").read_text())
+    found: dict[str, Reading] = {}
+    groups = [files[k : k + AT_ONCE] for k in range(0, len(files), AT_ONCE)]
+    with Bar(Alone(), "reading with the start", len(groups)) as bar:
+        for group in groups:
+            greys = {}
+            for file in group:
+                with suppress(PictureError, OSError):
+                    greys[file] = reader.open(Path(file))
+            found.update(zip(greys, reader.read(list(greys.values()), form), strict=True))
+            bar.advance()
+    named = [Sample(f, r.text, Path(f)) for f, r in found.items() if r.text]
+    sure = keep(settings, found, named, [found[s.name].confidence for s in named], folder)
+    ledger.record("start", read=len(found), sure=sure, seconds=time.monotonic() - began)
+    say(Alone(), f"start: {sure:,} of {len(found):,} pictures are read surely by the reader to start from")
+
+
 def train_round(
     settings: BeginSettings, out: Path, ledger: Ledger, number: int, charset: Charset, lengths: Sequence[int]
 ) -> None:
     """Draw, train, read the pictures and take what is sure; afterwards the ledger holds the round."""
     began, folder = time.monotonic(), out / f"round-{number}"
-    taken = out / f"round-{number - 1}" / "taken"
-    read = [s.text for part in PARTS for s in read_manifest(taken / part)] if number else []
-    drawn = draw_round(settings, out, number, charset, lengths, read)
+    before, own = (out / f"round-{number - 1}", f"round {number - 1}") if number else (out / "start", "start")
+    taken = before / "taken"
+    with_readings = ledger[own]["sure"] >= FEWEST
+    read = [s.text for part in PARTS for s in read_manifest(taken / part)] if with_readings else []
+    # what the start does not know in such pictures they may well show
+    drawn = draw_round(settings, out, number, charset, lengths, read if number else [])
     learned: dict[str, Any] = {"data": str(drawn / "train"), "validation": str(drawn / "validation")}
-    if number:
+    if with_readings:
         learned = {"data": str(taken / "train"), "validation": str(taken / "validation"),
                    "with_synthetic": [learned["data"]], "synthetic_share": settings.made_share}  # fmt: skip
     readers = [training(settings, folder / f"seed-{k}", charset, lengths, k, learned) for k in range(starts(settings))]
-    say(
-        Alone(),
-        f"round {number}: training on {settings.count:,} made pictures" + f" and {len(read):,} readings" * bool(number),
-    )
+    told = f" and {len(read):,} readings" * with_readings
+    say(Alone(), f"round {number}: training on {settings.count:,} made pictures{told}")
     train_side_by_side(readers, jobs_of(settings), f"round {number}")
     reader = mean_of([t.out for t in readers], folder / "mean")
     files = json.loads((out / "data" / "unlabelled.json").read_text())
     found, sure = take(settings, files, [reader, *(t.out for t in readers if t.out != reader)], lengths, folder)
-    before = readings_of(out / f"round-{number - 1}") if number else {}
-    alike = float(np.mean([before[f] == text for f, text in found.items() if f in before])) if before else None
+    was = readings_of(before) if ledger[own]["read"] else {}
+    alike = float(np.mean([was[f] == text for f, text in found.items() if f in was])) if was else None
     ledger.record(
         f"round {number}", reader=str(reader.relative_to(out)), made=settings.count, read=len(found), sure=sure,
         alike=alike, seconds=time.monotonic() - began,
@@ -255,11 +293,20 @@ def take(
     settings: BeginSettings, files: Sequence[str], readers: Sequence[Path], lengths: Sequence[int], folder: Path
 ) -> tuple[dict[str, str], int]:
     """What the first reader reads in each picture, and how many are read surely: those lie in `PARTS` of
-    `folder/taken`, all readings in `folder/readings.jsonl`."""
+    `folder/taken`, all readings in `folder/readings.jsonl`, as `keep` writes them."""
     found, named, likely, _ = read_together(readers, files, lengths)
     if not found:
         raise UserError(f"none of {len(files)} pictures without labels can be opened any more")
-    sure = np.flatnonzero(surely([s.text for s in named], likely, settings.unlabelled_confidence)).tolist()
+    return {f: r.text for f, r in found.items()}, keep(settings, found, named, likely, folder)
+
+
+def keep(
+    settings: BeginSettings, found: Mapping[str, Reading], named: Sequence[Sample], likely: ArrayLike, folder: Path
+) -> int:
+    """Write what was `found`, by file, and, of pictures under what is read in them, those that are likely enough; gives
+    how many these are."""
+    of = np.asarray(likely, float)
+    sure = np.flatnonzero(surely([s.text for s in named], of, settings.unlabelled_confidence)).tolist()
     shutil.rmtree(folder / "taken", ignore_errors=True)
     chosen = [
         replace(named[i], name=f"{k:06d}{Path(named[i].name).suffix.lower()}", meta={"found": named[i].name})
@@ -267,14 +314,14 @@ def take(
     ]
     for part, own in zip(PARTS, split_apart(chosen, (HELD - 1, 1)), strict=True):
         write_folder(own, folder / "taken" / part)
-    sureness = {s.name: float(p) for s, p in zip(named, likely, strict=True)}
+    sureness = {s.name: float(p) for s, p in zip(named, of, strict=True)}
     rows = [{"file_name": f, "text": r.text, "confidence": round(sureness.get(f, 0.0), 4)} for f, r in found.items()]
     (folder / "readings.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return {f: r.text for f, r in found.items()}, len(sure)
+    return len(sure)
 
 
 def readings_of(folder: Path) -> dict[str, str]:
-    """What a round read, by file."""
+    """What a round or the start read, by file."""
     rows = map(json.loads, (folder / "readings.jsonl").read_text(encoding="utf-8").splitlines())
     return {row["file_name"]: row["text"] for row in rows}
 
@@ -306,15 +353,15 @@ def finish(out: Path, ledger: Ledger) -> None:
 
 
 def read_test(settings: BeginSettings, out: Path, ledger: Ledger, charset: Charset) -> None:
-    """Read the test set, once: with the start, with what made pictures alone taught, and with the last reader. Case is
-    ignored where the charset has one case alone."""
+    """Read the test set, once: with the start, with the first round's reader, and with the last. Case is ignored where
+    the charset has one case alone."""
     if "test" in ledger or settings.test is None:
         return
     samples = read_manifest(settings.test, settings.label_pattern).samples
     if content_hash(samples) != ledger["prepare"]["test_sha256"]:
         raise UserError(f"{settings.test} has changed since the run began: put it back, or start a new run")
     start, _ = find_start(settings.start, settings.reader.get("size"))
-    readers = {"start": start, "made": out / ledger["round 0"]["reader"], "last": out / ledger["chosen"]["reader"]}
+    readers = {"start": start, "first": out / ledger["round 0"]["reader"], "last": out / ledger["chosen"]["reader"]}
     found = {role: read_some(path, as_known_to(path, samples)) for role, path in readers.items() if path is not None}
     usable = [s for s in samples if all(s.name in own for own in found.values())]
     if not usable:
@@ -325,7 +372,7 @@ def read_test(settings: BeginSettings, out: Path, ledger: Ledger, charset: Chars
     right = {role: [a == b for a, b in own] for role, own in pairs.items()}
     ledger.record(
         "test", set_aside=len(samples) - len(usable), **{role: Scores.of(own).to_dict() for role, own in pairs.items()},
-        p_made=mcnemar(right["made"], right["last"]), readings=[
+        p_first=mcnemar(right["first"], right["last"]), readings=[
             {"file_name": s.name, "text": s.text, **{role: own[s.name].text for role, own in found.items()}}
             for s in usable
         ],
@@ -334,7 +381,7 @@ def read_test(settings: BeginSettings, out: Path, ledger: Ledger, charset: Chars
 
 ROLES = {
     "start": "the reader it starts from",
-    "made": "taught by made pictures alone",
+    "first": "taught by made pictures",
     "last": "and by its own readings",
 }
 
@@ -347,13 +394,13 @@ def in_short(settings: BeginSettings, out: Path, ledger: Ledger) -> str:
         f"look at some: {out / 'readings.png'}",
     ]
     if test := ledger.get("test", {}):
-        lines[0] += f"\n{test['made']['n']:,} test pictures, read right:"
+        lines[0] += f"\n{test['first']['n']:,} test pictures, read right:"
         for role, what in ROLES.items():
             if role in test and (role != "last" or last_round(ledger)):
                 low, high = test[role]["exact_interval"]
                 lines.append(f"  {what:<32} {test[role]['exact']:.3f} ({low:.3f} to {high:.3f})")
         if last_round(ledger):
-            lines.append(f"  own readings against made pictures alone: McNemar p {test['p_made']:.2g}")
+            lines.append(f"  own readings against the first round: McNemar p {test['p_first']:.2g}")
     else:
         lines.append("How many are read right nobody knows yet: no label was there to tell.")
     folders = [quoted(Path(folder)) for folder in settings.unlabelled]

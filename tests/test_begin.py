@@ -70,16 +70,16 @@ def whole(scheme: Path) -> tuple[Path, str]:
 def test_from_pictures_alone_to_a_reader(scheme: Path, whole: tuple[Path, str]) -> None:
     out, said = whole
     steps = ledger(out)
-    assert list(steps) == ["prepare", "looks", "round 0", "round 1", "chosen", "test"]
+    assert list(steps) == ["prepare", "looks", "start", "round 0", "round 1", "chosen", "test"]
     assert steps["round 0"]["read"] == steps["prepare"]["unlabelled"] == 60
     assert "again.jpg" not in (out / "data/unlabelled.json").read_text()
     assert "bred for 60 pictures" in steps["looks"]["said"]
     assert str(out / "data/unlabelled.json") in (out / "looks/settings.toml").read_text()
-    for number in (0, 1):
-        taken, rows = (out / f"round-{number}" / name for name in ("taken", "readings.jsonl"))
+    for folder, step in (("start", "start"), ("round-0", "round 0"), ("round-1", "round 1")):
+        taken, rows = (out / folder / name for name in ("taken", "readings.jsonl"))
         sure = [s for part in ("train", "validation") for s in read_manifest(taken / part)]
         read = [json.loads(line) for line in rows.read_text().splitlines()]
-        assert len(sure) == steps[f"round {number}"]["sure"] and len(read) == 60
+        assert len(sure) == steps[step]["sure"] and len(read) == 60
         by_file = {row["file_name"]: row for row in read}
         assert all(by_file[s.meta["found"]]["text"] == s.text and 4 <= len(s.text) <= 6 for s in sure)
         assert all(by_file[s.meta["found"]]["confidence"] >= 0.5 for s in sure)
@@ -97,7 +97,7 @@ def test_from_pictures_alone_to_a_reader(scheme: Path, whole: tuple[Path, str]) 
     done = told([sys.executable, "-m", "recognizer.cli", "predict", "--model", str(out), str(picture)])
     assert done.returncode == 0 and re.search(r"\b[0-9A-Z]{3,7}\b", done.stdout), done.stderr
     done = told([*COMMAND, "status", str(out)])
-    assert "a beginning; done: prepare, looks, round 0" in done.stdout and "it is finished" in done.stdout
+    assert "a beginning; done: prepare, looks, start, round 0" in done.stdout and "it is finished" in done.stdout
 
 
 def test_the_made_pictures_that_train_are_none_that_validate_and_readings_go_beside_them(
@@ -108,9 +108,11 @@ def test_the_made_pictures_that_train_are_none_that_validate_and_readings_go_bes
         parts = [read_manifest(out / f"round-{number}/drawn/{name}").samples for name in ("train", "validation")]
         held, trained = ({s.read_bytes() for s in own} for own in (parts[1], parts[0]))
         assert len(parts[0]) + len(parts[1]) == 100 and 5 <= len(parts[1]) <= 20 and not held & trained
-    settings = (out / "round-1/seed-0/settings.toml").read_text()
-    assert "round-0/taken/train" in settings and "round-0/taken/validation" in settings
-    assert re.search(r"with_synthetic = \[.*round-1/drawn/train", settings) and "synthetic_share = 0.5" in settings
+    for number, before in enumerate(("start", "round-0")):
+        settings = (out / f"round-{number}/seed-0/settings.toml").read_text()
+        assert f"{before}/taken/train" in settings and f"{before}/taken/validation" in settings
+        assert re.search(rf"with_synthetic = \[.*round-{number}/drawn/train", settings)
+        assert "synthetic_share = 0.5" in settings
 
 
 def test_killed_at_any_moment_it_goes_on_to_the_same_end(scheme: Path, whole: tuple[Path, str]) -> None:
