@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
+from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from augment.method import FEWEST
@@ -59,6 +59,7 @@ SELDOM = 0.1  # and so often
 MORE = 0.01  # of all pictures: a round that is sure of no more than so many others is the last
 PARTS = ("train", "validation")
 ON_SHEET = 48
+HALF = 0.5  # of all pictures: where fewer are sure made ones validate, as sure ones alone are the easy ones
 AT_ONCE = 32  # pictures that are read
 AGAIN = 1_000_000  # added to a seed
 
@@ -74,7 +75,7 @@ class BeginSettings(DataSettings):
     rounds: int = Field(3, ge=0, le=20)  # of its own readings, at most
     starts: int = Field(2, ge=1, le=20)  # trainings of a round, whose mean reads
     unlabelled_confidence: float = Field(0.7, gt=0, lt=1)  # of readers together, to take what they read for a label
-    made_share: float = Field(0.5, gt=0, lt=1)  # of each batch, beside readings
+    made_share: float = Field(0.5, gt=0, lt=1)  # of each batch, beside readings; more while few are sure
     fit: dict[str, Any] = Field({})  # settings of `augment fit --method match`
 
     @model_validator(mode="after")
@@ -84,6 +85,8 @@ class BeginSettings(DataSettings):
         for part, values in (("fit", self.fit), ("reader", self.reader)):
             if twice := values.keys() & {"charset", "length", "unlabelled"}:
                 raise ValueError(f"{part}.{min(twice)}: it is told that by --{min(twice)}")
+        if own := self.reader.keys() & {"data", "validation", "limit", "with_synthetic"}:
+            raise ValueError(f"reader.{min(own)}: its readers learn of what it makes and reads, and nothing else")
         return self
 
 
@@ -179,8 +182,10 @@ def read_with_start(settings: BeginSettings, out: Path, ledger: Ledger, charset:
                     greys[file] = reader.open(Path(file))
             found.update(zip(greys, reader.read(list(greys.values()), form), strict=True))
             bar.advance()
+    # made pictures show every character alike; of one that these never show the likeliest reading is wrong
     named = [Sample(f, r.text, Path(f)) for f, r in found.items() if r.text]
-    sure = keep(settings, found, named, [found[s.name].confidence for s in named], folder)
+    likely = np.array([found[s.name].confidence for s in named])
+    sure = keep(found, named, likely, likely >= settings.unlabelled_confidence, folder)
     ledger.record("start", read=len(found), sure=sure, seconds=time.monotonic() - began)
     say(Alone(), f"start: {sure:,} of {len(found):,} pictures are read surely by the reader to start from")
 
@@ -192,14 +197,15 @@ def train_round(
     began, folder = time.monotonic(), out / f"round-{number}"
     before, own = (out / f"round-{number - 1}", f"round {number - 1}") if number else (out / "start", "start")
     taken = before / "taken"
-    with_readings = ledger[own]["sure"] >= FEWEST
+    with_readings, of_all = ledger[own]["sure"] >= FEWEST, ledger[own]["sure"] / max(1, ledger[own]["read"])
     read = [s.text for part in PARTS for s in read_manifest(taken / part)] if with_readings else []
     # what the start does not know in such pictures they may well show
     drawn = draw_round(settings, out, number, charset, lengths, read if number else [])
     learned: dict[str, Any] = {"data": str(drawn / "train"), "validation": str(drawn / "validation")}
     if with_readings:
-        learned = {"data": str(taken / "train"), "validation": str(taken / "validation"),
-                   "with_synthetic": [learned["data"]], "synthetic_share": settings.made_share}  # fmt: skip
+        held = learned["validation"] if of_all < HALF else str(taken / "validation")
+        learned = {"data": str(taken / "train"), "with_synthetic": [learned["data"]], "validation": held,
+                   "synthetic_share": max(settings.made_share, 1 - of_all)}  # fmt: skip
     readers = [training(settings, folder / f"seed-{k}", charset, lengths, k, learned) for k in range(starts(settings))]
     told = f" and {len(read):,} readings" * with_readings
     say(Alone(), f"round {number}: training on {settings.count:,} made pictures{told}")
@@ -297,16 +303,20 @@ def take(
     found, named, likely, _ = read_together(readers, files, lengths)
     if not found:
         raise UserError(f"none of {len(files)} pictures without labels can be opened any more")
-    return {f: r.text for f, r in found.items()}, keep(settings, found, named, likely, folder)
+    taken = surely([s.text for s in named], likely, settings.unlabelled_confidence)
+    return {f: r.text for f, r in found.items()}, keep(found, named, likely, taken, folder)
 
 
 def keep(
-    settings: BeginSettings, found: Mapping[str, Reading], named: Sequence[Sample], likely: ArrayLike, folder: Path
+    found: Mapping[str, Reading],
+    named: Sequence[Sample],
+    likely: NDArray[np.float64],
+    taken: NDArray[np.bool_],
+    folder: Path,
 ) -> int:
-    """Write what was `found`, by file, and, of pictures under what is read in them, those that are likely enough; gives
-    how many these are."""
-    of = np.asarray(likely, float)
-    sure = np.flatnonzero(surely([s.text for s in named], of, settings.unlabelled_confidence)).tolist()
+    """Write what was `found`, by file, and those pictures, under what is read in them, that are `taken`; gives how many
+    these are."""
+    sure = np.flatnonzero(taken).tolist()
     shutil.rmtree(folder / "taken", ignore_errors=True)
     chosen = [
         replace(named[i], name=f"{k:06d}{Path(named[i].name).suffix.lower()}", meta={"found": named[i].name})
@@ -314,7 +324,7 @@ def keep(
     ]
     for part, own in zip(PARTS, split_apart(chosen, (HELD - 1, 1)), strict=True):
         write_folder(own, folder / "taken" / part)
-    sureness = {s.name: float(p) for s, p in zip(named, of, strict=True)}
+    sureness = {s.name: float(p) for s, p in zip(named, likely, strict=True)}
     rows = [{"file_name": f, "text": r.text, "confidence": round(sureness.get(f, 0.0), 4)} for f, r in found.items()]
     (folder / "readings.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return len(sure)

@@ -177,6 +177,9 @@ def test_what_cannot_begin_is_refused_in_one_line(scheme: Path, tmp_path: Path) 
     all_told = [*loose, "--charset", "digits", "--length", "4"]
     assert "data and limit are of labels" in refused(*all_told, "--set", "limit=50")
     assert "reader.charset: it is told that by --charset" in refused(*all_told, "--set", "reader.charset=digits")
+    assert "reader.with_synthetic: its readers learn of what it makes" in refused(
+        *all_told, "--set", "reader.with_synthetic=['x']"
+    )
     assert "/nowhere: no such weights file" in refused(*all_told, "--set", "fit.model=/nowhere")
     odd = refused(*all_told, "--set", "reader.head=fixed", "--set", "reader.loss=ctc")
     assert "--loss ctc is CTC's" in odd
