@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.cluster import KMeans
 
 from augment.likeness import Features
 
@@ -17,6 +16,8 @@ def looks_of(features: Features) -> NDArray[np.int64]:
     and deviation 1."""
     if (count := min(MOST, len(features) // EACH)) < 2:
         return np.zeros(len(features), np.int64)
+    from sklearn.cluster import KMeans  # seconds, which small sets do not pay
+
     scaled = (features - features.mean(0)) / np.maximum(features.std(0), 1e-6)
     found = KMeans(count, n_init=4, random_state=0).fit_predict(scaled)
     by_size = np.argsort(-np.bincount(found, minlength=count), kind="stable")

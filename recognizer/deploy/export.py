@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnxruntime
-import onnxscript
 import torch
 from numpy.typing import NDArray
 from onnx import numpy_helper
@@ -98,10 +97,12 @@ def export(
 def graph_of(module: nn.Module, description: Description) -> onnx.ModelProto:
     """The network as an ONNX model in single precision, of any batch and width: its weights in the graph that the
     exporter wrote for such a network once, which takes a fiftieth of its time, else what the exporter writes."""
+    from onnxscript import optimizer  # a second, which not all that can export pay
+
     model = kept_graph(module, description)
     if model is None:
         model = exported(module, description.frame.height)
-    model = onnxscript.optimizer.optimize(model)
+    model = optimizer.optimize(model)
     for part in (*model.graph.node, *model.graph.value_info, *model.graph.input, *model.graph.output, model.graph):
         part.ClearField("metadata_props")  # the exporter's notes hold file names of the machine that it ran on
         part.ClearField("doc_string")
