@@ -391,8 +391,8 @@ def read_test(settings: BeginSettings, out: Path, ledger: Ledger, charset: Chars
 
 ROLES = {
     "start": "the reader it starts from",
-    "first": "taught by made pictures",
-    "last": "and by its own readings",
+    "first": "after the first round",
+    "last": "after its own readings",
 }
 
 

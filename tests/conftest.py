@@ -64,6 +64,13 @@ def augment(*words: object) -> Ended:
     return call(app, *words)
 
 
+def practice(*words: object) -> Ended:
+    """The command `practice`."""
+    from pipelines.cli import app
+
+    return call(app, *words)
+
+
 def refusal(ended: Ended) -> str:
     """What a command refused, which must be one line and exit status 2."""
     assert ended.status == 2, ended

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import practice, refusal
 from PIL import Image
 
 from pipelines.begin import BeginSettings, goes_on, seldom_drawn
@@ -42,7 +43,8 @@ def words(scheme: Path, out: Path, *more: str) -> list[str]:
         *COMMAND, "begin", "--unlabelled", str(scheme / "unlabelled"), "--charset", "upper+digits", "--length", "4-6",
         "--test", str(scheme / "test"), "--rounds", "1", "--pictures", "64", "--jobs", "1", "--set", "count=100",
         "--set", "fit.generations=2", "--set", "fit.children=30", "--set", "reader.validations=2",
-        "--set", "reader.batch=16", "--set", "reader.checkpoint_seconds=0.5", "--out", str(out), *more,
+        "--set", "reader.size=tiny", "--set", "reader.batch=16", "--set", "reader.checkpoint_seconds=0.5",
+        "--out", str(out), *more,
     ]  # fmt: skip
 
 
@@ -110,9 +112,13 @@ def test_the_made_pictures_that_train_are_none_that_validate_and_readings_go_bes
         assert len(parts[0]) + len(parts[1]) == 100 and 5 <= len(parts[1]) <= 20 and not held & trained
     for number, before in enumerate(("start", "round-0")):
         settings = (out / f"round-{number}/seed-0/settings.toml").read_text()
-        assert f"{before}/taken/train" in settings and f"{before}/taken/validation" in settings
+        steps = ledger(out)
+        of_all = steps[before.replace("-", " ")]["sure"] / 60
+        held = f"{before}/taken" if of_all >= 0.5 else f"round-{number}/drawn"
+        assert f"{before}/taken/train" in settings and re.search(rf'validation = ".*/{held}/validation"', settings)
         assert re.search(rf"with_synthetic = \[.*round-{number}/drawn/train", settings)
-        assert "synthetic_share = 0.5" in settings
+        (share,) = re.findall(r"synthetic_share = ([\d.]+)", settings)
+        assert float(share) == pytest.approx(max(0.5, 1 - of_all)), "the fewer are sure, the more is made"
 
 
 def test_killed_at_any_moment_it_goes_on_to_the_same_end(scheme: Path, whole: tuple[Path, str]) -> None:
@@ -162,10 +168,9 @@ def test_pictures_that_are_gone_are_told_in_one_line(scheme: Path) -> None:
 
 def test_what_cannot_begin_is_refused_in_one_line(scheme: Path, tmp_path: Path) -> None:
     def refused(*own: str) -> str:
-        done = told([*COMMAND, "begin", "--out", str(tmp_path / "run"), *own])
-        assert done.returncode == 2 and done.stderr.count("\n") == 1 and done.stderr.startswith("error: "), done.stderr
+        said = refusal(practice("begin", "--out", tmp_path / "run", *own))
         assert not (tmp_path / "run").exists(), "nothing is left"
-        return done.stderr
+        return said
 
     loose = ["--unlabelled", str(scheme / "unlabelled")]
     assert "say what to begin on: --unlabelled DIR" in refused()
@@ -190,8 +195,8 @@ def test_what_cannot_begin_is_refused_in_one_line(scheme: Path, tmp_path: Path) 
 def test_another_seed_is_another_run_and_a_test_set_that_changed_is_not_read(
     scheme: Path, whole: tuple[Path, str], tmp_path: Path
 ) -> None:
-    done = told([*words(scheme, whole[0]), "--seed", "1"])
-    assert done.returncode == 2 and "was begun with other settings (seed" in done.stderr
+    other_seed = practice(*words(scheme, whole[0])[len(COMMAND) :], "--seed", "1")
+    assert "was begun with other settings (seed" in refusal(other_seed)
     cut, others = tmp_path / "cut", tmp_path / "others"
     shutil.copytree(whole[0], cut)
     steps = (cut / "ledger.jsonl").read_text().splitlines(keepends=True)
@@ -199,6 +204,5 @@ def test_another_seed_is_another_run_and_a_test_set_that_changed_is_not_read(
     write_scheme(others, 8, 23, 1)
     settings = (cut / "settings.toml").read_text().replace(str(scheme / "test"), str(others / "test"))
     (cut / "settings.toml").write_text(settings)
-    done = told([*COMMAND, "begin", "--resume", str(cut)])
-    assert done.returncode == 2 and "has changed since the run began" in done.stderr
+    assert "has changed since the run began" in refusal(practice("begin", "--resume", cut))
     assert (cut / "weights.safetensors").is_file()

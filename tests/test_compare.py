@@ -47,7 +47,8 @@ def words(drawn: Path, out: str) -> list[str]:
     return command(
         "--data", str(drawn / "scheme/labelled"), "--test", str(drawn / "scheme/test"), "--out", str(drawn / out),
         "--methods", ",".join(METHODS), "--seeds", "2", "--pictures", "96", "--jobs", "1",
-        "--set", "reader.validations=2", "--set", "reader.batch=16", "--set", "reader.checkpoint_seconds=0.5",
+        "--set", "reader.validations=2", "--set", "reader.size=tiny", "--set", "reader.batch=16",
+        "--set", "reader.checkpoint_seconds=0.5",
     )  # fmt: skip
 
 

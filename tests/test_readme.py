@@ -18,20 +18,20 @@ COMMANDS = [
     for block in re.findall(r"<!-- run -->\n```sh\n(.*?)```", README, re.DOTALL)
     for line in block.strip().splitlines()
 ]
-# the same commands, with fewer pictures to draw and to train on
+SHORT = " --set reader.validations=2 --set reader.size=tiny"
+# the same commands, with fewer pictures to draw and to train on, and a smaller reader
 SMALLER = {
     "practice scheme": " --labelled 80 --test 30",
-    "recognizer train": " --pictures 256 --set validations=2 --threads 1",
-    "recognizer audit-labels": " --pictures 64 --folds 3 --jobs 1",
+    "recognizer train": " --size tiny --pictures 256 --set validations=2 --threads 1",
+    "recognizer audit-labels": " --from tiny --pictures 64 --folds 3 --jobs 1",
     "recognizer compress distill": " --pictures 256 --set validations=2",
     "recognizer compress prune": " --pictures 256 --set validations=2",
     "recognizer bench": " --seconds 0.2",
-    "practice run": " --pictures 256 --rounds 1 --folds 2 --set made=0.2 --set starts=2 --set reader.validations=2",
-    "practice begin": " --pictures 64 --rounds 1 --set count=100 --set fit.generations=1 --set fit.children=30"
-    " --set reader.validations=2",
+    "practice run": f" --pictures 256 --rounds 1 --folds 2 --set made=0.2 --set starts=2{SHORT}",
+    "practice begin": " --pictures 64 --rounds 1 --set count=100 --set fit.generations=1 --set fit.children=30" + SHORT,
     "augment fit --method match": " --set generations=1 --set children=30",
-    "practice forecast": " --seeds 1 --set sizes=[20,60] --set pictures=64 --set reader.validations=2",
-    "practice compare": " --pictures 256 --seeds 1 --set reader.validations=2",
+    "practice forecast": f" --seeds 1 --set sizes=[20,60] --set pictures=64{SHORT}",
+    "practice compare": f" --pictures 256 --seeds 1{SHORT}",
     "practice compare --losses": " --set tail=1 --set pos_weights=[1] --set focal=false",
 }
 
