@@ -4,8 +4,8 @@
     -> [ take what is read surely for its label -> draw text in those looks -> train on both, from the start -> read ]
     each round, until hardly more is sure
 
-Nothing here validates: what is kept is the last reader, and how right it is nobody knows before somebody looks. Each
-round trains several readers; their mean reads, and together they say how sure that is.
+Nothing here validates: what is kept is the last reader that is surer than the one before, and how right it is nobody
+knows before somebody looks. Each round trains several readers; their mean reads, and together they say how sure it is.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ SHOWN = 12_000  # pictures that a training sees
 HELD = 10  # of so many made or taken pictures one validates
 RARE = 0.25  # of an even share: a character that is read less often is drawn seldom,
 SELDOM = 0.1  # and so often
-MORE = 0.01  # of all pictures: a round that is sure of no more than so many others is the last
+MORE = 0.02  # of all pictures: a round that is sure of no more than so many others is the last, and is not kept
 PARTS = ("train", "validation")
 ON_SHEET = 48
 HALF = 0.5  # of all pictures: where fewer are sure made ones validate, as sure ones alone are the easy ones
@@ -121,7 +121,7 @@ def _begin(settings: BeginSettings, out: Path, charset: Charset, lengths: Sequen
     for number in range(settings.rounds + 1):
         if f"round {number}" not in ledger:
             train_round(settings, out, ledger, number, charset, lengths)
-        if not goes_on(settings, ledger, number):
+        if not goes_on(ledger, number):
             break
     finish(out, ledger)
     read_test(settings, out, ledger, charset)
@@ -223,11 +223,17 @@ def train_round(
     say(Alone(), f"round {number}: {sure:,} of {len(found):,} pictures are read surely{told}")
 
 
-def goes_on(settings: BeginSettings, ledger: Ledger, number: int) -> bool:
-    """Whether a round took enough, and enough more than the one before, for another."""
-    own = ledger[f"round {number}"]
-    before = ledger[f"round {number - 1}"]["sure"] if number else 0
-    return bool(own["sure"] >= FEWEST and own["sure"] - before > MORE * own["read"])
+def goes_on(ledger: Ledger, number: int) -> bool:
+    """Whether a round took enough for another, and enough more than the one before."""
+    return bool(ledger[f"round {number}"]["sure"] >= FEWEST and surer(ledger, number))
+
+
+def surer(ledger: Ledger, number: int) -> bool:
+    """Whether a round is sure of more pictures than the one before; so the first is."""
+    if not number:
+        return True
+    own, before = (ledger[f"round {k}"] for k in (number, number - 1))
+    return bool(own["sure"] - before["sure"] > MORE * own["read"])
 
 
 def draw_round(
@@ -336,20 +342,22 @@ def readings_of(folder: Path) -> dict[str, str]:
     return {row["file_name"]: row["text"] for row in rows}
 
 
-def last_round(ledger: Ledger) -> int:
-    """The number of the last round that is done."""
-    return max(int(e["step"].split()[1]) for e in ledger if e["step"].startswith("round "))
+def kept_round(ledger: Ledger) -> int:
+    """The number of the round whose reader is kept: the last one, if it is surer than the one before, else that."""
+    last = max(int(e["step"].split()[1]) for e in ledger if e["step"].startswith("round "))
+    return last if surer(ledger, last) else last - 1
 
 
 def finish(out: Path, ledger: Ledger) -> None:
-    """Make the last reader the run's, and show what it reads, the surest first and the least sure last."""
+    """Make the reader of the round that is kept the run's, and show what it reads, the surest first."""
     if "chosen" in ledger:
         return
-    own = ledger[f"round {last_round(ledger)}"]
+    number = kept_round(ledger)
+    own = ledger[f"round {number}"]
     shutil.copy(out / own["reader"] / "weights.safetensors", out / "weights.safetensors.tmp")
     (out / "weights.safetensors.tmp").replace(out / "weights.safetensors")
     export(out)
-    rows = (out / f"round-{last_round(ledger)}" / "readings.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = (out / f"round-{number}" / "readings.jsonl").read_text(encoding="utf-8").splitlines()
     told = sorted(map(json.loads, rows), key=lambda row: -row["confidence"])
     cells = []
     for row in (told[i] for i in np.linspace(0, len(told) - 1, min(ON_SHEET, len(told))).astype(int)):
@@ -363,8 +371,8 @@ def finish(out: Path, ledger: Ledger) -> None:
 
 
 def read_test(settings: BeginSettings, out: Path, ledger: Ledger, charset: Charset) -> None:
-    """Read the test set, once: with the start, with the first round's reader, and with the last. Case is ignored where
-    the charset has one case alone."""
+    """Read the test set, once: with the start, with the first round's reader, and with the one that is kept. Case is
+    ignored where the charset has one case alone."""
     if "test" in ledger or settings.test is None:
         return
     samples = read_manifest(settings.test, settings.label_pattern).samples
@@ -398,18 +406,21 @@ ROLES = {
 
 def in_short(settings: BeginSettings, out: Path, ledger: Ledger) -> str:
     """What came of it and what to do next, for a person."""
-    last = ledger[f"round {last_round(ledger)}"]
+    number = kept_round(ledger)
+    own, after = ledger[f"round {number}"], f"round {number + 1}"
     lines = [
-        f"{last['sure']:,} of {last['read']:,} pictures are read surely after {last_round(ledger)} rounds of readings; "
+        f"{own['sure']:,} of {own['read']:,} pictures are read surely after {number} rounds of readings; "
         f"look at some: {out / 'readings.png'}",
     ]
+    if after in ledger:
+        lines[0] += f"\n{after} was sure of {ledger[after]['sure']:,}, hardly more, and is not kept"
     if test := ledger.get("test", {}):
         lines[0] += f"\n{test['first']['n']:,} test pictures, read right:"
         for role, what in ROLES.items():
-            if role in test and (role != "last" or last_round(ledger)):
+            if role in test and (role != "last" or number):
                 low, high = test[role]["exact_interval"]
                 lines.append(f"  {what:<32} {test[role]['exact']:.3f} ({low:.3f} to {high:.3f})")
-        if last_round(ledger):
+        if number:
             lines.append(f"  own readings against the first round: McNemar p {test['p_first']:.2g}")
     else:
         lines.append("How many are read right nobody knows yet: no label was there to tell.")

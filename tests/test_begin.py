@@ -17,7 +17,8 @@ import pytest
 from conftest import practice, refusal
 from PIL import Image
 
-from pipelines.begin import BeginSettings, goes_on, seldom_drawn
+from pipelines.begin import goes_on, kept_round, seldom_drawn
+from pipelines.ledger import Ledger
 from pipelines.run import read_some
 from pipelines.scheme import write_scheme
 from pipelines.unlabelled import as_known_to, read_together
@@ -92,7 +93,9 @@ def test_from_pictures_alone_to_a_reader(scheme: Path, whole: tuple[Path, str]) 
     assert len(test["readings"]) == 24 and test["last"]["exact"] == np.mean(
         [row["text"].casefold() == row["last"].casefold() for row in test["readings"]]
     )
-    assert f"{test['last']['exact']:.3f}" in said and f"{steps['round 1']['sure']} of 60 pictures" in said
+    kept = steps["chosen"]["reader"].split("/")[0].replace("-", " ")
+    assert kept == ("round 1" if steps["round 1"]["sure"] > steps["round 0"]["sure"] + 1 else "round 0")
+    assert f"{test['first']['exact']:.3f}" in said and f"{steps[kept]['sure']} of 60 pictures" in said
     with Image.open(out / "readings.png") as sheet:
         assert sheet.width > 500
     picture = next((scheme / "test").glob("*/*.jpg"))
@@ -137,12 +140,21 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_end(scheme: Path, whole: tu
     assert {k: v for k, v in own.items() if k != "prepare"} == {k: v for k, v in other.items() if k != "prepare"}
 
 
-def test_a_round_that_takes_hardly_more_is_the_last() -> None:
-    settings = BeginSettings(unlabelled=("x",), charset="digits", length="4")
-    rounds: Any = {f"round {k}": {"sure": sure, "read": 1000} for k, sure in enumerate((500, 600, 609))}
-    assert [goes_on(settings, rounds, k) for k in range(3)] == [True, True, False]
-    few: Any = {"round 0": {"sure": 19, "read": 60}}
-    assert not goes_on(settings, few, 0), "too few to learn from"
+def ledger_of(folder: Path, *sure: int) -> Ledger:
+    book = Ledger(folder / "ledger.jsonl")
+    for number, count in enumerate(sure):
+        book.record(f"round {number}", sure=count, read=1000)
+    return book
+
+
+def test_a_round_that_takes_hardly_more_is_the_last_and_is_not_kept(tmp_path: Path) -> None:
+    book = ledger_of(tmp_path, 500, 600, 619)
+    assert [goes_on(book, k) for k in range(3)] == [True, True, False] and kept_round(book) == 1
+    (tmp_path / "more").mkdir()
+    assert kept_round(ledger_of(tmp_path / "more", 500, 600, 621)) == 2
+    (tmp_path / "few").mkdir()
+    few = ledger_of(tmp_path / "few", 19)
+    assert not goes_on(few, 0) and kept_round(few) == 0, "too few to learn from"
 
 
 def test_characters_that_no_reading_has_are_drawn_seldom() -> None:
