@@ -32,7 +32,7 @@ from augment.sheet import Cell, contact_sheet
 from augment.synthesize import lengths_in, random_texts, requests_for_texts, synthesize
 from pipelines.ledger import Ledger, locked
 from pipelines.run import NEVER, DataSettings, fit_into, jobs_of, open_run, read_some
-from pipelines.unlabelled import as_known_to, read_together
+from pipelines.unlabelled import as_known_to, read_together, see_there, tell_broken
 from recognizer.charset import Charset
 from recognizer.decode import Constraint
 from recognizer.deploy.export import export
@@ -59,7 +59,7 @@ SELDOM = 0.1  # and so often
 MORE = 0.02  # of all pictures: a round that is sure of no more than so many others is the last, and is not kept
 PARTS = ("train", "validation")
 ON_SHEET = 48
-HALF = 0.5  # of all pictures: where fewer are sure made ones validate, as sure ones alone are the easy ones
+HALF = 0.5  # of all pictures: where fewer are sure made ones validate, as sure ones are the easy ones then
 AT_ONCE = 32  # pictures that are read
 AGAIN = 1_000_000  # added to a seed
 
@@ -85,8 +85,8 @@ class BeginSettings(DataSettings):
         for part, values in (("fit", self.fit), ("reader", self.reader)):
             if twice := values.keys() & {"charset", "length", "unlabelled"}:
                 raise ValueError(f"{part}.{min(twice)}: it is told that by --{min(twice)}")
-        if own := self.reader.keys() & {"data", "validation", "limit", "with_synthetic"}:
-            raise ValueError(f"reader.{min(own)}: its readers learn of what it makes and reads, and nothing else")
+        if own := self.reader.keys() & {"data", "validation", "limit", "with_synthetic", "keep", "stream"}:
+            raise ValueError(f"reader.{min(own)}: its readers learn of what it makes and reads alone")
         return self
 
 
@@ -114,6 +114,8 @@ def begin(settings: BeginSettings, out: Path) -> Ledger:
 
 def _begin(settings: BeginSettings, out: Path, charset: Charset, lengths: Sequence[int]) -> None:
     ledger = Ledger(out / "ledger.jsonl")
+    if "round 0" in ledger and "start" not in ledger:
+        raise UserError(f"{out} was begun by an earlier version: name a new folder")
     prepare(settings, out, ledger, charset)
     torch.set_num_threads(jobs_of(settings))
     breed(settings, out, ledger)
@@ -158,31 +160,33 @@ def breed(settings: BeginSettings, out: Path, ledger: Ledger) -> None:
 
 def read_with_start(settings: BeginSettings, out: Path, ledger: Ledger, charset: Charset) -> None:
     """Take what the reader to start from is sure of where it is told characters and lengths, into `out/start`; nothing
-    where it knows none of them."""
+    where it does not know all the characters, as it reads others for them."""
     if "start" in ledger:
         return
     began, folder = time.monotonic(), out / "start"
     weights, _ = find_start(settings.start, settings.reader.get("size"))
-    known = "".join(c for c in charset.characters if weights and c in read_weights(weights)[1].charset)
-    if weights is None or not known:
+    if weights is None or not set(charset.characters) <= set(read_weights(weights)[1].charset):
         ledger.record("start", read=0, sure=0, seconds=time.monotonic() - began)
         return
     folder.mkdir(exist_ok=True)
-    shutil.copy(find_weights(weights), folder / "weights.safetensors")
-    reader = Reader(export(folder)[0])
-    form = Constraint.characters(known, reader.charset) & Constraint.length(settings.length, reader.charset)
+    reader = Reader(export(weights, folder / "reader.onnx")[0])
+    form = Constraint.characters(charset.characters, reader.charset) & Constraint.length(
+        settings.length, reader.charset
+    )
     files: list[str] = json.loads((out / "data" / "unlabelled.json").read_text())
+    see_there(files)
     found: dict[str, Reading] = {}
     groups = [files[k : k + AT_ONCE] for k in range(0, len(files), AT_ONCE)]
     with Bar(Alone(), "reading with the start", len(groups)) as bar:
         for group in groups:
             greys = {}
             for file in group:
-                with suppress(PictureError, OSError):
+                with suppress(PictureError):
                     greys[file] = reader.open(Path(file))
             found.update(zip(greys, reader.read(list(greys.values()), form), strict=True))
             bar.advance()
-    # made pictures show every character alike; of one that these never show the likeliest reading is wrong
+    tell_broken(files, found)
+    # not by `surely`: of a character that they never show it would take the likeliest reading, a wrong one
     named = [Sample(f, r.text, Path(f)) for f, r in found.items() if r.text]
     likely = np.array([found[s.name].confidence for s in named])
     sure = keep(found, named, likely, likely >= settings.unlabelled_confidence, folder)
@@ -195,25 +199,27 @@ def train_round(
 ) -> None:
     """Draw, train, read the pictures and take what is sure; afterwards the ledger holds the round."""
     began, folder = time.monotonic(), out / f"round-{number}"
-    before, own = (out / f"round-{number - 1}", f"round {number - 1}") if number else (out / "start", "start")
-    taken = before / "taken"
-    with_readings, of_all = ledger[own]["sure"] >= FEWEST, ledger[own]["sure"] / max(1, ledger[own]["read"])
+    before, step = (out / f"round-{number - 1}", f"round {number - 1}") if number else (out / "start", "start")
+    taken, of_all = before / "taken", ledger[step]["sure"] / max(1, ledger[step]["read"])
+    with_readings = ledger[step]["sure"] >= FEWEST
     read = [s.text for part in PARTS for s in read_manifest(taken / part)] if with_readings else []
-    # what the start does not know in such pictures they may well show
+    # the first round draws all characters alike: those that the start does not read may be there
     drawn = draw_round(settings, out, number, charset, lengths, read if number else [])
-    learned: dict[str, Any] = {"data": str(drawn / "train"), "validation": str(drawn / "validation")}
+    learned: dict[str, Any] = {"data": [str(drawn / "train")], "validation": str(drawn / "validation")}
     if with_readings:
-        held = learned["validation"] if of_all < HALF else str(taken / "validation")
-        learned = {"data": str(taken / "train"), "with_synthetic": [learned["data"]], "validation": held,
-                   "synthetic_share": max(settings.made_share, 1 - of_all)}  # fmt: skip
+        learned |= {"with_synthetic": learned["data"], "synthetic_share": max(settings.made_share, 1 - of_all)}
+        if number and of_all >= HALF:
+            learned |= {"data": [str(taken / "train")], "validation": str(taken / "validation")}
+        else:
+            learned |= {"data": [str(taken / part) for part in PARTS]}
     readers = [training(settings, folder / f"seed-{k}", charset, lengths, k, learned) for k in range(starts(settings))]
-    told = f" and {len(read):,} readings" * with_readings
-    say(Alone(), f"round {number}: training on {settings.count:,} made pictures{told}")
+    beside = f" and {len(read):,} readings" * with_readings
+    say(Alone(), f"round {number}: training on {settings.count:,} made pictures{beside}")
     train_side_by_side(readers, jobs_of(settings), f"round {number}")
     reader = mean_of([t.out for t in readers], folder / "mean")
     files = json.loads((out / "data" / "unlabelled.json").read_text())
     found, sure = take(settings, files, [reader, *(t.out for t in readers if t.out != reader)], lengths, folder)
-    was = readings_of(before) if ledger[own]["read"] else {}
+    was = readings_of(before) if ledger[step]["read"] else {}
     alike = float(np.mean([was[f] == text for f, text in found.items() if f in was])) if was else None
     ledger.record(
         f"round {number}", reader=str(reader.relative_to(out)), made=settings.count, read=len(found), sure=sure,
@@ -283,7 +289,6 @@ def training(
         "threads": 1, "tracker": "none", "charset": charset.characters, "start": settings.start, "patience": NEVER,
         "pictures": settings.pictures or SHOWN, **settings.reader, **learned, "seed": settings.seed + k * AGAIN,
     }  # fmt: skip
-    values["data"] = [values["data"]]
     values["frame"] = {"longest": max(lengths), **values.get("frame", {})}
     return Training(make(TrainSettings, values, "reader settings"), out)
 
@@ -307,8 +312,6 @@ def take(
     """What the first reader reads in each picture, and how many are read surely: those lie in `PARTS` of
     `folder/taken`, all readings in `folder/readings.jsonl`, as `keep` writes them."""
     found, named, likely, _ = read_together(readers, files, lengths)
-    if not found:
-        raise UserError(f"none of {len(files)} pictures without labels can be opened any more")
     taken = surely([s.text for s in named], likely, settings.unlabelled_confidence)
     return {f: r.text for f, r in found.items()}, keep(found, named, likely, taken, folder)
 
@@ -413,7 +416,7 @@ def in_short(settings: BeginSettings, out: Path, ledger: Ledger) -> str:
         f"look at some: {out / 'readings.png'}",
     ]
     if after in ledger:
-        lines[0] += f"\n{after} was sure of {ledger[after]['sure']:,}, hardly more, and is not kept"
+        lines[0] += f"\n{after} was not surer by enough ({ledger[after]['sure']:,}), and is not kept"
     if test := ledger.get("test", {}):
         lines[0] += f"\n{test['first']['n']:,} test pictures, read right:"
         for role, what in ROLES.items():

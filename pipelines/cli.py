@@ -107,8 +107,8 @@ def begin(
     config: Config = None,
     sets: Sets = None,
 ) -> None:
-    """Begin without a label: draw text in looks bred from pictures, train on it, then on its own sure readings. Killed
-    at any moment, the same command goes on."""
+    """Begin without a label: draw text in looks bred from pictures, train on it and on what is read surely, again and
+    again. Killed at any moment, the same command goes on."""
     from pipelines.begin import BeginSettings
     from pipelines.begin import begin as run_begin
 

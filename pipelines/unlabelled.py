@@ -45,8 +45,7 @@ def read_together(readers: Sequence[Path], files: Sequence[str], lengths: Contai
     Raises:
         UserError: pictures that are there no more.
     """
-    if gone := [f for f in files if not Path(f).exists()]:
-        raise UserError(f"{gone[0]}: no such file; {len(gone)} of {len(files)} pictures without labels are gone")
+    see_there(files)
     with Bar(Alone(), "reading unlabelled", len(readers)) as bar:
         found = read_some(readers[0], as_known_to(readers[0], [Sample(f, "", Path(f)) for f in files]))
         bar.advance()
@@ -58,10 +57,31 @@ def read_together(readers: Sequence[Path], files: Sequence[str], lengths: Contai
     named = [s for s in named if all(s.name in own for own in others)]
     # a confidence is the probability of what is read
     held = [[found[s.name].confidence, *(float(np.exp(-(own[s.name].nll or 0.0))) for own in others)] for s in named]
-    if broken := len(files) - len(found):
-        say(Alone(), f"  {broken} of {len(files)} pictures without labels cannot be opened, and are left out")
+    tell_broken(files, found)
     likely = np.array(held).reshape(len(named), len(readers)).mean(1)
     return Together(found, named, likely, [own[s.name].text == s.text for own in others for s in named])
+
+
+def see_there(files: Sequence[str]) -> None:
+    """See that pictures are still there.
+
+    Raises:
+        UserError: some are not.
+    """
+    if gone := [f for f in files if not Path(f).exists()]:
+        raise UserError(f"{gone[0]}: no such file; {len(gone)} of {len(files)} pictures without labels are gone")
+
+
+def tell_broken(files: Sequence[str], found: Collection[str]) -> None:
+    """Say how many pictures nothing was found in, for they cannot be opened.
+
+    Raises:
+        UserError: that is all of them.
+    """
+    if not found:
+        raise UserError(f"none of {len(files)} pictures without labels can be opened any more")
+    if broken := len(files) - len(found):
+        say(Alone(), f"  {broken} of {len(files)} pictures without labels cannot be opened, and are left out")
 
 
 def as_known_to(reader: Path, samples: Sequence[Sample]) -> list[Sample]:

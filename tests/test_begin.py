@@ -17,7 +17,7 @@ import pytest
 from conftest import practice, refusal
 from PIL import Image
 
-from pipelines.begin import goes_on, kept_round, seldom_drawn
+from pipelines.begin import BeginSettings, goes_on, kept_round, read_with_start, seldom_drawn
 from pipelines.ledger import Ledger
 from pipelines.run import read_some
 from pipelines.scheme import write_scheme
@@ -25,7 +25,9 @@ from pipelines.unlabelled import as_known_to, read_together
 from recognizer.charset import Charset
 from recognizer.errors import UserError
 from recognizer.samples import read_manifest
+from recognizer.settings import load
 from recognizer.training.checkpoint import DEFAULT
+from recognizer.training.train import TrainSettings
 
 COMMAND = [sys.executable, "-m", "pipelines.cli"]
 
@@ -85,7 +87,8 @@ def test_from_pictures_alone_to_a_reader(scheme: Path, whole: tuple[Path, str]) 
         assert len(sure) == steps[step]["sure"] and len(read) == 60
         by_file = {row["file_name"]: row for row in read}
         assert all(by_file[s.meta["found"]]["text"] == s.text and 4 <= len(s.text) <= 6 for s in sure)
-        assert all(by_file[s.meta["found"]]["confidence"] >= 0.5 for s in sure)
+        least = 0.7 if step == "start" else 0.5  # of a character that is hardly read less is enough, but not for it
+        assert all(by_file[s.meta["found"]]["confidence"] >= least for s in sure)
     assert steps["round 1"]["alike"] == np.mean(
         [a["text"] == b["text"] for a, b in zip(*(map(json.loads, (out / f"round-{k}/readings.jsonl").read_text()
          .splitlines()) for k in (0, 1)), strict=True)])  # fmt: skip
@@ -113,20 +116,47 @@ def test_the_made_pictures_that_train_are_none_that_validate_and_readings_go_bes
         parts = [read_manifest(out / f"round-{number}/drawn/{name}").samples for name in ("train", "validation")]
         held, trained = ({s.read_bytes() for s in own} for own in (parts[1], parts[0]))
         assert len(parts[0]) + len(parts[1]) == 100 and 5 <= len(parts[1]) <= 20 and not held & trained
+    steps = ledger(out)
     for number, before in enumerate(("start", "round-0")):
-        settings = (out / f"round-{number}/seed-0/settings.toml").read_text()
-        steps = ledger(out)
         of_all = steps[before.replace("-", " ")]["sure"] / 60
-        held = f"{before}/taken" if of_all >= 0.5 else f"round-{number}/drawn"
-        assert f"{before}/taken/train" in settings and re.search(rf'validation = ".*/{held}/validation"', settings)
-        assert re.search(rf"with_synthetic = \[.*round-{number}/drawn/train", settings)
-        (share,) = re.findall(r"synthetic_share = ([\d.]+)", settings)
-        assert float(share) == pytest.approx(max(0.5, 1 - of_all)), "the fewer are sure, the more is made"
+        assert of_all * 60 >= 20, "too few to learn from: other pictures would show more"
+        settings = load(TrainSettings, out / f"round-{number}/seed-0/settings.toml", {})
+        by_readings = number and of_all >= 0.5
+        learned = [f"{before}/taken/train", *([] if by_readings else [f"{before}/taken/validation"])]
+        assert list(settings.data) == [str(out / path) for path in learned]
+        held = f"{before}/taken" if by_readings else f"round-{number}/drawn"
+        assert settings.validation == str(out / held / "validation")
+        assert settings.with_synthetic == (str(out / f"round-{number}/drawn/train"),)
+        assert settings.synthetic_share == pytest.approx(max(0.5, 1 - of_all)), "the fewer are sure, the more is made"
+
+
+@pytest.mark.parametrize(
+    ("start", "characters"),
+    [("nothing", "0123456789"), ("default", "01\N{CYRILLIC CAPITAL LETTER ZHE}")],
+    ids=["nothing", "of other characters"],
+)
+def test_a_start_that_does_not_know_all_characters_gives_no_reading(
+    scheme: Path, tmp_path: Path, start: str, characters: str
+) -> None:
+    settings = BeginSettings(unlabelled=(str(scheme),), charset=characters, length="4", start=start)
+    book = Ledger(tmp_path / "ledger.jsonl")
+    read_with_start(settings, tmp_path, book, Charset.named(characters))
+    assert book["start"]["sure"] == 0 and not (tmp_path / "start").exists()
+
+
+def test_the_start_reads_nothing_where_pictures_are_gone(scheme: Path, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/unlabelled.json").write_text(json.dumps([str(tmp_path / "gone.png")]))
+    settings = BeginSettings(unlabelled=(str(scheme),), charset="digits", length="4")
+    book = Ledger(tmp_path / "ledger.jsonl")
+    with pytest.raises(UserError, match="1 of 1 pictures without labels are gone"):
+        read_with_start(settings, tmp_path, book, Charset.named("digits"))
+    assert "start" not in book, "it is read when they are back"
 
 
 def test_killed_at_any_moment_it_goes_on_to_the_same_end(scheme: Path, whole: tuple[Path, str]) -> None:
     out = scheme.parent / "killed"
-    for waited in ("looks/population.npz", "round-0", "round-0/seed-1", "round-1/seed-0"):
+    for waited in ("looks/population.npz", "start", "round-0", "round-0/seed-1", "round-1/seed-0"):
         process = subprocess.Popen(words(scheme, out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         until = time.monotonic() + 120
         while not (out / waited).exists() and time.monotonic() < until and process.poll() is None:

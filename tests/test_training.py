@@ -27,6 +27,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from recognizer.charset import Charset
+from recognizer.deploy import export as exports
 from recognizer.deploy.export import export
 from recognizer.errors import UserError
 from recognizer.images import STRIDE, Frame, normalise, open_picture
@@ -340,7 +341,19 @@ def test_a_graph_that_is_kept_is_what_the_exporter_writes(
         export(path, tmp_path / "written.onnx")
     kept, written = (onnx.load(tmp_path / name).graph for name in ("kept.onnx", "written.onnx"))
     assert list(kept.initializer) == list(written.initializer) and list(kept.output) == list(written.output)
-    assert [(n.op_type, *n.input) for n in kept.node] == [(n.op_type, *n.input) for n in written.node]
+    assert [(n.op_type, n.input, n.attribute) for n in kept.node] == [
+        (n.op_type, n.input, n.attribute) for n in written.node
+    ]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_each_size_has_a_kept_graph_and_a_network_of_other_shapes_none(size: str) -> None:
+    network, description = described(size=size)
+    module = exports.Reading(network, "conv")
+    assert exports.kept_graph(module, description) is not None
+    module.network.heads["conv"].body[0] = nn.Conv1d(8, 16, 3)  # type: ignore[index, operator]
+    assert exports.kept_graph(module, description) is None
+    assert exports.kept_graph(exports.Reading(described(size=size, head="lstm")[0], "lstm"), description) is None
 
 
 def test_a_reader_that_is_very_sure_is_exported_as_well(tmp_path: Path) -> None:
