@@ -411,8 +411,9 @@ def in_short(settings: BeginSettings, out: Path, ledger: Ledger) -> str:
     """What came of it and what to do next, for a person."""
     number = kept_round(ledger)
     own, after = ledger[f"round {number}"], f"round {number + 1}"
+    rounds = f"{number} rounds of its own readings" if number else "the first round"
     lines = [
-        f"{own['sure']:,} of {own['read']:,} pictures are read surely after {number} rounds of readings; "
+        f"{own['sure']:,} of {own['read']:,} pictures are read surely after {rounds}; "
         f"look at some: {out / 'readings.png'}",
     ]
     if after in ledger:
