@@ -45,7 +45,7 @@ from recognizer.samples import Sample, content_hash, read_manifest, split_apart,
 from recognizer.settings import make
 from recognizer.training.average import NoMean, average
 from recognizer.training.checkpoint import find_start, find_weights, read_weights, with_a_mean
-from recognizer.training.pseudo import surely, without_labels
+from recognizer.training.pseudo import read_files, surely, without_labels
 from recognizer.training.side_by_side import Training, train_side_by_side
 from recognizer.training.train import TrainSettings, provenance
 
@@ -60,7 +60,6 @@ MORE = 0.02  # of all pictures: a round that is sure of no more than so many oth
 PARTS = ("train", "validation")
 ON_SHEET = 48
 HALF = 0.5  # of all pictures: where fewer are sure made ones validate, as sure ones are the easy ones then
-AT_ONCE = 32  # pictures that are read
 AGAIN = 1_000_000  # added to a seed
 
 
@@ -175,16 +174,7 @@ def read_with_start(settings: BeginSettings, out: Path, ledger: Ledger, charset:
     )
     files: list[str] = json.loads((out / "data" / "unlabelled.json").read_text())
     see_there(files)
-    found: dict[str, Reading] = {}
-    groups = [files[k : k + AT_ONCE] for k in range(0, len(files), AT_ONCE)]
-    with Bar(Alone(), "reading with the start", len(groups)) as bar:
-        for group in groups:
-            greys = {}
-            for file in group:
-                with suppress(PictureError):
-                    greys[file] = reader.open(Path(file))
-            found.update(zip(greys, reader.read(list(greys.values()), form), strict=True))
-            bar.advance()
+    found = {str(file): r for file, r in read_files(reader, [Path(f) for f in files], form, Alone()).items()}
     tell_broken(files, found)
     # not by `surely`: of a character that they never show it would take the likeliest reading, a wrong one
     named = [Sample(f, r.text, Path(f)) for f, r in found.items() if r.text]

@@ -102,9 +102,13 @@ def graph_of(module: nn.Module, description: Description) -> onnx.ModelProto:
     model = kept_graph(module, description)
     if model is None:
         model = exported(module, description.frame.height)
-    model = optimizer.optimize(model)
+    return without_notes(optimizer.optimize(model))
+
+
+def without_notes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A model without the exporter's notes, which hold file names of the machine that it ran on."""
     for part in (*model.graph.node, *model.graph.value_info, *model.graph.input, *model.graph.output, model.graph):
-        part.ClearField("metadata_props")  # the exporter's notes hold file names of the machine that it ran on
+        part.ClearField("metadata_props")
         part.ClearField("doc_string")
     return model
 
@@ -147,11 +151,8 @@ def write_graphs(folder: Path) -> None:
     """Write the graphs of networks with a convolutional head, without weights: after a change to the network, and with
     `GRAPHS` for the folder, what `kept_graph` goes by."""
     for size, form in SIZES.items():
-        model = exported(Reading(Network(size, ("conv",), 2), "conv").eval(), form.height)
+        model = without_notes(exported(Reading(Network(size, ("conv",), 2), "conv").eval(), form.height))
         del model.graph.value_info[:]  # shapes of so many classes
-        for part in (*model.graph.node, *model.graph.input, *model.graph.output, model.graph):
-            part.ClearField("metadata_props")
-            part.ClearField("doc_string")
         for stored in model.graph.initializer:
             stored.ClearField("raw_data")
         (folder / f"{size}-conv.onnx").write_bytes(model.SerializeToString())

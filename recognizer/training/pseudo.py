@@ -11,6 +11,7 @@ not learned twice. Validation is always on real labels.
 from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
 
@@ -97,35 +98,33 @@ def without_labels(folders: Sequence[str | Path], labelled: Sequence[Sample], pr
     return left
 
 
+def read_files(
+    reader: Reader, files: Sequence[Path], constraint: Constraint | None, process: Process
+) -> dict[Path, Reading]:
+    """What a reader reads in pictures without labels, by file; those that cannot be opened are left out."""
+    found: dict[Path, Reading] = {}
+    with Bar(process, "reading unlabelled", len(files)) as bar:
+        for k in range(0, len(files), GROUP):
+            greys: dict[Path, Grey] = {}
+            for file in files[k : k + GROUP]:
+                with suppress(PictureError):  # is nobody's training picture
+                    greys[file] = reader.open(file)
+            found.update(zip(greys, reader.read(list(greys.values()), constraint), strict=True))
+            for _ in files[k : k + GROUP]:
+                bar.advance()
+    return found
+
+
 def take_surest(
     reader: Reader, files: Sequence[Path], least: float, out: Path, lengths: Container[int] | None = None,
     constraint: Constraint | None = None, known_as: Mapping[str, str] = MappingProxyType({}),
 ) -> int:  # fmt: skip
     """Write the pictures in which something is read surely as a labelled folder; gives their number. `lengths` are
     those that a reading may have, and `known_as` says what to call a character that is read."""
-    found: list[tuple[Path, Reading]] = []
-    broken = 0
-    with Bar(PartialState(), "reading unlabelled", len(files)) as bar:
-        for k in range(0, len(files), GROUP):
-            greys: list[Grey] = []
-            opened: list[Path] = []
-            for file in files[k : k + GROUP]:
-                try:
-                    greys.append(reader.open(file))
-                except PictureError:  # is nobody's training picture
-                    broken += 1
-                    continue
-                opened.append(file)
-            every = zip(opened, reader.read(greys, constraint), strict=True)
-            found += [
-                (file, reading)
-                for file, reading in every
-                if reading.text and (lengths is None or len(reading.text) in lengths)
-            ]
-            for _ in files[k : k + GROUP]:
-                bar.advance()
-    if broken:
+    every = read_files(reader, files, constraint, PartialState())
+    if broken := len(files) - len(every):
         say(PartialState(), f"{broken} of {len(files)} unlabelled pictures cannot be opened, and are left out")
+    found = [(f, r) for f, r in every.items() if r.text and (lengths is None or len(r.text) in lengths)]
     sure = np.flatnonzero(surely([r.text for _, r in found], [r.confidence for _, r in found], least)).tolist()
     with FolderWriter(out) as writer:
         for kept, (file, reading) in enumerate(found[i] for i in sure):
