@@ -28,6 +28,10 @@ Unlabelled = Annotated[
     list[Path] | None,
     typer.Option(help="Pictures without labels, of which sure readings are practised as well; repeatable."),
 ]
+Characters = Annotated[
+    str | None,
+    typer.Option("--charset", help="Characters to read; else those of the labels, and of your reader to start from."),
+]
 Limit = Annotated[int | None, typer.Option(help="Use only the first so many samples.")]
 Jobs = Annotated[int | None, typer.Option(help="Trainings beside each other; else one a processor.")]
 Seed = Annotated[int | None, typer.Option(help="Of everything random.")]
@@ -52,6 +56,7 @@ def run(
     validation: Annotated[Path | None, typer.Option(help="To validate on; else a tenth of the labels, or ten.")] = None,
     test: Annotated[Path | None, typer.Option(help="Labelled pictures that are read once, at the end.")] = None,
     unlabelled: Unlabelled = None,
+    charset: Characters = None,
     start: Start = None,
     methods: Annotated[str | None, typer.Option(help="Methods that make pictures, with commas.")] = None,
     rounds: Annotated[int | None, typer.Option(help="At most so many rounds; 3.")] = None,
@@ -75,10 +80,10 @@ def run(
 
     settings, out = _asked(
         PracticeSettings, "practice run", "practise", resume, out, config, sets,
-        data=data, validation=validation, test=test, unlabelled=unlabelled or None, start=start,
-        methods=methods and methods.split(","),
-        rounds=rounds, folds=folds, controls=controls and controls.split(","), seeds=seeds, pictures=pictures,
-        limit=limit, jobs=jobs, seed=seed, label_pattern=label_pattern,
+        data=data, validation=validation, test=test, unlabelled=unlabelled or None, charset=charset,
+        start=start, methods=methods and methods.split(","), rounds=rounds, folds=folds,
+        controls=controls and controls.split(","), seeds=seeds, pictures=pictures, limit=limit,
+        jobs=jobs, seed=seed, label_pattern=label_pattern,
     )  # fmt: skip
     practice(settings, out)
     path = write_report(out)
@@ -131,6 +136,7 @@ def compare(
     unlabelled: Unlabelled = None,
     losses: Annotated[bool, typer.Option("--losses", help="Compare losses of a fixed-length head instead.")] = False,
     seeds: Annotated[int | None, typer.Option(help="Trainings of each method; 3.")] = None,
+    charset: Characters = None,
     start: Start = None,
     pictures: Annotated[int | None, typer.Option(help="Pictures that each training sees; else by labels.")] = None,
     limit: Limit = None,
@@ -151,16 +157,18 @@ def compare(
         if methods or unlabelled:
             raise UserError(f"--losses compares losses: leave --{'methods' if methods else 'unlabelled'} out")
         told, out = _asked(
-            LossSettings, "comparison of losses", "train", resume, out, config, sets, data=data, test=test, seeds=seeds,
-            start=start, pictures=pictures, limit=limit, jobs=jobs, seed=seed, label_pattern=label_pattern,
+            LossSettings, "comparison of losses", "train", resume, out, config, sets, data=data, test=test,
+            charset=charset, seeds=seeds, start=start, pictures=pictures, limit=limit, jobs=jobs, seed=seed,
+            label_pattern=label_pattern,
         )  # fmt: skip
         compare_losses(told, out)
         print((out / "table.md").read_text(encoding="utf-8"), end="")
         return
     settings, out = _asked(
         CompareSettings, "comparison", "train", resume, out, config, sets,
-        data=data, test=test, methods=methods and methods.split(","), unlabelled=unlabelled or None, seeds=seeds,
-        start=start, pictures=pictures, limit=limit, jobs=jobs, seed=seed, label_pattern=label_pattern,
+        data=data, test=test, methods=methods and methods.split(","), unlabelled=unlabelled or None,
+        charset=charset, seeds=seeds, start=start, pictures=pictures, limit=limit, jobs=jobs, seed=seed,
+        label_pattern=label_pattern,
     )  # fmt: skip
     run_comparison(settings, out)
     print((out / "table.md").read_text(encoding="utf-8"), end="")
@@ -175,6 +183,7 @@ def forecast(
     target: Annotated[float | None, typer.Option(help="Share read right to reach; 0.95.")] = None,
     at: Annotated[list[int] | None, typer.Option(help="Say what to expect of so many labels; repeatable.")] = None,
     seeds: Annotated[int | None, typer.Option(help="Trainings of each size; 3.")] = None,
+    charset: Characters = None,
     start: Start = None,
     limit: Limit = None,
     jobs: Jobs = None,
@@ -189,8 +198,8 @@ def forecast(
 
     settings, out = _asked(
         ForecastSettings, "forecast", "train", resume, out, config, sets,
-        data=data, test=test, target=target, at=at or None, seeds=seeds, start=start, limit=limit, jobs=jobs,
-        seed=seed, label_pattern=label_pattern,
+        data=data, test=test, target=target, at=at or None, seeds=seeds, charset=charset, start=start,
+        limit=limit, jobs=jobs, seed=seed, label_pattern=label_pattern,
     )  # fmt: skip
     run_forecast(settings, out)
     print((out / "forecast.txt").read_text(encoding="utf-8"), end="")

@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from pipelines.ledger import Ledger, locked
-from pipelines.run import DataSettings, frame_for, jobs_of, open_run, read
-from recognizer.charset import Charset
+from pipelines.run import DataSettings, charset_for, frame_for, jobs_of, open_run, read
 from recognizer.errors import UserError
 from recognizer.images import MAX_PIXELS
 from recognizer.progress import Alone, say
@@ -202,7 +201,7 @@ def prepare(settings: ForecastSettings, out: Path, ledger: Ledger) -> None:
     if settings.limit:
         whole = whole.first(settings.limit)
     test = read_manifest(settings.test, settings.label_pattern) if settings.test else Manifest(())
-    charset = Charset.of(s.text for s in (*whole, *test)) if len(whole) else Charset("0")
+    charset = charset_for(settings, (*whole, *test))
     frame = frame_for(settings, (*whole, *test))
     usable, usable_test = (Pictures(part.samples, charset, frame, MAX_PIXELS) for part in (whole, test))
     problems = [*whole.problems, *usable.problems, *test.problems, *usable_test.problems]

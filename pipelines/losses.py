@@ -16,8 +16,7 @@ from pydantic import Field
 
 from pipelines.compare import test_samples
 from pipelines.ledger import Ledger, locked
-from pipelines.run import NEVER, DataSettings, frame_for, jobs_of, open_run
-from recognizer.charset import Charset
+from pipelines.run import NEVER, DataSettings, charset_for, frame_for, jobs_of, open_run
 from recognizer.errors import UserError
 from recognizer.images import MAX_PIXELS
 from recognizer.progress import Alone, say
@@ -101,7 +100,7 @@ def _prepare(settings: LossSettings, out: Path, ledger: Ledger) -> None:
     whole = merge([read_manifest(path, settings.label_pattern) for path in settings.data])
     if settings.limit:
         whole = whole.first(settings.limit)
-    charset = Charset.of(s.text for s in whole) if len(whole) else Charset("0")
+    charset = charset_for(settings, whole.samples)
     usable = Pictures(whole.samples, charset, frame_for(settings, whole), MAX_PIXELS)
     say(Alone(), problem_table([*whole.problems, *usable.problems], len(whole) + len(whole.problems)))
     assert settings.test is not None

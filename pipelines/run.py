@@ -47,7 +47,7 @@ from recognizer.samples import (
 )
 from recognizer.settings import Settings, load, make, to_toml
 from recognizer.training.batches import Pictures
-from recognizer.training.checkpoint import find_start
+from recognizer.training.checkpoint import charset_of, find_start
 from recognizer.training.evaluate import default_case, evaluate
 from recognizer.training.folds import folds_of, tell_learned
 from recognizer.training.pseudo import without_labels
@@ -62,6 +62,7 @@ class DataSettings(Settings):
     test: str | None = None  # read once, at the end
     label_pattern: str | None = None
     limit: int | None = Field(None, ge=8)  # use the first so many samples of data
+    charset: str | None = None  # a name in charset.NAMED, or characters to read; else those of `checkpoint.charset_of`
     start: str = "default"
     pictures: int | None = Field(None, ge=1)  # seen by a training
     jobs: int = Field(0, ge=0, le=MOST_THREADS)  # trainings beside each other; 0 is one a processor, on a GPU one
@@ -103,7 +104,7 @@ AT_FIRST = {"settings.toml", "settings.toml.tmp", "lock"}  # of a run that has d
 OWN = {
     "data": "--data", "validation": "--validation", "limit": "--limit", "label_pattern": "--label-pattern",
     "start": "--from", "seed": "--seed", "with_synthetic": "--methods", "synthetic_share": "--set made_share=...",
-    "pictures": "--pictures",
+    "pictures": "--pictures", "charset": "--charset",
 }  # fmt: skip
 
 
@@ -235,7 +236,7 @@ def open_run(settings: S, out: Path, *free: str) -> None:
         if "seeds" in settings.reader:
             raise UserError("reader.seeds: each reader of a run is one training; recognizer train --seeds makes means")
         reader_settings(settings).loss_name()
-        find_start(settings.start, settings.reader.get("size"))
+        charset_for(settings, ())
         out.mkdir(parents=True, exist_ok=True)
     if before != settings:
         with locked(out):
@@ -256,6 +257,17 @@ def resumed_settings(cls: type[S], out: Path, what: str) -> S:
     raise UserError(f"{out} is no {what}: its settings.toml is another command's")
 
 
+def charset_for(settings: DataSettings, samples: Sequence[Sample]) -> Charset:
+    """The characters that a run's readers read: `checkpoint.charset_of`; something where neither tells.
+
+    Raises:
+        UserError: an empty charset, or no weights.
+    """
+    start, _ = find_start(settings.start, settings.reader.get("size"))
+    texts = [s.text for s in samples]
+    return charset_of(texts, start, settings.charset) if texts or settings.charset else Charset("0")
+
+
 def prepare(settings: RunSettings, out: Path, ledger: Ledger) -> Run:
     """Copy train, validation and each fold's training part into the run, so that it depends on nothing outside but test
     pictures and those without labels, which it lists."""
@@ -266,7 +278,7 @@ def prepare(settings: RunSettings, out: Path, ledger: Ledger) -> Run:
             whole = whole.first(settings.limit)
         held = read_manifest(settings.validation, settings.label_pattern) if settings.validation else Manifest(())
         test = read_manifest(settings.test, settings.label_pattern) if settings.test else Manifest(())
-        charset = Charset.of(s.text for s in (*whole, *held)) if len(whole) else Charset("0")
+        charset = charset_for(settings, (*whole, *held))
         with Bar(Alone(), "opening", len(whole) + len(held) + len(test)) as bar:
             frame = frame_for(settings, (*whole, *held))
             usable, usable_held, usable_test = (

@@ -105,7 +105,9 @@ def train(
     adaptive_gamma: Annotated[
         bool | None, typer.Option("--adaptive-gamma", help="Gamma by likelihood: 5 under .2, else 3.")
     ] = None,
-    charset: Annotated[str | None, typer.Option(help="Characters to read; else those of the labels.")] = None,
+    charset: Annotated[
+        str | None, typer.Option(help="Characters to read; else those of the labels, and of your reader to start from.")
+    ] = None,
     limit: Annotated[int | None, typer.Option(help="Use only the first so many samples.")] = None,
     pictures: Annotated[int | None, typer.Option(help="Pictures to see in all; else by the number of labels.")] = None,
     batch: Annotated[int | None, typer.Option(help="Pictures in a step, of all processes together; 32.")] = None,

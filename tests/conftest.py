@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import json
 import os
+import subprocess
 import sys
+import time
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from html.parser import HTMLParser
@@ -69,6 +71,17 @@ def practice(*words: object) -> Ended:
     from pipelines.cli import app
 
     return call(app, *words)
+
+
+def kill_at(path: Path, words: list[str]) -> None:
+    """Start a command as a process, and kill it as soon as there is a file or folder that it leaves on its way."""
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    until = time.monotonic() + 240
+    while not path.exists() and time.monotonic() < until and process.poll() is None:
+        time.sleep(0.02)
+    assert process.poll() is None and path.exists(), "it ended, or came to nothing, before it was killed"
+    process.kill()
+    process.wait()
 
 
 def refusal(ended: Ended) -> str:

@@ -7,14 +7,13 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import practice, refusal
+from conftest import kill_at, practice, recognizer, refusal
 from PIL import Image
 
 from pipelines.begin import BeginSettings, goes_on, kept_round, read_with_start, seldom_drawn
@@ -43,16 +42,12 @@ def scheme(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def words(scheme: Path, out: Path, *more: str) -> list[str]:
     return [
-        *COMMAND, "begin", "--unlabelled", str(scheme / "unlabelled"), "--charset", "upper+digits", "--length", "4-6",
+        "begin", "--unlabelled", str(scheme / "unlabelled"), "--charset", "upper+digits", "--length", "4-6",
         "--test", str(scheme / "test"), "--rounds", "1", "--pictures", "64", "--jobs", "1", "--set", "count=100",
         "--set", "fit.generations=2", "--set", "fit.children=30", "--set", "reader.validations=2",
         "--set", "reader.size=tiny", "--set", "reader.batch=16", "--set", "reader.checkpoint_seconds=0.5",
         "--out", str(out), *more,
     ]  # fmt: skip
-
-
-def told(words: list[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(words, capture_output=True, text=True, check=False)
 
 
 def ledger(run: Path) -> dict[str, dict[str, Any]]:
@@ -67,7 +62,7 @@ def lasting(run: Path) -> dict[str, dict[str, Any]]:
 @pytest.fixture(scope="module")
 def whole(scheme: Path) -> tuple[Path, str]:
     out = scheme.parent / "whole"
-    done = told(words(scheme, out))
+    done = subprocess.run([*COMMAND, *words(scheme, out)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return out, done.stdout
 
@@ -103,10 +98,10 @@ def test_from_pictures_alone_to_a_reader(scheme: Path, whole: tuple[Path, str]) 
     with Image.open(out / "readings.png") as sheet:
         assert sheet.width > 500
     picture = next((scheme / "test").glob("*/*.jpg"))
-    done = told([sys.executable, "-m", "recognizer.cli", "predict", "--model", str(out), str(picture)])
-    assert done.returncode == 0 and re.search(r"\b[0-9A-Z]{3,7}\b", done.stdout), done.stderr
-    done = told([*COMMAND, "status", str(out)])
-    assert "a beginning; done: prepare, looks, start, round 0" in done.stdout and "it is finished" in done.stdout
+    done = recognizer("predict", "--model", out, picture)
+    assert done.status == 0 and re.search(r"\b[0-9A-Z]{3,7}\b", done.out), done.err
+    done = practice("status", out)
+    assert "a beginning; done: prepare, looks, start, round 0" in done.out and "it is finished" in done.out
 
 
 def test_the_made_pictures_that_train_are_none_that_validate_and_readings_go_beside_them(
@@ -158,15 +153,9 @@ def test_the_start_reads_nothing_where_pictures_are_gone(scheme: Path, tmp_path:
 def test_killed_at_any_moment_it_goes_on_to_the_same_end(scheme: Path, whole: tuple[Path, str]) -> None:
     out = scheme.parent / "killed"
     for waited in ("looks/population.npz", "start", "round-0", "round-0/seed-1", "round-1/seed-0"):
-        process = subprocess.Popen(words(scheme, out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        until = time.monotonic() + 120
-        while not (out / waited).exists() and time.monotonic() < until and process.poll() is None:
-            time.sleep(0.02)
-        assert process.poll() is None and (out / waited).exists(), "it ended, or came to nothing, before it was killed"
-        process.kill()
-        process.wait()
-    done = told([*COMMAND, "begin", "--resume", str(out)])
-    assert done.returncode == 0, done.stderr
+        kill_at(out / waited, [*COMMAND, *words(scheme, out)])
+    done = practice("begin", "--resume", out)
+    assert done.status == 0, done.err
     own, other = lasting(out), lasting(whole[0])
     assert {k: v for k, v in own.items() if k != "prepare"} == {k: v for k, v in other.items() if k != "prepare"}
 
@@ -238,7 +227,7 @@ def test_what_cannot_begin_is_refused_in_one_line(scheme: Path, tmp_path: Path) 
 def test_another_seed_is_another_run_and_a_test_set_that_changed_is_not_read(
     scheme: Path, whole: tuple[Path, str], tmp_path: Path
 ) -> None:
-    other_seed = practice(*words(scheme, whole[0])[len(COMMAND) :], "--seed", "1")
+    other_seed = practice(*words(scheme, whole[0]), "--seed", "1")
     assert "was begun with other settings (seed" in refusal(other_seed)
     cut, others = tmp_path / "cut", tmp_path / "others"
     shutil.copytree(whole[0], cut)

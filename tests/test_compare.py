@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -15,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import kill_at, practice
 
 from augment.likeness import coverage, features_of, frechet
 from pipelines.report import print_status
@@ -23,12 +22,9 @@ from recognizer.samples import read_manifest
 from recognizer.training.checkpoint import DEFAULT
 
 METHODS = ["none", "classical", "splice"]
+COMMAND = [sys.executable, "-m", "pipelines.cli"]
 TIMES = {"seconds", "a_second", "provenance"}
 READ = r"\| classical \| [01]\.\d"  # it was compared
-
-
-def command(*words: str) -> list[str]:
-    return [sys.executable, "-m", "pipelines.cli", "compare", *words]
 
 
 def facts(run: Path) -> list[Any]:
@@ -44,17 +40,17 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def words(drawn: Path, out: str) -> list[str]:
-    return command(
-        "--data", str(drawn / "scheme/labelled"), "--test", str(drawn / "scheme/test"), "--out", str(drawn / out),
-        "--methods", ",".join(METHODS), "--seeds", "2", "--pictures", "96", "--jobs", "1",
+    return [
+        "compare", "--data", str(drawn / "scheme/labelled"), "--test", str(drawn / "scheme/test"),
+        "--out", str(drawn / out), "--methods", ",".join(METHODS), "--seeds", "2", "--pictures", "96", "--jobs", "1",
         "--set", "reader.validations=2", "--set", "reader.size=tiny", "--set", "reader.batch=16",
         "--set", "reader.checkpoint_seconds=0.5",
-    )  # fmt: skip
+    ]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def whole(drawn: Path) -> tuple[Path, str]:
-    done = subprocess.run(words(drawn, "whole"), capture_output=True, text=True, check=False)
+    done = subprocess.run([*COMMAND, *words(drawn, "whole")], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return drawn / "whole", done.stdout
 
@@ -100,42 +96,28 @@ def test_each_method_trains_alike_and_its_table_follows_from_its_readings(whole:
 
 
 def test_killed_at_any_moment_it_goes_on_to_the_same_end(whole: tuple[Path, str], drawn: Path) -> None:
-    for seconds in (8.0, 12.0, 15.0):
-        process = subprocess.Popen(
-            words(drawn, "killed"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-        )
-        try:
-            process.wait(seconds)
-            break
-        except subprocess.TimeoutExpired:
-            os.kill(process.pid, signal.SIGKILL)
-            process.wait()
+    for waited in ("none/seed-0/metrics.jsonl", "classical/kept", "splice/seed-1/metrics.jsonl"):
+        kill_at(drawn / "killed" / waited, [*COMMAND, *words(drawn, "killed")])
     time.sleep(1)  # the training that it had started is ended with it
-    done = subprocess.run(
-        command("--resume", str(drawn / "killed")) if (drawn / "killed/settings.toml").exists()
-        else words(drawn, "killed"), capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    done = practice("compare", "--resume", drawn / "killed")
+    assert done.status == 0, done.err
     assert facts(drawn / "killed") == facts(whole[0])
 
 
 def test_pictures_without_labels_are_compared_as_a_method(drawn: Path) -> None:
     write_scheme(drawn / "more", 90, 6, 1)
-    done = subprocess.run(
-        command(
-            "--data", str(drawn / "scheme/labelled"), "--test", str(drawn / "scheme/test"),
-            "--out", str(drawn / "found"), "--unlabelled", str(drawn / "more/labelled"), "--methods", "none",
-            "--seeds", "1", "--pictures", "64",
-            "--jobs", "1", "--set", "reader.validations=1", "--set", "reader.batch=16", "--set", "made=0.4",
-        ), capture_output=True, text=True, check=False,
+    done = practice(
+        "compare", "--data", drawn / "scheme/labelled", "--test", drawn / "scheme/test", "--out", drawn / "found",
+        "--unlabelled", drawn / "more/labelled", "--methods", "none", "--seeds", "1", "--pictures", "64",
+        "--jobs", "1", "--set", "reader.validations=1", "--set", "reader.batch=16", "--set", "made=0.4",
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    assert done.status == 0, done.err
     made = {entry["step"]: entry for entry in facts(drawn / "found")}["made unlabelled"]
     found = read_manifest(drawn / "found/unlabelled/kept").samples
     assert made["wanted"] == made["kept"] == len(found) <= made["passed"] < made["asked"] == 90
     truth = {str(s.path.resolve()): s.text for s in read_manifest(drawn / "more/labelled") if s.path}
     assert np.mean([truth[s.meta["found"]] == s.text for s in found]) > 0.8
-    assert "| unlabelled | 90 |" in done.stdout
+    assert "| unlabelled | 90 |" in done.out
 
 
 def test_more_methods_join_a_finished_comparison_and_nothing_is_trained_twice(
@@ -143,34 +125,34 @@ def test_more_methods_join_a_finished_comparison_and_nothing_is_trained_twice(
 ) -> None:
     grown = shutil.copytree(whole[0], drawn / "grown")
     more = [w.replace(",".join(METHODS), ",".join([*METHODS, "captcha"])) for w in words(drawn, "grown")]
-    done = subprocess.run(more, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    done = practice(*more)
+    assert done.status == 0, done.err
     before = facts(whole[0])
     assert facts(grown)[: len(before)] == before
     assert [entry["step"] for entry in facts(grown)[len(before) :]] == [
         "made captcha", "read captcha 0", "read captcha 1",
     ]  # fmt: skip
-    assert "| captcha | " in done.stdout and f'"{METHODS[-1]}", "captcha"' in (grown / "settings.toml").read_text()
+    assert "| captcha | " in done.out and f'"{METHODS[-1]}", "captcha"' in (grown / "settings.toml").read_text()
     for name in METHODS:
         weights = [(run / name / "seed-1/weights.safetensors").stat().st_mtime_ns for run in (whole[0], grown)]
         assert weights[0] == weights[1], "kept as it was copied"
 
 
 def test_a_method_that_fails_costs_the_others_nothing(drawn: Path) -> None:
-    asked = command(
-        "--data", str(drawn / "scheme/labelled"), "--test", str(drawn / "scheme/test"), "--out", str(drawn / "failing"),
-        "--methods", "none,cgan,classical", "--seeds", "1", "--pictures", "32", "--jobs", "1",
-        "--set", "reader.validations=1", "--set", "reader.batch=16",
+    asked = [
+        "compare", "--data", str(drawn / "scheme/labelled"), "--test", str(drawn / "scheme/test"),
+        "--out", str(drawn / "failing"), "--methods", "none,cgan,classical", "--seeds", "1", "--pictures", "32",
+        "--jobs", "1", "--set", "reader.validations=1", "--set", "reader.batch=16",
         "--set", 'fit.cgan={steps=2, batch=4, start="nothing", tracker="none", learning_rate=1e30}',
-    )  # fmt: skip
-    done = subprocess.run(asked, capture_output=True, text=True, check=False)
-    last = done.stderr.splitlines()[-1]
-    assert done.returncode == 2 and last.startswith("error: cgan could not be compared: cgan cannot be fitted"), last
+    ]  # fmt: skip
+    done = practice(*asked)
+    last = done.err.splitlines()[-1]
+    assert done.status == 2 and last.startswith("error: cgan could not be compared: cgan cannot be fitted"), last
     table = (drawn / "failing" / "table.md").read_text()
     assert "| cgan | not compared: cgan cannot be fitted" in table and re.search(READ, table)
     without = [w.replace("none,cgan,classical", "none,classical") for w in asked]
-    done = subprocess.run(without, capture_output=True, text=True, check=False)
-    assert done.returncode == 0 and "cgan" not in done.stdout and re.search(READ, done.stdout), done.stderr
+    done = practice(*without)
+    assert done.status == 0 and "cgan" not in done.out and re.search(READ, done.out), done.err
 
 
 @pytest.mark.parametrize(

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import practice, refusal
+from conftest import kill_at, practice, refusal
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -23,6 +20,7 @@ from pipelines.forecast import ForecastSettings, fit_law, in_words, law_of
 from pipelines.scheme import write_scheme
 from recognizer.errors import UserError
 
+COMMAND = [sys.executable, "-m", "pipelines.cli"]
 SIZES = [75, 150, 300, 600]
 
 
@@ -88,7 +86,7 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     folder = tmp_path_factory.mktemp("forecast")
     write_scheme(folder / "scheme", 80, 24, 0)
     return [
-        sys.executable, "-m", "pipelines.cli", "forecast", "--data", str(folder / "scheme/labelled"),
+        "forecast", "--data", str(folder / "scheme/labelled"),
         "--test", str(folder / "scheme/test"), "--seeds", "2", "--jobs", "1", "--set", "sizes=[20, 80]",
         "--set", "pictures=64", "--set", "reader.validations=2", "--set", "reader.size=tiny",
         "--set", "reader.batch=16", "--set", "reader.checkpoint_seconds=0.5",
@@ -102,7 +100,7 @@ def ledger(run: Path) -> dict[str, list[bool]]:
 
 def test_the_command_says_what_more_labels_would_buy_and_survives_a_kill(words: list[str], tmp_path: Path) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    done = subprocess.run([*words, "--out", str(whole)], capture_output=True, text=True, check=False)
+    done = subprocess.run([*COMMAND, *words, "--out", str(whole)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     said = (whole / "forecast.txt").read_text()
     assert said in done.stdout and "With twice the labels, 160, expect" in said and "24 pictures read:" in said
@@ -112,27 +110,20 @@ def test_the_command_says_what_more_labels_would_buy_and_survives_a_kill(words: 
     assert f"{np.mean(found['read 80 0']):.3f}" in said
     with Image.open(whole / "forecast.png") as plotted:
         assert plotted.size == (1050, 675)
-    done = subprocess.run([*words[:3], "status", str(whole)], capture_output=True, text=True, check=False)
-    assert "a forecast; done: prepare, read 20 0" in done.stdout and "it is finished" in done.stdout
+    done = practice("status", whole)
+    assert "a forecast; done: prepare, read 20 0" in done.out and "it is finished" in done.out
     parts = [(whole / f"data/pool-{k}/metadata.jsonl").read_text().splitlines() for k in range(2)]
     assert parts[0] != parts[1] and sorted(parts[0]) == sorted(parts[1]), "the same labels in two orders"
 
-    process = subprocess.Popen([*words, "--out", str(cut)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    until = time.monotonic() + 120
-    while not (cut / "labels-80").exists() and time.monotonic() < until:
-        time.sleep(0.05)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    assert (cut / "labels-80").exists() and len(ledger(cut)) == 2
-    command = [*words[:4], "--resume", str(cut)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    kill_at(cut / "labels-80", [*COMMAND, *words, "--out", str(cut)])
+    assert len(ledger(cut)) == 2
+    done = practice("forecast", "--resume", cut)
+    assert done.status == 0, done.err
     assert ledger(cut) == found and (cut / "forecast.txt").read_text() == said
 
     before = (whole / "ledger.jsonl").read_bytes()
-    done = subprocess.run([*words, "--out", str(whole), "--at", "640", "--target", "0.999"], capture_output=True,
-                          text=True, check=False)  # fmt: skip
-    assert done.returncode == 0 and "With 640 labels expect" in done.stdout and "99.9 %" in done.stdout, done.stderr
+    done = practice(*words, "--out", whole, "--at", 640, "--target", 0.999)
+    assert done.status == 0 and "With 640 labels expect" in done.out and "99.9 %" in done.out, done.err
     assert (whole / "ledger.jsonl").read_bytes() == before, "asked of what was trained already"
 
 
@@ -173,4 +164,4 @@ def test_the_words_claim_no_more_than_the_trainings_tell() -> None:
 def test_what_cannot_be_forecast_is_refused_in_one_line(
     words: list[str], tmp_path: Path, more: list[str], line: str
 ) -> None:
-    assert line in refusal(practice(*words[3:], "--out", tmp_path / "run", *more))
+    assert line in refusal(practice(*words, "--out", tmp_path / "run", *more))

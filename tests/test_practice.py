@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -19,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import practice, refusal
+from conftest import kill_at, practice, refusal
 
 from augment.method import Request
 from augment.synthesize import synthesize
@@ -71,11 +69,8 @@ batch = 4
 start = "nothing"
 tracker = "none"
 """
+COMMAND = [sys.executable, "-m", "pipelines.cli"]
 TIMES = {"seconds", "provenance", "a_second"}
-
-
-def command(*words: str) -> list[str]:
-    return [sys.executable, "-m", "pipelines.cli", *words]
 
 
 def facts(run: Path) -> list[Any]:
@@ -99,15 +94,15 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def words(drawn: Path, out: str) -> list[str]:
     scheme = drawn / "scheme"
-    return command(
+    return [
         "run", "--config", str(drawn / "small.toml"), "--data", str(scheme / "labelled"),
         "--test", str(scheme / "test"), "--out", str(drawn / out), "--jobs", "1",
-    )  # fmt: skip
+    ]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def whole(drawn: Path) -> Path:
-    done = subprocess.run(words(drawn, "whole"), capture_output=True, text=True, check=False)
+    done = subprocess.run([*COMMAND, *words(drawn, "whole")], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return drawn / "whole"
 
@@ -143,19 +138,11 @@ def test_a_run_leaves_all_that_it_says(whole: Path) -> None:
 
 def test_killed_at_any_moment_it_goes_on_to_the_same_end(whole: Path, drawn: Path) -> None:
     out = drawn / "killed"
-    for seconds in (9.0, 7.0, 11.0, 8.0):
-        process = subprocess.Popen(
-            words(drawn, "killed"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-        )
-        try:
-            process.wait(seconds)
-            break
-        except subprocess.TimeoutExpired:
-            os.kill(process.pid, signal.SIGKILL)
-            process.wait()
+    for waited in ("folds/fold-1.log", "round-1/even", "round-1/pupil/metrics.jsonl"):
+        kill_at(out / waited, [*COMMAND, *words(drawn, "killed")])
     time.sleep(1)  # the training that it had started is ended with it
-    done = subprocess.run(words(drawn, "killed"), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    done = practice(*words(drawn, "killed"))
+    assert done.status == 0, done.err
     assert facts(out) == facts(whole)
 
 
@@ -165,8 +152,8 @@ def test_cut_off_after_any_step_it_goes_on_to_the_same_end(whole: Path, drawn: P
     for step in steps[steps.index("round 1 even") :]:
         run = shutil.copytree(whole, drawn / "cut")
         (run / "ledger.jsonl").write_text("".join(lines[: steps.index(step)]))  # all was done but for saying so
-        done = subprocess.run(words(drawn, "cut"), capture_output=True, text=True, check=False)
-        assert done.returncode == 0, f"{step}: {done.stderr}"
+        done = practice(*words(drawn, "cut"))
+        assert done.status == 0, f"{step}: {done.err}"
         assert facts(run) == facts(whole), step
         shutil.rmtree(run)
 
@@ -175,20 +162,20 @@ def test_a_finished_run_reads_its_test_set_no_more(whole: Path, drawn: Path) -> 
     before = (whole / "ledger.jsonl").read_bytes()
     (drawn / "scheme" / "test").rename(drawn / "gone")
     try:
-        done = subprocess.run(command("run", "--resume", str(whole)), capture_output=True, text=True, check=False)
+        done = practice("run", "--resume", str(whole))
     finally:
         (drawn / "gone").rename(drawn / "scheme" / "test")
-    assert done.returncode == 0, done.stderr
+    assert done.status == 0, done.err
     assert (whole / "ledger.jsonl").read_bytes() == before
 
 
 def test_a_run_goes_on_with_another_number_of_trainings_beside_each_other(whole: Path, drawn: Path) -> None:
     run = shutil.copytree(whole, drawn / "beside")
     asked = [*words(drawn, "beside")[:-1], "2"]
-    done = subprocess.run(asked, capture_output=True, text=True, check=False)
-    assert done.returncode == 0 and facts(run) == facts(whole), done.stderr
+    done = practice(*asked)
+    assert done.status == 0 and facts(run) == facts(whole), done.err
     assert "jobs = 2" in (run / "settings.toml").read_text()
-    assert "with other settings (rounds, seed; see" in refusal(practice(*asked[3:], "--rounds", 2, "--seed", 1))
+    assert "with other settings (rounds, seed; see" in refusal(practice(*asked, "--rounds", 2, "--seed", 1))
 
 
 def test_how_long_the_rest_may_take_goes_by_the_baselines_pace(whole: Path) -> None:
@@ -207,11 +194,11 @@ def test_pictures_that_are_gone_end_in_one_line_and_the_run_goes_on_when_they_ar
     lines = (run / "ledger.jsonl").read_text().splitlines(keepends=True)
     (run / "ledger.jsonl").write_text("".join(line for line in lines if json.loads(line)["step"] != "test"))
     test.rename(away)
-    done = subprocess.run(words(drawn, "gone"), capture_output=True, text=True, check=False)
+    done = practice(*words(drawn, "gone"))
     away.rename(test)
-    assert (done.returncode, done.stderr.splitlines()) == (2, [f"error: {test}: no such file or folder"])
-    done = subprocess.run(words(drawn, "gone"), capture_output=True, text=True, check=False)
-    assert done.returncode == 0 and facts(run) == facts(whole)
+    assert (done.status, done.err.splitlines()) == (2, [f"error: {test}: no such file or folder"])
+    done = practice(*words(drawn, "gone"))
+    assert done.status == 0 and facts(run) == facts(whole)
 
 
 def test_a_test_set_that_changed_is_not_read(whole: Path, drawn: Path, tmp_path: Path) -> None:
@@ -220,9 +207,9 @@ def test_a_test_set_that_changed_is_not_read(whole: Path, drawn: Path, tmp_path:
     (run / "ledger.jsonl").write_text("".join(line for line in lines if json.loads(line)["step"] != "test"))
     before = listed.read_text()
     listed.write_text("".join(before.splitlines(keepends=True)[:-1]))
-    done = subprocess.run(words(drawn, "changed"), capture_output=True, text=True, check=False)
+    done = practice(*words(drawn, "changed"))
     listed.write_text(before)
-    assert done.returncode == 2 and "has changed since the run began" in done.stderr
+    assert done.status == 2 and "has changed since the run began" in done.err
     assert "test" not in {row["step"] for row in facts(run)}
 
 
@@ -244,10 +231,10 @@ def test_a_slip_of_the_first_command_does_not_cost_the_folder(drawn: Path, tmp_p
         (["--from", str(tmp_path / "none")], "none: no such weights file"),
         (["--test", str(small)], "small: no sample is left to test on"),
     ):
-        ended = practice(*asked[3:], *slip)
+        ended = practice(*asked, *slip)
         assert ended.status == 2 and said in ended.err
     (drawn / "slip" / "weights.safetensors").write_bytes(b"")  # of a training, which has settings and no ledger as well
-    assert "was begun with other settings" in refusal(practice(*asked[3:], "--rounds", 3))
+    assert "was begun with other settings" in refusal(practice(*asked, "--rounds", 3))
 
 
 def test_a_folder_with_data_in_it_is_not_taken_for_a_run(drawn: Path, tmp_path: Path) -> None:
@@ -264,27 +251,27 @@ def in_ideographs(samples: Sequence[Sample], out: Path) -> None:
 
 def test_a_method_that_cannot_draw_a_label_is_left_out(drawn: Path, tmp_path: Path) -> None:
     in_ideographs(read_manifest(drawn / "scheme" / "labelled").samples, tmp_path / "labelled")
-    asked = command(
+    asked = [
         "run", "--config", str(drawn / "small.toml"), "--data", str(tmp_path / "labelled"), "--out",
         str(tmp_path / "out"), "--jobs", "1", "--methods", "captcha,classical", "--set", "starts=1",
-    )  # fmt: skip
-    done = subprocess.run(asked, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "captcha: " in done.stderr and "practice goes on without it" in done.stderr
+    ]  # fmt: skip
+    done = practice(*asked)
+    assert done.status == 0, done.err
+    assert "captcha: " in done.err and "practice goes on without it" in done.err
 
 
 def test_a_first_round_that_makes_nothing_leaves_the_reader_from_before(drawn: Path, tmp_path: Path) -> None:
     for part in ("labelled", "test"):
         in_ideographs(read_manifest(drawn / "scheme" / part).samples, tmp_path / part)
-    asked = command(
+    asked = [
         "run", "--config", str(drawn / "small.toml"), "--data", str(tmp_path / "labelled"), "--test",
         str(tmp_path / "test"), "--out", str(tmp_path / "out"), "--jobs", "1", "--methods", "captcha",
         "--controls", "random", "--set", "starts=1",
-    )  # fmt: skip
-    done = subprocess.run(asked, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "round 1: nothing more to practise on" in done.stderr and "nothing that controls" in done.stderr
-    assert "the run is finished and keeps the reader of baseline" in done.stdout
+    ]  # fmt: skip
+    done = practice(*asked)
+    assert done.status == 0, done.err
+    assert "round 1: nothing more to practise on" in done.err and "nothing that controls" in done.err
+    assert "the run is finished and keeps the reader of baseline" in done.out
     steps = {row["step"]: row for row in facts(tmp_path / "out")}
     assert steps["test"]["before"] == steps["test"]["after"] and steps["test"]["after"]["n"] == 20
     assert "Nothing was practised" in (tmp_path / "out/report.html").read_text()
@@ -298,13 +285,13 @@ def test_a_space_and_a_long_label_cost_a_run_nothing(drawn: Path, tmp_path: Path
     samples[0] = replace(samples[0], text=f"{samples[0].text[:2]} {samples[0].text[2:]}")
     samples[1] = replace(samples[1], text="ABCDEFGHJKLM")
     write_folder(samples, tmp_path / "labelled")
-    asked = command(
+    asked = [
         "run", "--config", str(drawn / "small.toml"), "--data", str(tmp_path / "labelled"), "--validation",
         str(drawn / "scheme/test"), "--out", str(tmp_path / "out"), "--jobs", "1", "--methods", "captcha",
         "--set", "starts=1",
-    )  # fmt: skip
-    done = subprocess.run(asked, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    ]  # fmt: skip
+    done = practice(*asked)
+    assert done.status == 0, done.err
     drawn_texts = [s.text for s in read_manifest(tmp_path / "out/round-1/kept")]
     assert len(drawn_texts) > 20 and not any(" " in text for text in drawn_texts)
     readers = [tmp_path / "out" / name for name in ("baseline", "folds/fold-0", "folds/fold-1")]
@@ -313,18 +300,18 @@ def test_a_space_and_a_long_label_cost_a_run_nothing(drawn: Path, tmp_path: Path
 
 def test_a_loss_that_is_not_finite_ends_the_run_in_one_line(drawn: Path) -> None:
     asked = [*words(drawn, "diverged"), "--set", "reader.learning_rate=1e30"]
-    done = subprocess.run(asked, capture_output=True, text=True, check=False)
-    assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert re.match(r"error: training .* failed: the loss is nan at step", done.stderr.splitlines()[-1])
+    done = practice(*asked)
+    assert done.status == 2 and "Traceback" not in done.err
+    assert re.match(r"error: training .* failed: the loss is nan at step", done.err.splitlines()[-1])
 
 
 def test_controls_are_added_to_a_finished_run(whole: Path, drawn: Path) -> None:
     run = shutil.copytree(whole, drawn / "controlled")
     asked = [*words(drawn, "controlled"), "--controls", "random,third", "--seeds", "2"]
-    assert "other settings" in refusal(practice(*asked[3:]))
+    assert "other settings" in refusal(practice(*asked))
     asked = [*words(drawn, "controlled"), "--controls", "random,third"]
-    done = subprocess.run(asked, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    done = practice(*asked)
+    assert done.status == 0, done.err
     before, steps = facts(whole), facts(run)
     assert steps[: len(before)] == before
     arms = ["none", "random", "third", "practised"]
@@ -343,7 +330,7 @@ def test_controls_are_added_to_a_finished_run(whole: Path, drawn: Path) -> None:
         read = named[f"read {row['name']} 0"]["readings"]
         assert row["by_seed"] == [np.mean([read[k] == t for k, t in truth.items()])]
     assert "What practice added, by its controls" in (run / "report.html").read_text()
-    assert "against random" in done.stdout and "| third |" in (run / "controls.md").read_text()
+    assert "against random" in done.out and "| third |" in (run / "controls.md").read_text()
 
 
 @pytest.mark.parametrize(
@@ -359,6 +346,8 @@ def test_controls_are_added_to_a_finished_run(whole: Path, drawn: Path) -> None:
         (["--resume", "{new}"], "is no practice run"),
         (["--data", "{scheme}", "--test", "{scheme}", "--out", "{new}"], "are among those to train on, as 000"),
         (["--data", "{scheme}", "--out", "{new}", "--set", "reader.seed=3"], "reader.seed: the run gives its readers"),
+        (["--data", "{scheme}", "--out", "{new}", "--set", "reader.charset=digits"], "gives its readers that itself"),
+        (["--data", "{scheme}", "--out", "{new}", "--charset", "00"], "the charset holds '0' more than once"),
         (
             ["--data", "{scheme}", "--out", "{new}", "--set", 'reader.unlabelled=["x"]'],
             "without labels are the run's --unlabelled",
@@ -398,11 +387,11 @@ def test_pictures_without_labels_are_practised_as_they_are_read(drawn: Path) -> 
     asked = [*words(drawn, "found"), "--methods", "classical", "--unlabelled", str(loose), "--controls", "random"]
     asked += ["--set", "starts=1"]
     loose.rename(drawn / "away")
-    done = subprocess.run(asked, capture_output=True, text=True, check=False)
-    assert done.returncode == 2 and "labelled cannot be read: No such file" in done.stderr
+    done = practice(*asked)
+    assert done.status == 2 and "labelled cannot be read: No such file" in done.err
     (drawn / "away").rename(loose)
-    done = subprocess.run(asked, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    done = practice(*asked)
+    assert done.status == 0, done.err
     steps = {entry["step"]: entry for entry in facts(out)}
     assert steps["prepare"]["unlabelled"] == 40
     own = steps["round 1 mine"]["methods"]["unlabelled"]
@@ -418,18 +407,18 @@ def test_pictures_without_labels_are_practised_as_they_are_read(drawn: Path) -> 
     assert all(s.read_bytes() == Path(s.meta["found"]).read_bytes() for s in kept)
     random = [s for s in read_manifest(out / "controls/random/kept") if s.meta["method"] == "unlabelled"]
     assert len(random) == len(kept) and steps["made random"]["kept"] >= 0.9 * steps["controls trained"]["practised"]
-    done = subprocess.run(command("run", "--resume", str(out)), capture_output=True, text=True, check=False)
-    assert done.returncode == 0 and facts(out) == list(steps.values())
+    done = practice("run", "--resume", str(out))
+    assert done.status == 0 and facts(out) == list(steps.values())
 
     lines = (out / "ledger.jsonl").read_text().splitlines(keepends=True)  # cut off, and the pictures gone
     named = [json.loads(line)["step"] for line in lines]
     (out / "ledger.jsonl").write_text("".join(lines[: named.index("round 1 even")]))
     loose.rename(drawn / "away")
-    done = subprocess.run(command("run", "--resume", str(out)), capture_output=True, text=True, check=False)
-    assert done.returncode == 2 and re.search(r"no such file; 40 of 40 pictures without labels are gone", done.stderr)
+    done = practice("run", "--resume", str(out))
+    assert done.status == 2 and re.search(r"no such file; 40 of 40 pictures without labels are gone", done.err)
     (drawn / "away").rename(loose)
-    done = subprocess.run(command("run", "--resume", str(out)), capture_output=True, text=True, check=False)
-    assert done.returncode == 0 and facts(out) == list(steps.values())
+    done = practice("run", "--resume", str(out))
+    assert done.status == 0 and facts(out) == list(steps.values())
 
     for k in range(2):  # what one reader of all folds read, each of them must read itself
         again = [s for s in read_manifest(out / f"folds/made-{k}-1") if s.meta["method"] == "unlabelled"]
@@ -643,13 +632,8 @@ def test_what_came_of_a_label_is_seen_by_no_reader_that_it_judges_and_goes_when_
 
 
 def test_folds_that_cannot_practise_are_no_judges(drawn: Path) -> None:
-    done = subprocess.run(
-        [*words(drawn, "alone"), "--methods", "vae", "--set", "fit.vae.start=default", "--set", "starts=1"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    done = practice(*words(drawn, "alone"), "--methods", "vae", "--set", "fit.vae.start=default", "--set", "starts=1")
+    assert done.status == 0, done.err
     steps = {entry["step"]: entry for entry in facts(drawn / "alone")}
     assert not steps["baseline"]["mean"] and not (drawn / "alone/baseline-1").exists()
     started = load(TrainSettings, drawn / "alone/round-1/pupil/settings.toml", {}).start
@@ -674,9 +658,9 @@ def test_a_later_round_that_makes_nothing_ends_practice_and_keeps_what_was_earne
     (run / "ledger.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     text = (run / "settings.toml").read_text()
     (run / "settings.toml").write_text(text.replace("rounds = 1", "rounds = 2"))
-    done = subprocess.run(command("run", "--resume", str(run)), capture_output=True, text=True, check=False)
-    assert done.returncode == 0 and "round 2: nothing more" in done.stderr
-    assert "made nothing" in done.stdout and "the run is finished" in done.stdout
+    done = practice("run", "--resume", str(run))
+    assert done.status == 0 and "round 2: nothing more" in done.err
+    assert "made nothing" in done.out and "the run is finished" in done.out
     steps = {row["step"] for row in facts(run)}
     assert {"settled", "chosen", "test"} <= steps and "round 2" not in steps and (run / "report.html").exists()
 
@@ -721,7 +705,8 @@ def test_test_pictures_that_the_start_learned_without_labels_are_told(
     learned = replace(description, settings={"with_synthetic": [str(drawn / "scheme/test")], "start": "nothing"})
     save_weights(tmp_path / "weights.safetensors", state, learned)
     values = {"data": [str(drawn / "scheme/labelled")], "test": str(drawn / "scheme/test"), "start": str(tmp_path)}
-    prepare(load(PracticeSettings, None, values), tmp_path / "run", Ledger(tmp_path / "ledger.jsonl"))
+    run = prepare(load(PracticeSettings, None, values), tmp_path / "run", Ledger(tmp_path / "ledger.jsonl"))
+    assert run.ledger["prepare"]["charset"] == "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ", "what the start reads as well"
     assert "has learned 20 of these 80 pictures" in " ".join(capsys.readouterr().err.split())
 
 

@@ -40,8 +40,10 @@ from recognizer.training import batches
 from recognizer.training.batches import Item, Pictures, Plan, StepSampler, Variation, collate, vary
 from recognizer.training.calibrate import fit_temperature
 from recognizer.training.checkpoint import (
+    DEFAULT,
     Description,
     build,
+    charset_of,
     find_start,
     last_state,
     positions_of,
@@ -278,6 +280,35 @@ def test_starting_from_weights_keeps_the_rows_of_known_characters_exactly(tmp_pa
                 assert torch.equal(tensor[row], old[name][known[row]] if row in known else before[name][row])
         elif tensor.is_floating_point():
             assert torch.equal(tensor, old[name]), name
+
+
+@pytest.mark.parametrize(
+    ("labels", "known", "expected"),
+    [
+        (["ab", "b"], "ABC", "abc"),
+        (["AB1"], "abc0", "01ABC"),
+        (["17"], "0123aB", "01237Ba"),
+        (["aB"], "ABC", "ABCa"),
+        (["ß1"], "AẞS", "1asß"),
+    ],
+)
+def test_a_reader_that_pictures_taught_keeps_its_characters_in_the_case_of_the_labels(
+    tmp_path: Path, labels: list[str], known: str, expected: str
+) -> None:
+    path = saved(tmp_path / "own.safetensors", known)
+    assert charset_of(labels, path).characters == expected
+    assert charset_of(labels, path, "digits").characters == "0123456789"
+    assert charset_of(labels, None) == charset_of(labels, DEFAULT) == Charset.of(labels)
+
+
+def test_few_labels_do_not_take_characters_from_the_reader_they_start_from(
+    drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start = saved(tmp_path / "own.safetensors", "0123XY", "tiny")
+    asked = settings(drawn / "train", drawn / "validation", start=str(start))
+    train(asked.model_copy(update={"pictures": 16, "validations": 1}), tmp_path / "run")
+    assert read_weights(tmp_path / "run")[1].charset == "0123XY"
+    assert "6 characters, XY in no label" in capsys.readouterr().err
 
 
 def test_starting_with_another_head_keeps_the_trunk_and_says_so(tmp_path: Path) -> None:

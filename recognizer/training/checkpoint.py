@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -194,6 +194,31 @@ def find_start(start: str, size: str | None) -> tuple[Path | None, str]:
     if size not in (None, found):
         raise UserError(f"{start} is a {found!r} reader and cannot start a {size!r} one: --size {found}")
     return Path(start), found
+
+
+def charset_of(texts: Iterable[str], start: Path | None, asked: str | None = None) -> Charset:
+    """The characters to read: those that were asked for, else those of some labels and, where a reader to start from
+    was taught by pictures, those that it reads besides: few labels show few of them. One that a stream taught, as the
+    shipped ones, reads all there are, and leaves it to the labels.
+
+    Labels of one case stand for letters of either: a reader of ABC that is told `ab` goes on with `abc`.
+
+    Raises:
+        UserError: an empty charset, or no weights.
+    """
+    if asked:
+        return Charset.named(asked)
+    own = Charset.of(texts)
+    if start is None:
+        return own
+    description = read_weights(start)[1]
+    if description.settings.get("stream"):
+        return own
+    known, letters = description.charset, [c for c in own.characters if c.lower() != c.upper()]
+    for one_case in (str.lower, str.upper):
+        if letters and all(c == one_case(c) for c in letters):
+            known = "".join(swapped if len(swapped := one_case(c)) == 1 else c for c in known)  # ß has no capital
+    return Charset.of([own.characters, known])
 
 
 def with_a_mean(start: str, size: str | None, head: HeadName) -> bool:

@@ -92,7 +92,7 @@ class TrainSettings(Settings):
     label_pattern: str | None = None
     limit: int | None = Field(None, ge=1)  # use the first so many samples of data
     start: str = "default"  # the shipped reader; or nothing, a weights file, or a run
-    charset: str | None = None  # a name in charset.NAMED, or characters; else those of the labels
+    charset: str | None = None  # a name in charset.NAMED, or characters; else those of `checkpoint.charset_of`
     size: Literal["tiny", "small", "base"] | None = None  # else that of the start; from nothing, tiny
     head: HeadName = "conv"
     # else ctc, and bce with a fixed head
@@ -537,9 +537,9 @@ def read_data(settings: TrainSettings, accelerator: Accelerator) -> Data:
         unread = [p for m in manifests for p in m.problems]
         say(accelerator, problem_table(unread, len(unread)))
         raise UserError(f"{' '.join(settings.data)}: no sample is left to train on")
-    charset = Charset.named(settings.charset) if settings.charset else Charset.of(labels)
     longest = max(settings.frame.longest, *map(len, (*labels, *(s.text for s in made))))
     start, size = checkpoint.find_start(settings.start, settings.size)
+    charset = checkpoint.charset_of(labels, start, settings.charset)
     if settings.head == "fixed" and start is not None:
         longest = max(longest, checkpoint.positions_of(checkpoint.read_weights(start)[0]))
     if settings.head == "fixed" and longest > (most := checkpoint.MOST_POSITIONS):
@@ -576,10 +576,12 @@ def read_data(settings: TrainSettings, accelerator: Accelerator) -> Data:
     tell_leaks(validation.samples, learned, "validate on", accelerator, math.inf)
     count = [len(part) for part in parts]
     what = f"{count[0]} real and {count[1]} made samples" + (f" and {count[2]} kept ones" if count[2] else "")
+    unseen = "".join(sorted(set(charset.characters).difference(*labels, *(s.text for s in made))))
     say(
         accelerator,
         f"{'samples without end' if settings.stream else what} to train on, {len(validation)} to validate; "
-        f"{len(charset)} characters, labels of up to {longest}",
+        f"{len(charset)} characters{f', {unseen} in no label' if unseen and not settings.stream else ''}, "
+        f"labels of up to {longest}",
     )
     train = Pictures.joined(parts)
     everything = content_hash((*train.samples, *validation.samples))
