@@ -29,7 +29,7 @@ from augment.mining import hardness
 from augment.synthesize import synthesize
 from pipelines.ledger import Ledger, locked
 from pipelines.portfolio import UNLABELLED
-from recognizer.charset import Charset
+from recognizer.charset import Charset, tell_newcomers
 from recognizer.deploy.export import export
 from recognizer.errors import MOST_THREADS, UserError, quoted
 from recognizer.images import MAX_PIXELS, Frame
@@ -258,14 +258,20 @@ def resumed_settings(cls: type[S], out: Path, what: str) -> S:
 
 
 def charset_for(settings: DataSettings, samples: Sequence[Sample]) -> Charset:
-    """The characters that a run's readers read: `checkpoint.charset_of`; something where neither tells.
+    """The characters that a run's readers read: `checkpoint.charset_of`, which says where labels are too few to show
+    all; something where neither tells.
 
     Raises:
         UserError: an empty charset, or no weights.
     """
     start, _ = find_start(settings.start, settings.reader.get("size"))
     texts = [s.text for s in samples]
-    return charset_of(texts, start, settings.charset) if texts or settings.charset else Charset("0")
+    if not texts and settings.charset is None:
+        return Charset("0")
+    charset = charset_of(texts, start, settings.charset)
+    if settings.charset is None and charset == Charset.of(texts):
+        say(Alone(), tell_newcomers(texts))
+    return charset
 
 
 def prepare(settings: RunSettings, out: Path, ledger: Ledger) -> Run:

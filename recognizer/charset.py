@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -9,6 +10,7 @@ from itertools import pairwise
 from recognizer.errors import UserError
 
 BLANK = 0
+TOLD_FROM = 0.02  # share of further texts with a new character, to be told
 DIGITS = "0123456789"
 LOWER = "abcdefghijklmnopqrstuvwxyz"
 UPPER = LOWER.upper()
@@ -82,6 +84,29 @@ class Charset:
     def missing(self, text: str) -> str:
         """The characters of `text` that are not in the charset, each once, in order."""
         return "".join(dict.fromkeys(c for c in text if c not in self._ids))
+
+
+def newcomers(texts: Sequence[str]) -> float:
+    """The share (0 to 1) of further texts like these that hold a character which none of these has.
+
+    Of further characters as many are new as stand here once: Good 1953, "The Population Frequencies of Species and the
+    Estimation of Population Parameters", Biometrika 40, equation 9.
+    """
+    counts = Counter(c for text in texts for c in text)
+    total = sum(counts.values())
+    once = sum(n == 1 for n in counts.values())
+    return 1 - (1 - once / total) ** (total / len(texts)) if total else 0.0
+
+
+def tell_newcomers(texts: Sequence[str]) -> str:
+    """A line on characters that labels are too few to show; nothing where they are enough."""
+    share = newcomers(texts)
+    if share < TOLD_FROM:
+        return ""
+    return (
+        f"the labels are few: about {share:.0%} of further pictures hold a character that none of them has, and cannot "
+        "be read; if you know which there are, say --charset ('upper+digits', or the characters)"
+    )
 
 
 def frames_needed(text: str) -> int:

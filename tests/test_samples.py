@@ -25,7 +25,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from recognizer.charset import BLANK, NAMED, Charset, frames_needed
+from recognizer.charset import BLANK, NAMED, Charset, frames_needed, newcomers, tell_newcomers
 from recognizer.errors import UserError
 from recognizer.images import Frame, PictureError
 from recognizer.samples import (
@@ -965,6 +965,31 @@ def test_what_no_charset_is() -> None:
     with pytest.raises(UserError, match="'a1' holds '1'"):
         Charset("ab").encode("a1")
     assert Charset("ab").missing("x1ax2") == "x12"
+
+
+def drawn_texts(rng: np.random.Generator, n: int, shares: np.ndarray) -> list[str]:
+    letters = list(NAMED["upper+digits"])
+    return ["".join(rng.choice(letters, int(rng.integers(3, 7)), p=shares)) for _ in range(n)]
+
+
+@pytest.mark.parametrize("labels", [8, 15, 30, 60])
+@pytest.mark.parametrize("falling", [0.0, 1.0])
+def test_new_characters_are_foretold(labels: int, falling: float) -> None:
+    shares = np.arange(1, 37) ** -falling
+    told, true = [], []
+    for k in range(150):
+        rng = np.random.default_rng(k)
+        texts = drawn_texts(rng, labels, shares / shares.sum())
+        told.append(newcomers(texts))
+        known = {c for text in texts for c in text}
+        true.append(np.mean([not set(text) <= known for text in drawn_texts(rng, 100, shares / shares.sum())]))
+    assert np.mean(told) == pytest.approx(np.mean(true), rel=0.15, abs=0.004)
+
+
+def test_labels_that_are_too_few_for_their_characters_are_told() -> None:
+    assert newcomers([]) == 0 and tell_newcomers(["1212", "1221"]) == ""
+    assert newcomers(["1213"]) == 1 - 0.5**4
+    assert "about 94% of further pictures" in tell_newcomers(["1213"])
 
 
 @given(st.text("ab", max_size=12))

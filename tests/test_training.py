@@ -311,6 +311,18 @@ def test_few_labels_do_not_take_characters_from_the_reader_they_start_from(
     assert "6 characters, XY in no label" in capsys.readouterr().err
 
 
+def test_labels_too_few_for_their_characters_are_told_where_none_were_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draw_folder(tmp_path / "few", ["1023"], 0)
+    draw_folder(tmp_path / "held", ["1020"], 1)
+    asked = settings(tmp_path / "few", tmp_path / "held")
+    read_data(asked, Accelerator(cpu=True))
+    assert "about 41% of further pictures hold a character that none" in capsys.readouterr().err
+    known = read_data(asked.model_copy(update={"charset": "digits"}), Accelerator(cpu=True))
+    assert len(known.charset) == 10 and "the labels are few" not in capsys.readouterr().err
+
+
 def test_starting_with_another_head_keeps_the_trunk_and_says_so(tmp_path: Path) -> None:
     path = saved(tmp_path / "old.safetensors", head="lstm")
     network = Network("tiny", ("conv",), 5)

@@ -25,7 +25,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from recognizer.charset import Charset
+from recognizer.charset import Charset, tell_newcomers
 from recognizer.errors import MOST_THREADS, Stopped, UserError, quoted
 from recognizer.images import MAX_PIXELS, Frame
 from recognizer.progress import Bar, say
@@ -576,6 +576,8 @@ def read_data(settings: TrainSettings, accelerator: Accelerator) -> Data:
     tell_leaks(validation.samples, learned, "validate on", accelerator, math.inf)
     count = [len(part) for part in parts]
     what = f"{count[0]} real and {count[1]} made samples" + (f" and {count[2]} kept ones" if count[2] else "")
+    if settings.charset is None and charset == Charset.of(labels):
+        say(accelerator, tell_newcomers(labels))
     unseen = "".join(sorted(set(charset.characters).difference(*labels, *(s.text for s in made))))
     say(
         accelerator,
