@@ -501,7 +501,7 @@ def check(
     """Open every picture and hold every label against it; list what cannot be used, and why."""
     from collections import Counter
 
-    from recognizer.charset import Charset
+    from recognizer.charset import Charset, tell_newcomers
     from recognizer.images import STRIDE, Frame, PictureError
     from recognizer.progress import Alone, Bar
     from recognizer.samples import Problem, merge, problem_table, read_manifest
@@ -523,6 +523,8 @@ def check(
     lengths = Counter(len(s.text) for s in good)
     print(f"{len(good)} samples can be used; lengths: {', '.join(f'{k}: {n}' for k, n in sorted(lengths.items()))}")
     print(f"characters: {Charset.of(s.text for s in good).characters if good else ''}")
+    if allowed is None and (few := tell_newcomers([s.text for s in good])):
+        print(few)
     print(problem_table(problems, len(good) + len(problems)), end="\n" if problems else "")
     if not good:
         raise UserError(f"{manifest.source}: no sample is left")

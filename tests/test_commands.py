@@ -604,6 +604,8 @@ def test_check_lists_what_cannot_be_used(drawn: Path, tmp_path: Path) -> None:
     (data / "001.png").unlink()
     ended = recognizer("check", data, "--charset", "digits")
     assert ended.out.splitlines()[:2] == ["2 samples can be used; lengths: 2: 2", "characters: 237"]
+    assert "the labels are few" not in ended.out
+    assert "the labels are few: about 75% of further pictures" in recognizer("check", data).out
     assert "2 of 4 samples cannot be used" in ended.out and "unreadable" in ended.out and "missing file" in ended.out
     ended = recognizer("check", data, "--charset", "01")
     assert ended.status == 2 and ended.err == f"error: {data}: no sample is left\n"
