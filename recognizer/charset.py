@@ -90,7 +90,7 @@ def newcomers(texts: Sequence[str]) -> float:
     """The share (0 to 1) of further texts like these that hold a character which none of these has.
 
     Of further characters as many are new as stand here once: Good 1953, "The Population Frequencies of Species and the
-    Estimation of Population Parameters", Biometrika 40, equation 9.
+    Estimation of Population Parameters", Biometrika 40.
     """
     counts = Counter(c for text in texts for c in text)
     total = sum(counts.values())
