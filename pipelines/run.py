@@ -268,9 +268,9 @@ def charset_for(settings: DataSettings, samples: Sequence[Sample]) -> Charset:
     texts = [s.text for s in samples]
     if not texts and settings.charset is None:
         return Charset("0")
-    charset = charset_of(texts, start, settings.charset)
-    if settings.charset is None and charset == Charset.of(texts):
-        say(Alone(), tell_newcomers(texts))
+    charset = charset_of(texts, [start] if start else [], settings.charset)
+    if settings.charset is None:
+        say(Alone(), tell_newcomers(texts, charset))
     return charset
 
 

@@ -109,9 +109,10 @@ def take(
     files = [f for f in json.loads((run.out / "data" / "unlabelled.json").read_text()) if f not in taken]
     files = [files[i] for i in rng.permutation(len(files))[: MOST * count]]
     # a length that no label has is a character too many or too few, more often than a text of that length
-    _, named, likely, alike = read_together(readers, files, lengths_of([*run.train, *run.validation]))
-    least = run.settings.unlabelled_confidence
-    sure = np.flatnonzero(surely([s.text for s in named], likely, least))
+    labelled = [*run.train, *run.validation]
+    _, named, likely, alike = read_together(readers, files, lengths_of(labelled))
+    least, shown = run.settings.unlabelled_confidence, set().union(*(s.text for s in labelled))
+    sure = np.flatnonzero(surely([s.text for s in named], likely, least, shown))
     doubt = 1 - likely[sure].clip(least) + (1 - least) / EVEN
     share = doubt / doubt.sum() if hard and len(sure) else None
     chosen = rng.choice(sure, min(count, len(sure)), replace=False, p=share) if len(sure) else sure

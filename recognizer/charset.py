@@ -98,14 +98,17 @@ def newcomers(texts: Sequence[str]) -> float:
     return 1 - (1 - once / total) ** (total / len(texts)) if total else 0.0
 
 
-def tell_newcomers(texts: Sequence[str]) -> str:
-    """A line on characters that labels are too few to show; nothing where they are enough."""
-    share = newcomers(texts)
+def tell_newcomers(texts: Sequence[str], charset: Charset | None = None) -> str:
+    """A line on characters that labels are too few to show; nothing where they are enough. `charset` is what will be
+    read, else what they show."""
+    share, own = newcomers(texts), Charset.of(texts)
     if share < TOLD_FROM:
         return ""
+    letters = "upper" if any(c in UPPER for c in own.characters) else "lower"
+    so = "are not read" if charset in (None, own) else "are read only where the reader to start from reads it"
     return (
-        f"the labels are few: about {share:.0%} of further pictures hold a character that none of them has, and cannot "
-        "be read; if you know which there are, say --charset ('upper+digits', or the characters)"
+        f"the labels are few: about {share:.0%} of further pictures hold a character that none of them has, and {so}; "
+        f"if you know which there are, say --charset, as labels write them ('{letters}+digits', or the characters)"
     )
 
 

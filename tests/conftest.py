@@ -75,13 +75,16 @@ def practice(*words: object) -> Ended:
 
 def kill_at(path: Path, words: list[str]) -> None:
     """Start a command as a process, and kill it as soon as there is a file or folder that it leaves on its way."""
+    assert not path.exists(), "it would be killed before it did anything"
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-    until = time.monotonic() + 240
-    while not path.exists() and time.monotonic() < until and process.poll() is None:
-        time.sleep(0.02)
-    assert process.poll() is None and path.exists(), "it ended, or came to nothing, before it was killed"
-    process.kill()
-    process.wait()
+    try:
+        until = time.monotonic() + 240
+        while not path.exists() and time.monotonic() < until and process.poll() is None:
+            time.sleep(0.02)
+        assert process.poll() is None and path.exists(), "it ended, or came to nothing, before it was killed"
+    finally:
+        process.kill()
+        process.wait()
 
 
 def refusal(ended: Ended) -> str:

@@ -164,6 +164,7 @@ def test_a_method_that_fails_costs_the_others_nothing(drawn: Path) -> None:
         (["--data", "{scheme}", "--test", "{scheme}", "--out", "{new}", "--methods", "none,none"], "none and at least"),
         (["--data", "{scheme}", "--test", "{scheme}", "--out", "{new}", "--methods", "none,splce"], "no method is"),
         (["--data", "{scheme}", "--test", "{scheme}", "--out", "{new}", "--methods", "none,sd"], "sd needs weights"),
+        (["--data", "{scheme}", "--test", "{scheme}", "--out", "{new}", "--charset", "00"], "holds '0' more than once"),
         (
             [
                 "--data",

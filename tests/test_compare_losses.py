@@ -103,6 +103,7 @@ def test_notes_are_held_against_what_came_out(tmp_path: Path) -> None:
         (["--methods", "splice"], "leave --methods out"),
         (["--set", "tail=0.5"], "tail = 0.5"),
         (["--limit", "24", "--set", "tail=100"], "are needed: give more"),
+        (["--charset", "00"], "the charset holds '0' more than once"),
     ],
 )
 def test_a_mistake_is_one_line(folder: Path, tmp_path: Path, words: list[str], line: str) -> None:

@@ -153,6 +153,25 @@ def test_a_pupil_learns_from_pictures_without_labels_too_and_the_run_goes_on(
     assert len(rows) == 2 and np.isfinite([row["loss"] for row in rows]).all()
 
 
+def test_a_pupil_of_few_labels_reads_what_its_teacher_reads(trained: Trained, folder: Path, tmp_path: Path) -> None:
+    few = draw_folder(tmp_path / "few", ["01", "10", "00", "11"] * 3, 5)
+    kept = draw_folder(tmp_path / "kept", ["04", "40", "44"] * 3, 6)
+    words = ("compress", "distill", "--data", few, "--set", f'keep=["{kept}"]', "--set", "start=nothing")
+    for teacher, read in ((trained.run, "does not know '4'"), ("tiny", "014")):
+        ended = recognizer(*words, "--teacher", teacher, "--out", tmp_path / read[:2], "--pictures", 16, *SHORT[2:])
+        if teacher == "tiny":
+            assert ended.status == 0 and "cannot be used" not in ended.err, ended.err
+            assert read_weights(tmp_path / read[:2])[1].charset == read, "no more, of all that text can hold"
+        else:
+            assert read in refusal(ended._replace(err=ended.err.splitlines()[-1]))
+    ended = recognizer(
+        "compress", "distill", "--data", few, "--set", "start=nothing", "--teacher", trained.run, "--unlabelled",
+        folder / "more", "--out", tmp_path / "own", "--pictures", 16, *SHORT[2:],
+    )  # fmt: skip
+    assert ended.status == 0 and read_weights(tmp_path / "own")[1].charset == "0123", ended.err
+    assert {c for s in read_manifest(tmp_path / "own" / "read") for c in s.text} == set("0123")
+
+
 def test_labels_in_another_case_than_the_pictures_are_taught_in_theirs(tmp_path: Path) -> None:
     """Pictures show capitals, labels are lower-case, and the teacher knows both."""
     texts = ["BDGH", "HGDB", "GBHD", "DHBG", "HHBD", "GGDB"] * 5

@@ -159,6 +159,7 @@ def test_the_words_claim_no_more_than_the_trainings_tell() -> None:
         (["--limit", "16", "--set", "sizes=[]"], "16 samples to train on and 24 to read are too few"),
         (["--set", "methods=[]"], "no setting is called 'methods'"),
         (["--target", "1"], "target"),
+        (["--charset", "00"], "the charset holds '0' more than once"),
     ],
 )
 def test_what_cannot_be_forecast_is_refused_in_one_line(

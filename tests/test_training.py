@@ -56,6 +56,7 @@ from recognizer.training.evaluate import evaluate, read_pictures, shown_case
 from recognizer.training.folds import tell_learned
 from recognizer.training.model import SIZES, FixedHead, HeadName, Network
 from recognizer.training.pseudo import LIKELY, labelled_by, surely, train_with_unlabelled, without_labels
+from recognizer.training.teach import Teachers
 from recognizer.training.train import (
     Average,
     Data,
@@ -296,9 +297,24 @@ def test_a_reader_that_pictures_taught_keeps_its_characters_in_the_case_of_the_l
     tmp_path: Path, labels: list[str], known: str, expected: str
 ) -> None:
     path = saved(tmp_path / "own.safetensors", known)
-    assert charset_of(labels, path).characters == expected
-    assert charset_of(labels, path, "digits").characters == "0123456789"
-    assert charset_of(labels, None) == charset_of(labels, DEFAULT) == Charset.of(labels)
+    assert charset_of(labels, [path]).characters == expected
+    assert charset_of(labels, [path], "digits").characters == "0123456789"
+    assert charset_of(labels, []) == charset_of(labels, [DEFAULT]) == charset_of(labels, [path, DEFAULT])
+    assert charset_of(labels, []) == Charset.of(labels)
+
+
+def test_what_all_teachers_read_is_kept_and_rows_are_found_in_either_case(tmp_path: Path) -> None:
+    paths = [saved(tmp_path / "one.safetensors", "012AbC"), saved(tmp_path / "two.safetensors", "0aBcX")]
+    assert charset_of(["1a"], paths).characters == "01abc"
+    network = Network("tiny", ("conv",), 6)
+    assert "5 of 5 characters were known to it, 2 of them in the other case" in start_from(
+        network, paths[0], Charset("01abc")
+    )
+    old = read_weights(paths[0])[0]["heads.conv.classify.weight"]
+    assert torch.equal(network.heads.conv.classify.weight[3:], old[[4, 5, 6]])  # type: ignore[union-attr]
+    charset = Charset("0abc")
+    taught = Teachers(list(map(str, paths)), charset, [{}, {}], torch.device("cpu"))(torch.randn(1, 1, 32, 64))
+    assert taught.shape[-1] == charset.classes
 
 
 def test_few_labels_do_not_take_characters_from_the_reader_they_start_from(
@@ -309,6 +325,14 @@ def test_few_labels_do_not_take_characters_from_the_reader_they_start_from(
     train(asked.model_copy(update={"pictures": 16, "validations": 1}), tmp_path / "run")
     assert read_weights(tmp_path / "run")[1].charset == "0123XY"
     assert "6 characters, XY in no label" in capsys.readouterr().err
+    (tmp_path / "run" / "scores.json").unlink()  # it goes on with its characters, though its start has others by now
+    saved(start, "0123Z", "tiny")
+    for left in ({"charset": "0123XY"}, {}):
+        facts = json.loads((tmp_path / "run" / "run.json").read_text())
+        assert facts.pop("charset") == "0123XY"
+        (tmp_path / "run" / "run.json").write_text(json.dumps(facts | left))
+        train(resumed_settings(tmp_path / "run"), tmp_path / "run", resume=True)
+        assert read_weights(tmp_path / "run")[1].charset == "0123XY"
 
 
 def test_labels_too_few_for_their_characters_are_told_where_none_were_asked_for(
@@ -1170,6 +1194,9 @@ def test_what_is_taken_for_labels_has_a_share_of_each_character() -> None:
     assert surely(mixed, np.where(has, 0.4, likely), 0.9)[has].sum() == 0, "but none that is likelier to be wrong"
     assert not surely(texts, [0.5] * 400, 0.9).any() and surely(texts, [0.1] * 400, 0).all()
     assert surely([], [], 0.9).shape == (0,)
+    unshown = surely(mixed, likely, 0.9, "abcde")  # no label shows an m: those that are read may be nothing
+    assert not unshown[has].any() and (unshown[~has] == sure[~has]).all()
+    assert surely(mixed, np.where(has, 0.95, likely), 0.9, "abcde")[has].all()
 
 
 def test_nothing_sure_ends_after_the_labels_alone(trained: Trained, drawn: Path, tmp_path: Path) -> None:

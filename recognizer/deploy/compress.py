@@ -17,20 +17,19 @@ from typing import Any
 
 from torch import Tensor
 
-from recognizer.charset import Charset
 from recognizer.decode import Constraint
 from recognizer.deploy.export import export
 from recognizer.errors import Stopped, UserError
 from recognizer.progress import Alone, say
 from recognizer.reader import Reader
 from recognizer.readings import Scores
-from recognizer.samples import Manifest, merge, read_manifest
 from recognizer.training.batches import Pictures
 from recognizer.training.checkpoint import (
     build,
     charset_of,
     find_weights,
     last_state,
+    names_in,
     read_weights,
     save_weights,
     widths_of,
@@ -48,8 +47,8 @@ BEFORE = {"asked.json", "pruned.safetensors", "read", "read.tmp", "training"}  #
 
 def distill(settings: TrainSettings, unlabelled: Sequence[Path], out: Path) -> Scores:
     """Train a pupil as `settings` say, which name its teachers, into `out`. Pictures without labels are taught under
-    what the first teacher reads in them. It reads the characters of the labels, and others that all teachers read and
-    were taught by pictures.
+    what the first teacher reads in them. It reads the characters of the labels, and others that all teachers read whom
+    pictures taught.
 
     Raises:
         UserError: nothing to teach, or as `train`.
@@ -59,18 +58,10 @@ def distill(settings: TrainSettings, unlabelled: Sequence[Path], out: Path) -> S
         raise UserError("say who teaches: --teacher WEIGHTS")
     frame_of_teachers(settings.teacher)
     _open(out, {"unlabelled": list(map(str, unlabelled))}, settings)
-    labelled = merge([read_manifest(p, settings.label_pattern) for p in settings.data])
-    if settings.limit:
-        labelled = labelled.first(settings.limit)
-    held = read_manifest(settings.validation, settings.label_pattern) if settings.validation else Manifest(())
-    if texts := [s.text for s in (*labelled, *held)]:
-        taught = [charset_of(texts, Path(teacher), settings.charset) for teacher in settings.teacher]
-        known = "".join(c for c in taught[0].characters if all(c in own for own in taught))
-        settings = settings.model_copy(update={"charset": known})
     if unlabelled:
         read = out / "read"
         if not read.exists():
-            _label(settings, labelled, unlabelled, read)
+            _label(settings, unlabelled, read)
         settings = settings.model_copy(update={"with_synthetic": (*settings.with_synthetic, str(read))})
     return _trained(settings, out)
 
@@ -163,18 +154,19 @@ def _trained(settings: TrainSettings, out: Path) -> Scores:
     return scores
 
 
-def _label(settings: TrainSettings, labelled: Manifest, folders: Sequence[Path], out: Path) -> None:
+def _label(settings: TrainSettings, folders: Sequence[Path], out: Path) -> None:
     """Write the pictures of some folders under what the first teacher reads in them, in the characters and the case of
     the labels."""
-    files = without_labels(folders, labelled_by(settings), Alone())
+    labelled = labelled_by(settings)
+    files = without_labels(folders, labelled, Alone())
     teacher = Path(settings.teacher[0])
-    charset = Charset(settings.charset or "")
-    opened = Pictures(labelled.samples[:512], charset, read_weights(teacher)[1].frame, settings.max_pixels)
+    charset = charset_of((s.text for s in labelled), [Path(t) for t in settings.teacher], settings.charset)
+    opened = Pictures(labelled[:512], charset, read_weights(teacher)[1].frame, settings.max_pixels)
     case = shown_case(teacher, opened)
     with tempfile.TemporaryDirectory() as folder:
         onnx, _ = export(teacher, Path(folder) / "teacher.onnx")
         reader = Reader(onnx, max_pixels=settings.max_pixels)
-    names = {case.get(c, c): c for c in charset.characters}
+    names = dict(zip(names_in(reader.charset, charset.characters, case), charset.characters, strict=True))
     known = "".join(name for name in names if name in reader.charset)
     tmp = out.with_name("read.tmp")
     shutil.rmtree(tmp, ignore_errors=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -196,10 +196,10 @@ def find_start(start: str, size: str | None) -> tuple[Path | None, str]:
     return Path(start), found
 
 
-def charset_of(texts: Iterable[str], start: Path | None, asked: str | None = None) -> Charset:
-    """The characters to read: those that were asked for, else those of some labels and, where a reader to start from
-    was taught by pictures, those that it reads besides: few labels show few of them. One that a stream taught, as the
-    shipped ones, reads all there are, and leaves it to the labels.
+def charset_of(texts: Iterable[str], readers: Sequence[Path], asked: str | None = None) -> Charset:
+    """The characters to read: those that were asked for, else those of some labels and, where pictures taught the
+    reader to start from, or all that teach, those that they read besides: few labels show few of them. One that a
+    stream taught, as the shipped ones, reads all there are, and leaves it to the labels.
 
     Labels of one case stand for letters of either: a reader of ABC that is told `ab` goes on with `abc`.
 
@@ -209,16 +209,23 @@ def charset_of(texts: Iterable[str], start: Path | None, asked: str | None = Non
     if asked:
         return Charset.named(asked)
     own = Charset.of(texts)
-    if start is None:
-        return own
-    description = read_weights(start)[1]
-    if description.settings.get("stream"):
-        return own
-    known, letters = description.charset, [c for c in own.characters if c.lower() != c.upper()]
-    for one_case in (str.lower, str.upper):
-        if letters and all(c == one_case(c) for c in letters):
-            known = "".join(swapped if len(swapped := one_case(c)) == 1 else c for c in known)  # ß has no capital
-    return Charset.of([own.characters, known])
+    letters = [c for c in own.characters if c.lower() != c.upper()]
+    besides: list[set[str]] = []
+    for path in readers:
+        description = read_weights(path)[1]
+        known = "" if description.settings.get("stream") else description.charset
+        for one_case in (str.lower, str.upper):
+            if letters and all(c == one_case(c) for c in letters):
+                known = "".join(swapped if len(swapped := one_case(c)) == 1 else c for c in known)  # ß has no capital
+        besides.append(set(known))
+    return Charset.of([own.characters, *(set.intersection(*besides) if besides else ())])
+
+
+def names_in(known: Container[str], characters: Iterable[str], known_as: Mapping[str, str]) -> list[str]:
+    """What a reader that has the characters `known` calls others: what they are `known_as` to it, else themselves, or
+    in the other case where it has them in that alone."""
+    names = [known_as.get(c, c) for c in characters]
+    return [swapped if name not in known and (swapped := name.swapcase()) in known else name for name in names]
 
 
 def with_a_mean(start: str, size: str | None, head: HeadName) -> bool:
@@ -244,7 +251,7 @@ def start_from(network: Network, path: Path, charset: Charset, known_as: Mapping
     state, description = read_weights(path)
     build(state, description)
     old = {c: i for i, c in enumerate(description.charset, 1)}
-    names = [(known_as or {}).get(c, c) for c in charset.characters]
+    names = names_in(old, charset.characters, known_as or {})
     shared = [(old[name], i) for i, name in enumerate(names, 1) if name in old]
     rows = torch.tensor([(0, 0), *shared])
     own = network.state_dict()

@@ -56,7 +56,9 @@ def train_with_unlabelled(settings: TrainSettings, out: Path, resume: bool = Fal
         if process.is_main_process and not pseudo.exists():
             export(out / f"round-{number - 1}")
             reader = Reader(out / f"round-{number - 1}", max_pixels=settings.max_pixels)
-            kept = take_surest(reader, files, settings.unlabelled_confidence, pseudo, lengths_of(labelled))
+            shown = set().union(*(s.text for s in labelled))
+            least, lengths = settings.unlabelled_confidence, lengths_of(labelled)
+            kept = take_surest(reader, files, least, pseudo, lengths, shown=shown)
             say(process, f"round {number}: {kept} of {len(files)} unlabelled pictures are read surely enough")
         process.wait_for_everyone()
         if not any(pseudo.iterdir()):
@@ -118,14 +120,15 @@ def read_files(
 def take_surest(
     reader: Reader, files: Sequence[Path], least: float, out: Path, lengths: Container[int] | None = None,
     constraint: Constraint | None = None, known_as: Mapping[str, str] = MappingProxyType({}),
+    shown: Container[str] | None = None,
 ) -> int:  # fmt: skip
     """Write the pictures in which something is read surely as a labelled folder; gives their number. `lengths` are
-    those that a reading may have, and `known_as` says what to call a character that is read."""
+    those that a reading may have, `known_as` says what to call a character that is read, and `shown` is `surely`'s."""
     every = read_files(reader, files, constraint, PartialState())
     if broken := len(files) - len(every):
         say(PartialState(), f"{broken} of {len(files)} unlabelled pictures cannot be opened, and are left out")
     found = [(f, r) for f, r in every.items() if r.text and (lengths is None or len(r.text) in lengths)]
-    sure = np.flatnonzero(surely([r.text for _, r in found], [r.confidence for _, r in found], least)).tolist()
+    sure = np.flatnonzero(surely([r.text for _, r in found], [r.confidence for _, r in found], least, shown)).tolist()
     with FolderWriter(out) as writer:
         for kept, (file, reading) in enumerate(found[i] for i in sure):
             text = "".join(known_as.get(c, c) for c in reading.text)
@@ -142,13 +145,17 @@ def lengths_of(samples: Sequence[Sample]) -> range:
     return range(min(lengths, default=0), max(lengths, default=0) + 1)
 
 
-def surely(texts: Sequence[str], likely: ArrayLike, least: float) -> NDArray[np.bool_]:
+def surely(
+    texts: Sequence[str], likely: ArrayLike, least: float, shown: Container[str] | None = None
+) -> NDArray[np.bool_]:
     """Which readings are taken for labels: those that are likely by `least`, and of each character the likeliest, until
     as large a share of its readings is taken as of all, if they are likely by `LIKELY`.
 
     Args:
         texts: n readings that are not empty.
         likely: n probabilities of them.
+        shown: the characters that are known to be there, as in labels: of one that is not there the likeliest reading
+            is wrong, so that of others none is taken which is less likely than `least`. All, unless told.
     """
     of = np.asarray(likely, float)
     share = float(np.mean(of >= least)) if len(of) else 0.0
@@ -157,4 +164,5 @@ def surely(texts: Sequence[str], likely: ArrayLike, least: float) -> NDArray[np.
         own = sorted((p for text, p in zip(texts, of, strict=True) if c in text), reverse=True)
         wanted = int(share * len(own))
         least_of[c] = min(least, max(LIKELY, own[wanted - 1])) if wanted else least
-    return of >= [min(least_of[c] for c in text) for text in texts]
+    known = [shown is None or all(c in shown for c in text) for text in texts]
+    return of >= [min(least_of[c] for c in text) if own else least for text, own in zip(texts, known, strict=True)]

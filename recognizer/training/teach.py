@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from recognizer.charset import Charset
 from recognizer.errors import UserError
 from recognizer.images import Frame
-from recognizer.training.checkpoint import build, read_weights
+from recognizer.training.checkpoint import build, names_in, read_weights
 
 
 def frame_of_teachers(teachers: Sequence[str]) -> Frame:
@@ -45,7 +45,7 @@ class Teachers:
         for teacher, known in zip(teachers, known_as, strict=True):
             state, description = read_weights(Path(teacher))
             own = Charset(description.charset)
-            names = [known.get(c, c) for c in charset.characters]
+            names = names_in(own, charset.characters, known)
             if description.head == "fixed":
                 raise UserError(f"{teacher} has a fixed head, which has no frames to teach")
             if unknown := "".join(n for n in names if n not in own):

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
@@ -251,7 +251,8 @@ def train(settings: TrainSettings, out: Path, resume: bool = False) -> Scores:
     settings = settings.model_copy(update={"size": size})  # which a resumed run takes, whatever is the default by then
     accelerator = make_accelerator(settings, out)
     set_seed(settings.seed)
-    data = read_data(settings, accelerator)
+    before = characters_of(out) if resume and settings.charset is None else settings.charset
+    data = read_data(settings.model_copy(update={"charset": before}), accelerator)
     if accelerator.is_main_process:
         open_run(settings, out, data, resume)
     accelerator.wait_for_everyone()
@@ -539,7 +540,8 @@ def read_data(settings: TrainSettings, accelerator: Accelerator) -> Data:
         raise UserError(f"{' '.join(settings.data)}: no sample is left to train on")
     longest = max(settings.frame.longest, *map(len, (*labels, *(s.text for s in made))))
     start, size = checkpoint.find_start(settings.start, settings.size)
-    charset = checkpoint.charset_of(labels, start, settings.charset)
+    teachers = [Path(teacher) for teacher in settings.teacher]
+    charset = checkpoint.charset_of(labels, teachers or ([start] if start else []), settings.charset)
     if settings.head == "fixed" and start is not None:
         longest = max(longest, checkpoint.positions_of(checkpoint.read_weights(start)[0]))
     if settings.head == "fixed" and longest > (most := checkpoint.MOST_POSITIONS):
@@ -576,8 +578,8 @@ def read_data(settings: TrainSettings, accelerator: Accelerator) -> Data:
     tell_leaks(validation.samples, learned, "validate on", accelerator, math.inf)
     count = [len(part) for part in parts]
     what = f"{count[0]} real and {count[1]} made samples" + (f" and {count[2]} kept ones" if count[2] else "")
-    if settings.charset is None and charset == Charset.of(labels):
-        say(accelerator, tell_newcomers(labels))
+    if settings.charset is None:
+        say(accelerator, tell_newcomers(labels, charset))
     unseen = "".join(sorted(set(charset.characters).difference(*labels, *(s.text for s in made))))
     say(
         accelerator,
@@ -645,7 +647,18 @@ def open_run(settings: TrainSettings, out: Path, data: Data, resume: bool) -> No
     (out / "settings.toml").write_text(to_toml(settings), encoding="utf-8")
     rows = [json.dumps({"file_name": p.name, "reason": p.kind, "detail": p.detail}) + "\n" for p in data.problems]
     (out / "problems.jsonl").write_text("".join(rows), encoding="utf-8")
-    (out / "run.json").write_text(json.dumps(provenance() | {"data_sha256": data.hash}, indent=2) + "\n")
+    read = {"data_sha256": data.hash, "charset": data.charset.characters}
+    (out / "run.json").write_text(json.dumps(provenance() | read, indent=2) + "\n")
+
+
+def characters_of(out: Path) -> str | None:
+    """The characters that a run to go on with reads, whatever its labels and its start tell by then; None where nothing
+    says so."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        return str(json.loads((out / "run.json").read_text())["charset"])
+    with suppress(UserError):  # a run from before that was kept
+        return checkpoint.read_weights(out)[1].charset
+    return None
 
 
 def provenance() -> dict[str, Any]:
