@@ -258,8 +258,7 @@ def resumed_settings(cls: type[S], out: Path, what: str) -> S:
 
 
 def charset_for(settings: DataSettings, samples: Sequence[Sample]) -> Charset:
-    """The characters that a run's readers read: `checkpoint.charset_of`, which says where labels are too few to show
-    all; something where neither tells.
+    """The characters that a run's readers read: `checkpoint.charset_of`; something where nothing tells.
 
     Raises:
         UserError: an empty charset, or no weights.
@@ -268,10 +267,7 @@ def charset_for(settings: DataSettings, samples: Sequence[Sample]) -> Charset:
     texts = [s.text for s in samples]
     if not texts and settings.charset is None:
         return Charset("0")
-    charset = charset_of(texts, [start] if start else [], settings.charset)
-    if settings.charset is None:
-        say(Alone(), tell_newcomers(texts, charset))
-    return charset
+    return charset_of(texts, [start] if start else [], settings.charset)
 
 
 def prepare(settings: RunSettings, out: Path, ledger: Ledger) -> Run:
@@ -309,6 +305,8 @@ def prepare(settings: RunSettings, out: Path, ledger: Ledger) -> Run:
             "validation": tell_leaks(parts[1], parts[0], "validate on", Alone()),
         }
         tell_learned(settings.start, [*parts[0], *parts[1], *test.samples])
+        if settings.charset is None:
+            say(Alone(), tell_newcomers([s.text for part in parts for s in part], charset))
         loose = []
         if settings.unlabelled:
             loose = without_labels(settings.unlabelled, [*whole, *held, *test], Alone())
