@@ -101,9 +101,10 @@ def newcomers(texts: Sequence[str]) -> float:
 def tell_newcomers(texts: Sequence[str], charset: Charset | None = None) -> str:
     """A line on characters that labels are too few to show; nothing where they are enough. `charset` is what will be
     read, else what they show."""
-    share, own = newcomers(texts), Charset.of(texts)
+    share = newcomers(texts)
     if share < TOLD_FROM:
         return ""
+    own = Charset.of(texts)
     letters = "upper" if any(c in UPPER for c in own.characters) else "lower"
     so = "are not read" if charset in (None, own) else "are read only where the reader to start from reads it"
     return (

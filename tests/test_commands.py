@@ -610,6 +610,11 @@ def test_check_lists_what_cannot_be_used(drawn: Path, tmp_path: Path) -> None:
     ended = recognizer("check", data, "--charset", "01")
     assert ended.status == 2 and ended.err == f"error: {data}: no sample is left\n"
     assert "'77' holds '7'" in ended.out
+    for number in (2, 3):
+        (data / f"00{number}.png").write_bytes(b"no picture")
+    ended = recognizer("check", data)
+    assert ended.status == 2 and ended.err == f"error: {data}: no sample is left\n"
+    assert "4 of 4 samples cannot be used" in ended.out
 
 
 @pytest.mark.parametrize("words", [["--height", "0"], ["--height", "5000"], ["--max-pixels", "-1"]])

@@ -987,7 +987,7 @@ def test_new_characters_are_foretold(labels: int, falling: float) -> None:
 
 
 def test_labels_that_are_too_few_for_their_characters_are_told() -> None:
-    assert newcomers([]) == 0 and tell_newcomers(["1212", "1221"]) == ""
+    assert newcomers([]) == 0 and tell_newcomers([]) == tell_newcomers(["1212", "1221"]) == ""
     assert newcomers(["1213"]) == 1 - 0.5**4
     assert "about 94% of further pictures" in tell_newcomers(["1213"])
 
