@@ -46,6 +46,7 @@ from recognizer.training.checkpoint import (
     charset_of,
     find_start,
     last_state,
+    names_in,
     positions_of,
     read_weights,
     save_weights,
@@ -312,6 +313,7 @@ def test_what_all_teachers_read_is_kept_and_rows_are_found_in_either_case(tmp_pa
     )
     old = read_weights(paths[0])[0]["heads.conv.classify.weight"]
     assert torch.equal(network.heads.conv.classify.weight[3:], old[[4, 5, 6]])  # type: ignore[union-attr]
+    assert names_in("012AbC", "1Aab", {}) == ["1", "A", "a", "b"], "one of two letters is not called as the other"
     charset = Charset("0abc")
     taught = Teachers(list(map(str, paths)), charset, [{}, {}], torch.device("cpu"))(torch.randn(1, 1, 32, 64))
     assert taught.shape[-1] == charset.classes

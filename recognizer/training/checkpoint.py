@@ -223,9 +223,10 @@ def charset_of(texts: Iterable[str], readers: Sequence[Path], asked: str | None 
 
 def names_in(known: Container[str], characters: Iterable[str], known_as: Mapping[str, str]) -> list[str]:
     """What a reader that has the characters `known` calls others: what they are `known_as` to it, else themselves, or
-    in the other case where it has them in that alone."""
+    in the other case where it has them in that alone, and none of the others is called so."""
     names = [known_as.get(c, c) for c in characters]
-    return [swapped if name not in known and (swapped := name.swapcase()) in known else name for name in names]
+    free = [c.swapcase() if c.swapcase() in known and c.swapcase() not in names else c for c in names]
+    return [name if name in known else other for name, other in zip(names, free, strict=True)]
 
 
 def with_a_mean(start: str, size: str | None, head: HeadName) -> bool:
