@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import draw_folder, random_labels, recognizer, refusal
+from conftest import Trained, draw_folder, random_labels, recognizer, refusal
 from PIL import Image
 
 from recognizer.data.audit import Doubt, doubts, oddities
@@ -21,6 +21,7 @@ from recognizer.data.label import read_doubts
 from recognizer.errors import UserError
 from recognizer.readings import Reading
 from recognizer.samples import Sample, read_manifest
+from recognizer.training.checkpoint import read_weights
 from recognizer.training.folds import left_out
 
 
@@ -145,6 +146,15 @@ def test_wrong_labels_come_first_in_the_list_and_nothing_is_changed(
     assert "lies among the pictures" in refusal(recognizer("audit-labels", data, "--out", data / "audit"))
     again = recognizer(*words, "--from", "nothing")
     assert again.status == 2 and "was trained with other settings: name a new folder" in again.err
+
+
+def test_a_reader_of_ones_own_may_suggest_a_character_that_no_label_shows(trained: Trained, tmp_path: Path) -> None:
+    data = draw_folder(tmp_path / "data", random_labels(30, 9, "012"), 9)
+    words = ["--out", tmp_path / "audit", "--folds", 3, "--pictures", 32, "--jobs", 1, "--from", trained.run]
+    ended = recognizer("audit-labels", data, *words)
+    assert ended.status == 0, ended.err
+    readers = list((tmp_path / "audit/folds").rglob("weights.safetensors"))
+    assert [read_weights(path)[1].charset for path in readers] == ["0123"] * 3
 
 
 def descendants(pid: int) -> set[int]:

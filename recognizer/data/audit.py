@@ -12,13 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from recognizer.charset import Charset
 from recognizer.data.copies import near_pairs
 from recognizer.errors import UserError
 from recognizer.readings import Reading, label_margin
 from recognizer.samples import Manifest, Problem, Sample
 from recognizer.settings import make
-from recognizer.training.checkpoint import find_start
+from recognizer.training.checkpoint import charset_of, find_start
 from recognizer.training.folds import folds_of, read_folds, train_folds
 from recognizer.training.train import TrainSettings
 
@@ -60,12 +59,12 @@ def audit(
     Each of `folds` readers learns all parts but `APART`, from `start`; so each label is told by two readers of its own.
 
     Raises:
-        UserError: too few samples for the folds.
+        UserError: too few samples for the folds, or no reader at `start`.
     """
     if not len(data):
         raise UserError(f"{data.source}: no sample is left")
-    charset = Charset.of(data.texts).characters
-    size = find_start(start, None)[1]  # as a training writes it down: so its readers are known again
+    path, size = find_start(start, None)  # as a training writes it down: so its readers are known again
+    charset = charset_of(data.texts, [path] if path else []).characters
     asked = make(TrainSettings, {"start": start, "size": size, "charset": charset, "seed": seed}, "audit")
     seen = pictures or max(PASSES * len(data), 10_000)
     parts = folds_of(data.samples, folds, seed)
