@@ -23,7 +23,7 @@ from pipelines.run import (
     prepare,
 )
 from recognizer.charset import Charset
-from recognizer.errors import UserError
+from recognizer.errors import MachineError, UserError
 from recognizer.images import MAX_PIXELS
 from recognizer.progress import Alone, say
 from recognizer.samples import Sample, problem_table, read_manifest
@@ -72,6 +72,8 @@ def compare(settings: CompareSettings, out: Path) -> Ledger:
                 wanted = max(1, round(settings.made * len(run.train)))
                 try:
                     arms.make(name, {name: wanted}, judges, arms.training(NONE, 0).out)
+                except MachineError:
+                    raise
                 except UserError as error:  # one method must not cost the others their hours
                     failed[name] = str(error)
                     say(Alone(), f"{name} is left out: {error}")

@@ -56,6 +56,11 @@ def see_judged(run: Path, baseline: Entry) -> None:
         raise UserError(f"{run} was begun by an earlier version, which judged its rounds otherwise: name a new folder")
 
 
+def enough(mined: Entry) -> bool:
+    """Whether a round, by what the ledger says of its mining, found or made enough to be practised on."""
+    return bool(mined.get("enough", mined["kept"]))  # without a word of it in a ledger of before
+
+
 def locked(run: Path) -> AbstractContextManager[None]:
     """Hold a run for this process alone.
 

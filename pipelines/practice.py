@@ -39,7 +39,7 @@ from augment.methods import load_class
 from augment.mining import by_look, mine, plan, write_mined
 from augment.synthesize import answered_by
 from pipelines.arms import NONE, Arms, difference_rows, difference_table
-from pipelines.ledger import Entry, Ledger, locked, see_judged
+from pipelines.ledger import Entry, Ledger, enough, locked, see_judged
 from pipelines.portfolio import PARTS, UNLABELLED, Earned, earned, nats, shared, weighed
 from pipelines.run import (
     NEVER,
@@ -58,8 +58,9 @@ from pipelines.run import (
     write_trusted,
 )
 from pipelines.unlabelled import relabelled, take
+from recognizer.charset import Charset
 from recognizer.deploy.export import export
-from recognizer.errors import UserError
+from recognizer.errors import MachineError, UserError
 from recognizer.progress import Alone, say, spell
 from recognizer.readings import BEYOND_CHANCE, Reading, mcnemar
 from recognizer.samples import Manifest, Sample, content_hash, read_manifest, write_folder
@@ -72,6 +73,7 @@ PRACTISED = "practised"  # the arm with the pictures that practice made
 AGAIN = 1_000_000  # added to a seed
 ALONE = ("alone", "alone again")  # trials without made pictures, of two seeds
 FEW = 6  # of fewer pairs McNemar's exact test says that all differ by chance (p .0625 of 5)
+LITTLE = 0.02  # of what is practised on already: a round that finds or makes no more is not worth its trainings
 NOTHING_MADE: dict[str, Any] = {"asked": 0, "kept": 0, "refused": {}, "read_right": 0.0, "seconds": 0.0}
 NOTHING_KEPT = Earned(-1.0, 1e-9)  # what a method earned of whose pictures none was kept
 
@@ -114,7 +116,7 @@ def practice(settings: PracticeSettings, out: Path) -> Ledger:
         best = control = begun_with(run)
         for number in range(1, settings.rounds + 1):
             practise_round(run, settings, number, best, control)
-            if not ledger[f"round {number} mine"]["kept"]:
+            if not enough(ledger[f"round {number} mine"]):
                 break
             control = out / f"round-{number}" / "control"
             if not ledger[f"round {number}"]["goes_on"]:
@@ -181,14 +183,17 @@ def lasting(trainings: Sequence[float], jobs: int) -> float:
 
 
 def practise_round(run: Run, settings: PracticeSettings, number: int, best: Path, control: Path) -> None:
-    """One round; afterwards the ledger holds it, and whether practice goes on."""
+    """One round; afterwards the ledger holds it, and whether practice goes on. One that finds hardly more than is
+    practised on already is not worth its trainings, and is the last."""
     step, folder = f"round {number}", run.out / f"round-{number}"
     if step in run.ledger:
         return
     if f"{step} mine" not in run.ledger:
         mine_and_make(run, settings, number, folder, best)
-    if not run.ledger[f"{step} mine"]["kept"]:
-        say(Alone(), f"round {number}: nothing more to practise on is found or made: practice ends")
+    if not enough(run.ledger[f"{step} mine"]):
+        kept = run.ledger[f"{step} mine"]["kept"]
+        more = f"hardly more ({kept} pictures)" if kept else "nothing more"
+        say(Alone(), f"round {number}: {more} to practise on is found or made: practice ends")
         return
     began, kept = time.monotonic(), practised_on(run, number)
     data = run.out / "data" / "train"
@@ -221,16 +226,17 @@ def practise_round(run: Run, settings: PracticeSettings, number: int, best: Path
         say(Alone(), f"round {number} earned nothing over its control: practice ends")
 
 
-def practised_on(run: Run, number: int) -> list[str]:
+def practised_on(run: Run, number: int, last: int | None = None) -> list[str]:
     """The folders of made pictures that a round practises on: its own and those of the rounds before, less what came of
-    labels that are likely wrong by now."""
-    doubted, folders = set(run.ledger[f"round {number} mine"]["set_aside"]), []
+    labels that are likely wrong by then, or by a `last` round that was mined."""
+    last = last or number
+    doubted, folders = set(run.ledger[f"round {last} mine"]["set_aside"]), []
     for n in range(1, number + 1):
         folder = run.out / f"round-{n}" / "kept"
         made = read_manifest(folder).samples
         trusted = [s for s in made if not came_of(s) & doubted]
         if len(trusted) < len(made):
-            folder = run.out / f"round-{number}" / f"kept-{n}"
+            folder = run.out / f"round-{last}" / f"kept-{n}"
             if trusted and not folder.exists():
                 write_folder(trusted, folder)
         if trusted:
@@ -376,7 +382,8 @@ def mine_and_make(run: Run, settings: PracticeSettings, number: int, folder: Pat
         say(Alone(), f"round {number}: {misread} of {len(samples)} misread out of fold, {nearly} nearly{suspects}")
 
     several, parts = len(names) > 1, [f"{step} {part}" for part in PARTS]
-    even = shared(round(count * settings.even) if several else count, dict.fromkeys(names, 1.0))
+    first = max(len(names), round(count * settings.even)) if several else count  # one of each method at least
+    even = shared(first, dict.fromkeys(names, 1.0))
     make_part(run, settings, parts[0], folder / PARTS[0], even, plans, best, judges)
     weights = dict.fromkeys(names, 1.0)
     if several:
@@ -388,13 +395,14 @@ def mine_and_make(run: Run, settings: PracticeSettings, number: int, folder: Pat
     shutil.rmtree(folder / "kept", ignore_errors=True)  # of a run that was killed before it could say so
     if kept:
         write_folder(kept, folder / "kept")
+    practised = sum(run.ledger[f"round {n} mine"]["kept"] for n in range(1, number))
     run.ledger.record(
         f"{step} mine", read=len(samples), misread=misread, near=nearly, suspects=len(mined.suspects),
         set_aside=[h.sample.name for h in mined.suspects], looks=by_look(mined),
         out_of_fold=scores_of(samples, readings).to_dict(), kinds=mined.kinds,
         methods={name: together([run.ledger[part]["methods"][name] for part in parts if part in run.ledger])
                  for name in names},
-        weights=weights, kept=len(kept), seconds=time.monotonic() - began,
+        weights=weights, kept=len(kept), enough=len(kept) > LITTLE * practised, seconds=time.monotonic() - began,
     )  # fmt: skip
 
 
@@ -435,6 +443,8 @@ def make_part(
                 methods[name] = NOTHING_MADE
                 continue
             judged, methods[name] = make_and_judge(run, name, own, asked, folder / "made", judges)
+        except MachineError:
+            raise
         except UserError as error:  # one method must not cost a run the others
             told = f"its settings are given as --set method.{name}.NAME=VALUE"
             say(Alone(), f"  {name}: {error}; practice goes on without it ({told})")
@@ -590,8 +600,10 @@ def read_test(run: Run) -> None:
     rows = [{"file_name": s.name, "text": s.text, **{k: own[s.name].text for k, own in found.items()}} for s in usable]
     scores = {role: scores_of(usable, [own[s.name] for s in usable]) for role, own in found.items()}
     right = {role: [own[s.name].text == s.text for s in usable] for role, own in found.items()}
+    charset = Charset(run.ledger["prepare"]["charset"])
     run.ledger.record(
-        "test", set_aside=len(samples) - len(usable), readings=rows,
+        "test", set_aside=len(samples) - len(usable), unknown=sum(bool(charset.missing(s.text)) for s in samples),
+        readings=rows,
         **{role: own.to_dict() for role, own in scores.items()},
         p_before=mcnemar(right["before"], right["after"]), p_control=mcnemar(right["control"], right["after"]),
         seconds=time.monotonic() - began,
@@ -599,9 +611,11 @@ def read_test(run: Run) -> None:
 
 
 def taught(run: Run, settings: PracticeSettings) -> list[str]:
-    """The folders of what the best pupil that beat its control practised on; where none did, the first."""
+    """The folders of what the best pupil that beat its control practised on, where none did the first, less what came
+    of labels that are likely wrong by the last round."""
     best = winners(run, settings)
-    return practised_on(run, number_of(best[0]) if best else 1)
+    last = max(n for n in range(1, settings.rounds + 1) if f"round {n} mine" in run.ledger)
+    return practised_on(run, number_of(best[0]) if best else 1, last)
 
 
 def arms_of(run: Run, settings: PracticeSettings) -> Arms:
@@ -633,6 +647,8 @@ def train_controls(run: Run, settings: PracticeSettings) -> None:
             best = begun_with(run) if number == 1 else run.out / f"round-{number - 1}" / "pupil"
             try:
                 arms.make(name, wanted[name], judges, best)
+            except MachineError:
+                raise
             except UserError as error:  # one control must not cost a run the others
                 say(Alone(), f"{name} is left out: {error}")
                 failed.add(name)

@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from augment.fidelity import REFUSALS
-from pipelines.ledger import Entry, see_judged
+from pipelines.ledger import Entry, enough, see_judged
 from pipelines.portfolio import PARTS, UNLABELLED
 from recognizer.data.pages import Piece, Tile, embedded, percent, pieces_of, read_pieces, templates, tile_of, write_page
 from recognizer.errors import UserError
@@ -96,7 +96,7 @@ class PracticeRun:
         planned = ["prepare", "baseline"]
         for n in range(1, self.settings["rounds"] + 1):
             planned += [f"round {n} mine"]
-            if not self.steps.get(f"round {n} mine", {"kept": 1})["kept"]:
+            if not enough(self.steps.get(f"round {n} mine", {"kept": 1})):
                 break
             planned += [f"round {n}"]
             if not self.steps.get(f"round {n}", {"goes_on": True})["goes_on"]:
@@ -231,6 +231,16 @@ def print_status(run: Path) -> None:
         print(f"training {last}")
 
 
+def told_aside(test: Mapping[str, Any]) -> str:
+    """What became of test pictures that count nowhere, and what the figure would be if those counted whose characters
+    are unknown to the readers."""
+    told = f"{test['set_aside']:,} test pictures could not be used by all readers, and count nowhere"
+    if unknown := test.get("unknown", 0):
+        whole = test["after"]["exact"] * test["after"]["n"] / (test["after"]["n"] + unknown)
+        told += f"; {unknown:,} hold characters that no label shows: with these as misread, after is {percent(whole)}"
+    return told + "."
+
+
 def print_summary(run: Path) -> None:
     """Print a practice run's scores, rounds and next step on standard output.
 
@@ -251,8 +261,7 @@ def print_summary(run: Path) -> None:
         console.print(table)
     if test := found.steps.get("test"):
         if test["set_aside"]:
-            told = f"{test['set_aside']} test pictures could not be used by all readers, and count nowhere"
-            console.print(told, soft_wrap=True)
+            console.print(told_aside(test), soft_wrap=True)
         line = f"McNemar: after against before p {p_value(test['p_before'])}, against control p "
         console.print(line + p_value(test["p_control"]), soft_wrap=True)
     if controls := found.steps.get("controls"):
@@ -294,7 +303,7 @@ def controls_cells(controls: Entry, row: Entry) -> list[str]:
 
 def _outcome(mine: Entry, done: Entry | None) -> str:
     if done is None:
-        return "not trained yet" if mine["kept"] else "made nothing"
+        return "not trained yet" if enough(mine) else "made too little" if mine["kept"] else "made nothing"
     return "earned something" if done["goes_on"] else "earned nothing"
 
 
@@ -328,7 +337,7 @@ def write_report(run: Path) -> Path:
     if not found.steps:
         raise UserError(f"{run} has nothing to report yet: begin it with: {found.resume}")
     environment = templates(Path(__file__).parent)
-    environment.filters |= {"interval": interval, "p_value": p_value, "spell": spell}
+    environment.filters |= {"interval": interval, "p_value": p_value, "spell": spell, "told_aside": told_aside}
     part, scores = found.scores()
     page = environment.get_template("report.html").render(
         run=found, verdict=verdict(found), part=part, scores=scores, labels=_labels(found),

@@ -219,6 +219,9 @@ def evaluate(
     print(
         f"confidence            calibration error {calibration_error(sure, right):.3f}, AUROC {auroc(sure, right):.3f}"
     )
+    if unknown := sum(problem.kind == "not in the charset" for problem in pictures.problems):
+        print(f"unknown characters    in {unknown} more pictures; with these as misread, "
+              f"exact match {sum(right) / (len(right) + unknown):.4f}")  # fmt: skip
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     path.write_text(lines, encoding="utf-8", errors="surrogateescape")  # a file's name need not be UTF-8
     print(f"every reading is in {path}")

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shlex
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 MOST_THREADS = 256  # that may be asked for: ten thousand take all memory before the first picture is read
+UNWRITTEN = "could not be written"  # as on a full disk: what `checkpoint.written` says
 EXTRA_OF = {
     "torch": "train", "torchvision": "train", "accelerate": "train", "diffusers": "train", "captcha": "train",
     "safetensors": "train", "scipy": "train", "sklearn": "train", "onnx": "train", "onnxscript": "train",
@@ -20,6 +24,10 @@ EXTRA_OF = {
 
 class UserError(Exception):
     """Something that the user can mend. One line: the thing, its value, what to do."""
+
+
+class MachineError(UserError):
+    """What is not the fault of what was asked: a full disk, too little memory. The same command goes on with more."""
 
 
 class Stopped(Exception):
@@ -40,6 +48,17 @@ def see_writable(option: str, file: Path) -> None:
     if file.is_dir() or not file.absolute().parent.is_dir():
         why = "that is a folder" if file.is_dir() else "its folder is not there"
         raise UserError(f"{option} {file}: name a file; {why}")
+
+
+def tells_of_no_room(line: str) -> bool:
+    """Whether that a command ended with this line is a full disk's fault."""
+    return UNWRITTEN in line or any(os.strerror(n) in line for n in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+
+
+def killed_by(status: int) -> str:
+    """What ended a process that did not end of itself, in words, by its negative exit status."""
+    name = signal.Signals(-status).name if -status in set(signal.Signals) else f"signal {-status}"
+    return f"it was killed ({name})" + (": mostly there was too little memory" if name == "SIGKILL" else "")
 
 
 def of_a_worker(error: BaseException) -> bool:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -157,9 +159,13 @@ def test_a_reader_of_ones_own_may_suggest_a_character_that_no_label_shows(traine
     assert [read_weights(path)[1].charset for path in readers] == ["0123"] * 3
 
 
+def children(pid: int) -> set[int]:
+    return {int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
+
+
 def descendants(pid: int) -> set[int]:
     """The processes that one has begun, and that these have."""
-    own = {int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
+    own = children(pid)
     return own | {pid for child in own for pid in descendants(child)}
 
 
@@ -169,6 +175,25 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere trainings are not found so")
+def test_a_training_that_is_killed_says_so(tmp_path: Path) -> None:
+    draw_folder(tmp_path / "data", random_labels(30, 3), 3)
+
+    def kill() -> None:
+        while not (tmp_path / "audit/folds/fold-0/settings.toml").exists():
+            time.sleep(0.1)
+        for training in descendants(os.getpid()) - children(os.getpid()):  # those of the process that forks them
+            os.kill(training, signal.SIGKILL)
+
+    killing = threading.Thread(target=kill)
+    killing.start()
+    words = ["--out", tmp_path / "audit", "--folds", 3, "--jobs", 1, "--pictures", 1_000_000, "--from", "tiny"]
+    ended = recognizer("audit-labels", tmp_path / "data", *words)
+    killing.join()
+    last = ended.err.splitlines()[-1]
+    assert last.startswith("error: training folds/fold-0 failed: it was killed (SIGKILL): mostly"), ended.err
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere trainings are not told that their parent has died")

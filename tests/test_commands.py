@@ -157,7 +157,15 @@ def test_evaluate_says_how_well_and_writes_every_reading(trained: Trained, drawn
             assert row["confidence"] == pytest.approx(np.exp(-row["nll"]), abs=1e-4)
 
     ended = recognizer("evaluate", "--model", trained.run, "--data", drawn / "validation", "--out", out, "--limit", 5)
-    assert ended.status == 0 and len(out.read_text().splitlines()) == 5
+    assert ended.status == 0 and len(out.read_text().splitlines()) == 5 and "unknown" not in ended.out
+
+    other = shutil.copytree(drawn / "eight", tmp_path / "other")
+    listed = (other / "metadata.jsonl").read_text().splitlines(keepends=True)
+    row = json.loads(listed[0])
+    (other / "metadata.jsonl").write_text(json.dumps(row | {"text": row["text"] + "X"}) + "\n" + "".join(listed[1:]))
+    ended = recognizer("evaluate", "--model", trained.run, "--data", other, "--out", out)
+    right = sum(own["text"] == own["read"] for own in map(json.loads, out.read_text().splitlines()))
+    assert f"unknown characters    in 1 more pictures; with these as misread, exact match {right / 8:.4f}" in ended.out
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from conftest import kill_at, practice, refusal
 
 from augment.method import Request
 from augment.synthesize import synthesize
-from pipelines.ledger import Ledger
+from pipelines.ledger import Ledger, enough
 from pipelines.portfolio import UNLABELLED
 from pipelines.practice import (
     PracticeSettings,
@@ -30,6 +31,7 @@ from pipelines.practice import (
     begun_with,
     choose,
     fold_trainings,
+    practise_round,
     practised_on,
     rank,
     read_held_out,
@@ -628,7 +630,28 @@ def test_what_came_of_a_label_is_seen_by_no_reader_that_it_judges_and_goes_when_
     for _ in range(2):
         found = [[s.name for s in read_manifest(path)] for path in practised_on(opened, 2)]
         assert found == [[names[0], *names[2:]]] * 2
+    settings = settings.model_copy(update={"rounds": 2})
+    own = [[s.name for s in read_manifest(path)] for path in taught(opened, settings)]
+    assert own == [[names[0], *names[2:]]], "what came of a label that round 2 doubts is not learned anew of round 1"
     assert of[0][1] not in {s.name for s in opened.trusted} and len(opened.trusted) == len(opened.train) - 1
+
+
+def test_a_full_disk_ends_a_run_and_costs_it_no_method(whole: Path, drawn: Path) -> None:
+    run = shutil.copytree(whole, drawn / "full", ignore=shutil.ignore_patterns("fitted"))
+    lines = (whole / "ledger.jsonl").read_text().splitlines(keepends=True)
+    (run / "ledger.jsonl").write_text("".join(lines[:2]))  # the baseline is trained
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3_000_000, hard))
+    try:
+        ended = practice(*words(drawn, "full"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    last = ended.err.splitlines()[-1]
+    assert ended.status == 2 and last.startswith("error: vae cannot be fitted: ") and "make room" in last, ended.err
+    assert "fit vae" not in {entry["step"] for entry in facts(run)}
+    done = practice(*words(drawn, "full"))
+    assert done.status == 0, done.err
+    assert facts(run) == facts(whole)
 
 
 def test_folds_that_cannot_practise_are_no_judges(drawn: Path) -> None:
@@ -647,6 +670,37 @@ def test_folds_that_cannot_practise_are_no_judges(drawn: Path) -> None:
     assert round(held["pupil"]["n"] * apart[0]) == there
 
 
+def test_a_second_round_mines_again_and_practises_on_both(whole: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(whole, tmp_path / "run", ignore=shutil.ignore_patterns("settled*"))
+    rows = [json.loads(line) for line in (run / "ledger.jsonl").read_text().splitlines()]
+    rows = [row for row in rows if row["step"] not in ("settled", "chosen", "test")]
+    first = next(row for row in rows if row["step"] == "round 1 mine")
+    few = [{**row, "kept": 100_000} if row is first else row for row in rows]  # beside which the second are few
+    (run / "ledger.jsonl").write_text("".join(json.dumps(row) + "\n" for row in few))
+    settings = load(PracticeSettings, run / "settings.toml", {"rounds": 2})
+    before = run / "round-1"
+    opened = prepare(settings, run, Ledger(run / "ledger.jsonl"))
+    practise_round(opened, settings, 2, before / "pupil", before / "control")
+    second = opened.ledger["round 2 mine"]
+    assert not enough(second) and "round 2" not in opened.ledger and not (run / "round-2/pupil").exists()
+    assert enough(first) and enough({k: v for k, v in second.items() if k != "enough"}), "0 alone was, before"
+
+    opened.ledger.record(**{**second, "enough": True})
+    practise_round(opened, settings, 2, before / "pupil", before / "control")
+    pupils, controls = (
+        [load(TrainSettings, run / f"round-{n}/{role}/settings.toml", {}) for n in (1, 2)]
+        for role in ("pupil", "control")
+    )
+    assert pupils[1].start == str(before / "pupil") and controls[1].start == str(before / "control")
+    assert len(pupils[1].with_synthetic) == 2 and list(pupils[1].with_synthetic) == practised_on(opened, 2)
+    assert not controls[1].with_synthetic
+    assert len(read_manifest(run / "round-2/kept")) == second["kept"] > 0
+    assert len({(s.schedule, s.learning_rate, s.pictures) for s in (*pupils, *controls)}) == 1
+    assert pupils[1].schedule == "constant" and pupils[1].synthetic_share <= 0.5
+    read_by = [json.loads((run / f"round-{n}/mined/confusions.json").read_text()) for n in (1, 2)]
+    assert second["out_of_fold"] != first["out_of_fold"] and read_by[0] != read_by[1], "by the first round's pupils"
+
+
 def test_a_later_round_that_makes_nothing_ends_practice_and_keeps_what_was_earned(whole: Path, tmp_path: Path) -> None:
     run = shutil.copytree(whole, tmp_path / "run", ignore=shutil.ignore_patterns("settled*"))
     rows = [json.loads(line) for line in (run / "ledger.jsonl").read_text().splitlines()]
@@ -654,7 +708,7 @@ def test_a_later_round_that_makes_nothing_ends_practice_and_keeps_what_was_earne
     rows[-1]["goes_on"] = True
     mine = next(row for row in rows if row["step"] == "round 1 mine")
     methods = {name: {**own, "kept": 0} for name, own in mine["methods"].items()}
-    rows.append({**mine, "step": "round 2 mine", "kept": 0, "methods": methods})
+    rows.append({**mine, "step": "round 2 mine", "kept": 0, "enough": False, "methods": methods})
     (run / "ledger.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     text = (run / "settings.toml").read_text()
     (run / "settings.toml").write_text(text.replace("rounds = 1", "rounds = 2"))

@@ -22,7 +22,7 @@ from augment.method import Request, sources_of
 from augment.mining import by_look, mine, plan, write_mined
 from augment.synthesize import synthesize
 from pipelines.ledger import Ledger, locked
-from pipelines.report import PracticeRun, print_summary, verdict, write_report
+from pipelines.report import PracticeRun, print_summary, told_aside, verdict, write_report
 from pipelines.scheme import CHARACTERS, write_scheme
 from recognizer.errors import UserError
 from recognizer.readings import Reading, Scores, mcnemar
@@ -544,3 +544,11 @@ def test_two_processes_cannot_hold_one_run(tmp_path: Path) -> None:
         other.communicate("")
     with locked(tmp_path):  # the other is gone: the run is free
         pass
+
+
+def test_test_pictures_with_unknown_characters_are_told_of_and_what_they_would_cost() -> None:
+    test = {"set_aside": 3, "after": {"exact": 0.9, "n": 18}}
+    told = "3 test pictures could not be used by all readers, and count nowhere"
+    assert told_aside(test) == f"{told}."
+    more = "2 hold characters that no label shows: with these as misread, after is 81.0 %."
+    assert told_aside(test | {"unknown": 2}) == f"{told}; {more}"

@@ -673,7 +673,7 @@ def test_weights_that_read_nothing_are_compared_by_their_character_errors() -> N
 
 def test_a_loss_that_is_not_finite_ends_the_training_in_one_line(drawn: Path, tmp_path: Path) -> None:
     for validations, said in (
-        (1, r"the loss is nan at step 1: try --learning-rate 2.5e\+29$"),
+        (1, r"the loss is nan at step 1: try --learning-rate 2.5e\+29 \(.*\) in a new folder$"),
         (10, "the reader's outputs"),
     ):
         run = tmp_path / str(validations)
@@ -735,6 +735,8 @@ def test_nothing_is_validated_on_that_was_trained_on(
     assert len(data.train) == data.real + len(made) - len(held)
     told = " ".join(capsys.readouterr().err.split())
     assert f"{len(held)} of {len(made)} made pictures vary one to validate on: left out" in told
+    named_alike = read(data=(folder,), validation=str(other), with_synthetic=(str(tmp_path / "made"),))
+    assert len(named_alike.train) == named_alike.real + len(made), "they vary what is trained on"
     read(data=(folder,), validation=folder)
     assert "to validate on are among those to train on" in " ".join(capsys.readouterr().err.split())
 

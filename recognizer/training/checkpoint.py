@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from recognizer.charset import Charset
-from recognizer.errors import UserError, of_a_worker
+from recognizer.errors import UNWRITTEN, MachineError, UserError, of_a_worker
 from recognizer.images import Frame
 from recognizer.training.model import PLACE, SIZES, HeadName, Network, Widths
 
@@ -50,7 +50,7 @@ def written(path: Path) -> Iterator[None]:
     for that. Nothing half-written stays beside it, as `path` with .tmp behind it.
 
     Raises:
-        UserError: it could not be; what was there before still is.
+        MachineError: it could not be; what was there before still is.
     """
     try:
         yield
@@ -62,8 +62,8 @@ def written(path: Path) -> Iterator[None]:
         there = next(parent for parent in path.absolute().parents if parent.exists())
         free = shutil.disk_usage(there).free / 1e6
         why = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(
-            f"{path} could not be written, {free:,.0f} MB are free there ({why}): make room where that is it, and "
+        raise MachineError(
+            f"{path} {UNWRITTEN}, {free:,.0f} MB are free there ({why}): make room where that is it, and "
             "give the command again"
         ) from None
 

@@ -23,7 +23,7 @@ from types import ModuleType
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from recognizer.errors import Stopped, UserError, one_line_errors
+from recognizer.errors import Stopped, UserError, killed_by, one_line_errors
 from recognizer.progress import CONSOLE, SPEED_OVER, Alone, say, spell
 from recognizer.settings import load, to_toml
 from recognizer.training.train import TrainSettings, train
@@ -72,17 +72,18 @@ def train_side_by_side(trainings: Sequence[Training], at_once: int, what: str = 
                 for training, process in list(running.items()):
                     step, total, figures = _where(training)
                     bars.update(tasks[training], completed=step, total=total, figures=figures)
-                    ended = process.exitcode is not None
-                    shares[training] = 1.0 if ended else _share(training)
+                    status = process.exitcode
+                    shares[training] = _share(training) if status is None else 1.0
                     bars.update(all_of_them, completed=sum(shares.values()))
-                    if ended:
+                    if status is not None:
                         del running[training]
                         bars.remove_task(tasks[training])
-                        if process.exitcode == 130:
+                        if status == 130:
                             raise KeyboardInterrupt
-                        if process.exitcode or not training.done:
+                        if status or not training.done:
                             name = f"{training.out.parent.name}/{training.out.name}"
-                            raise UserError(f"training {name} failed: {_last_line(training)}")
+                            why = killed_by(status) if status < 0 else _last_line(training)
+                            raise UserError(f"training {name} failed: {why}")
                         if not CONSOLE.is_terminal and len(shares) > 1:
                             done = len(shares) - len(waiting) - len(running)
                             taken = spell(time.monotonic() - began)

@@ -338,7 +338,7 @@ def train(settings: TrainSettings, out: Path, resume: bool = False) -> Scores:
             if not all_finite(accelerator, float(loss.detach())):
                 raise UserError(
                     f"the loss is {float(loss.detach())} at step {step}: "
-                    f"try --learning-rate {rate / 4:g}"
+                    f"try --learning-rate {rate / 4:g} (practice: --set reader.learning_rate=...) in a new folder"
                     + (f"; the best weights so far are kept in {out}" if progress.best_step else "")
                 )
             blank_rate = float((logits[settings.head].detach().argmax(-1) == 0).float().mean())
@@ -526,7 +526,7 @@ def read_data(settings: TrainSettings, accelerator: Accelerator) -> Data:
         own: Sequence[Sample] = real.samples
     else:
         own, held = split_apart(real.samples, shares, seed=0) if len(real) else ([], [])
-    shown = {(s.name, s.text) for s in held}
+    shown = {(s.name, s.text) for s in held} - {(s.name, s.text) for s in own}  # --validation may have the same names
     drawn = [s for s in made.samples if (s.meta.get("source"), s.text) not in shown]
     if len(drawn) < len(made):
         say(accelerator, f"{len(made) - len(drawn)} of {len(made)} made pictures vary one to validate on: left out")
