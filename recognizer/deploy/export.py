@@ -34,7 +34,7 @@ FORMS = ("half", "full", "int8", "int8-dynamic")
 QUANTIZED = ["Conv", "MatMul", "Gemm"]
 CALIBRATED_ON = 256  # pictures, at most
 FEWEST = 8  # pictures that are calibrated on, where others are there to compare on
-TURNS = 40  # of a measurement
+TURNS = 20  # of a measurement
 GRAPHS = Path(__file__).with_name("graphs")  # without weights, as `write_graphs` writes them
 
 
