@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pipelines.portfolio import UNLABELLED
 from pipelines.run import Run, read_some
 from recognizer.errors import UserError
-from recognizer.progress import Alone, Bar, say
+from recognizer.progress import Alone, say
 from recognizer.readings import Reading
 from recognizer.samples import Sample
 from recognizer.training.checkpoint import read_weights
@@ -46,14 +46,9 @@ def read_together(readers: Sequence[Path], files: Sequence[str], lengths: Contai
         UserError: pictures that are there no more.
     """
     see_there(files)
-    with Bar(Alone(), "reading unlabelled", len(readers)) as bar:
-        found = read_some(readers[0], as_known_to(readers[0], [Sample(f, "", Path(f)) for f in files]))
-        bar.advance()
-        named = [Sample(f, found[f].text, Path(f)) for f in files if f in found and len(found[f].text) in lengths]
-        others = []
-        for reader in readers[1:]:
-            others.append(read_some(reader, named))
-            bar.advance()
+    found = read_some(readers[0], as_known_to(readers[0], [Sample(f, "", Path(f)) for f in files]))
+    named = [Sample(f, found[f].text, Path(f)) for f in files if f in found and len(found[f].text) in lengths]
+    others = [read_some(reader, named) for reader in readers[1:]]
     named = [s for s in named if all(s.name in own for own in others)]
     # a confidence is the probability of what is read
     held = [[found[s.name].confidence, *(float(np.exp(-(own[s.name].nll or 0.0))) for own in others)] for s in named]

@@ -21,6 +21,7 @@ from recognizer.data.audit import Doubt, doubts, oddities
 from recognizer.data.copies import near_pairs
 from recognizer.data.label import read_doubts
 from recognizer.errors import UserError
+from recognizer.progress import CONSOLE
 from recognizer.readings import Reading
 from recognizer.samples import Sample, read_manifest
 from recognizer.training.checkpoint import read_weights
@@ -150,13 +151,19 @@ def test_wrong_labels_come_first_in_the_list_and_nothing_is_changed(
     assert again.status == 2 and "was trained with other settings: name a new folder" in again.err
 
 
-def test_a_reader_of_ones_own_may_suggest_a_character_that_no_label_shows(trained: Trained, tmp_path: Path) -> None:
+def test_a_reader_of_ones_own_may_suggest_a_character_that_no_label_shows(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as on a terminal, where bars are drawn
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(CONSOLE, "is_interactive", True)
     data = draw_folder(tmp_path / "data", random_labels(30, 9, "012"), 9)
     words = ["--out", tmp_path / "audit", "--folds", 3, "--pictures", 32, "--jobs", 1, "--from", trained.run]
     ended = recognizer("audit-labels", data, *words)
     assert ended.status == 0, ended.err
     readers = list((tmp_path / "audit/folds").rglob("weights.safetensors"))
     assert [read_weights(path)[1].charset for path in readers] == ["0123"] * 3
+    assert all(bar in ended.err for bar in ("\x1b[2Kfold ", "  fold-0 ", "opening", "reading", "left")), ended.err
 
 
 def children(pid: int) -> set[int]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from math import ceil
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from accelerate.utils import gather_object
 from recognizer.charset import Charset
 from recognizer.errors import UserError
 from recognizer.images import MAX_PIXELS, normalise
+from recognizer.progress import Bar
 from recognizer.reader import readings_of
 from recognizer.readings import Reading
 from recognizer.samples import Sample
@@ -45,9 +47,11 @@ def no_device() -> bool:
 
 @torch.inference_mode()
 def read_pictures(
-    network: Network, head: HeadName, pictures: Pictures, accelerator: Accelerator, batch: int = 128
-) -> Outcome:
+    network: Network, head: HeadName, pictures: Pictures, accelerator: Accelerator, batch: int = 128,
+    each: Callable[[], object] = lambda: None,
+) -> Outcome:  # fmt: skip
     """Read every picture once, shared among the processes and gathered on each. The network must be in eval mode.
+    `each` is called after each picture of this process.
 
     Pictures of one width make a batch, so that no picture is padded for its neighbours and a reading depends on its
     picture alone.
@@ -64,6 +68,8 @@ def read_pictures(
             found += zip(group, readings, strict=True)
             blanks += int((logits.argmax(-1) == 0).sum())
             frames += logits.shape[0] * logits.shape[1]
+            for _ in group:
+                each()
             if len(group) > 1:
                 spreads.append(float(logits.softmax(-1).std(0).sum(-1).mean()))
     totals = [(found, blanks, frames, spreads)]
@@ -135,8 +141,11 @@ def evaluate(
     """
     state, description = read_weights(weights)
     network = build(state, description).to(accelerator.device)
-    pictures = Pictures(samples, Charset(description.charset), description.frame, max_pixels)
-    return pictures, read_pictures(network, description.head, pictures, accelerator)
+    charset, frame = Charset(description.charset), description.frame
+    with Bar(accelerator, "opening", len(samples)) as bar:
+        pictures = Pictures(samples, charset, frame, max_pixels, bar.advance)
+    with Bar(accelerator, "reading", ceil(len(pictures) / accelerator.num_processes)) as bar:
+        return pictures, read_pictures(network, description.head, pictures, accelerator, each=bar.advance)
 
 
 @torch.inference_mode()
