@@ -73,7 +73,7 @@ PRACTISED = "practised"  # the arm with the pictures that practice made
 AGAIN = 1_000_000  # added to a seed
 ALONE = ("alone", "alone again")  # trials without made pictures, of two seeds
 FEW = 6  # of fewer pairs McNemar's exact test says that all differ by chance (p .0625 of 5)
-LITTLE = 0.02  # of what is practised on already: a round that finds or makes no more is not worth its trainings
+LITTLE = 0.05  # of what is practised on already: a round that finds or makes no more is not worth its trainings
 NOTHING_MADE: dict[str, Any] = {"asked": 0, "kept": 0, "refused": {}, "read_right": 0.0, "seconds": 0.0}
 NOTHING_KEPT = Earned(-1.0, 1e-9)  # what a method earned of whose pictures none was kept
 
