@@ -36,7 +36,7 @@ from augment.likeness import features_of
 from augment.looks import looks_of
 from augment.method import Request, sources_of
 from augment.methods import load_class
-from augment.mining import by_look, mine, plan, write_mined
+from augment.mining import Hard, by_look, mine, plan, write_mined
 from augment.synthesize import answered_by
 from pipelines.arms import NONE, Arms, difference_rows, difference_table
 from pipelines.ledger import Entry, Ledger, enough, locked, see_judged
@@ -369,16 +369,18 @@ def mine_and_make(run: Run, settings: PracticeSettings, number: int, folder: Pat
     looks = looks_of(features_of(run.out / "baseline", samples))
     before = run.ledger[f"round {number - 1} mine"] if number > 1 else {}
     mined = mine(samples, readings, looks=looks.tolist(), doubted=before.get("set_aside", ()))
+    also = doubted_to_validate(run, best)
     count = max(2 * len(names), round(settings.made * len(run.train)))
     plans = plan(mined, samples, count, run.settings.seed + number)
     misread = sum(h.misread for h in mined.hard)
     nearly = len(mined.hard) - misread
     if f"{step} even" not in run.ledger:
         shutil.rmtree(folder / "mined", ignore_errors=True)
-        write_mined(mined, [], folder / "mined", run.files)
+        write_mined(replace(mined, suspects=(*mined.suspects, *also)), [], folder / "mined", run.files)
         if number == 1:
             write_trusted(run, {h.sample.name for h in mined.suspects})
         suspects = f", {len(mined.suspects)} labels likely wrong and set aside" if mined.suspects else ""
+        suspects += f", {len(also)} likely wrong of those that validate" if also else ""
         say(Alone(), f"round {number}: {misread} of {len(samples)} misread out of fold, {nearly} nearly{suspects}")
 
     several, parts = len(names) > 1, [f"{step} {part}" for part in PARTS]
@@ -397,13 +399,20 @@ def mine_and_make(run: Run, settings: PracticeSettings, number: int, folder: Pat
         write_folder(kept, folder / "kept")
     practised = sum(run.ledger[f"round {n} mine"]["kept"] for n in range(1, number))
     run.ledger.record(
-        f"{step} mine", read=len(samples), misread=misread, near=nearly, suspects=len(mined.suspects),
+        f"{step} mine", read=len(samples), misread=misread, near=nearly, suspects=len(mined.suspects) + len(also),
         set_aside=[h.sample.name for h in mined.suspects], looks=by_look(mined),
         out_of_fold=scores_of(samples, readings).to_dict(), kinds=mined.kinds,
         methods={name: together([run.ledger[part]["methods"][name] for part in parts if part in run.ledger])
                  for name in names},
         weights=weights, kept=len(kept), enough=len(kept) > LITTLE * practised, seconds=time.monotonic() - began,
     )  # fmt: skip
+
+
+def doubted_to_validate(run: Run, reader: Path) -> tuple[Hard, ...]:
+    """Samples that validate whose labels are likely wrong, by a reader that trained on none of them: they go on to
+    validate, and are told of. Those of a folder of its own may bear the names of others: none of these."""
+    held = run.validation if run.settings.validation is None else ()
+    return mine(held, read(reader, held)).suspects
 
 
 def make_part(

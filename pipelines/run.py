@@ -142,7 +142,7 @@ class Run:
 
     @property
     def files(self) -> dict[str, str]:
-        """The user's own files of the training pictures, by a sample's name."""
+        """The user's own files of the training pictures and those that validate among them, by a sample's name."""
         listed = self.out / "data" / "files.json"
         return dict(json.loads(listed.read_text())) if listed.exists() else {}
 
@@ -313,7 +313,8 @@ def prepare(settings: RunSettings, out: Path, ledger: Ledger) -> Run:
         shutil.rmtree(data, ignore_errors=True)
         for name, part in zip(("train", "validation"), parts, strict=True):
             write_folder(part, data / name)
-        files = {s.name: str(s.path.resolve()) for s in parts[0] if s.size is None and s.key is None}
+        own = parts[0] if settings.validation else [*parts[0], *parts[1]]  # else other files may have the same names
+        files = {s.name: str(s.path.resolve()) for s in own if s.size is None and s.key is None}
         (data / "files.json").write_text(json.dumps(files))
         train = read_manifest(data / "train").samples
         folds = folds_of(train, settings.folds, settings.seed)

@@ -30,6 +30,7 @@ from pipelines.practice import (
     arms_of,
     begun_with,
     choose,
+    doubted_to_validate,
     fold_trainings,
     practise_round,
     practised_on,
@@ -42,12 +43,12 @@ from pipelines.practice import (
     with_others,
     worse,
 )
-from pipelines.run import Run, answers, prepare, read_some, scores_of
+from pipelines.run import Run, answers, prepare, read, read_some, scores_of
 from pipelines.scheme import write_scheme
 from recognizer.readings import Reading
 from recognizer.samples import Sample, read_manifest, write_folder
 from recognizer.settings import load
-from recognizer.training.checkpoint import read_weights, save_weights
+from recognizer.training.checkpoint import DEFAULT, read_weights, save_weights
 from recognizer.training.pseudo import LIKELY
 from recognizer.training.side_by_side import Training
 from recognizer.training.train import TrainSettings
@@ -634,6 +635,20 @@ def test_what_came_of_a_label_is_seen_by_no_reader_that_it_judges_and_goes_when_
     own = [[s.name for s in read_manifest(path)] for path in taught(opened, settings)]
     assert own == [[names[0], *names[2:]]], "what came of a label that round 2 doubts is not learned anew of round 1"
     assert of[0][1] not in {s.name for s in opened.trusted} and len(opened.trusted) == len(opened.train) - 1
+
+
+def test_wrong_labels_that_validate_are_told_of(whole: Path) -> None:
+    opened = prepare(load(PracticeSettings, whole / "settings.toml", {}), whole, Ledger(whole / "ledger.jsonl"))
+    surely = next(
+        (i for i, (s, r) in enumerate(zip(opened.validation, read(DEFAULT, opened.validation), strict=True))
+         if r.text == s.text and r.confidence > 0.95)
+    )  # fmt: skip
+    wrong = replace(opened.validation[surely], text="XXXXXX")
+    held = (*opened.validation[:surely], wrong, *opened.validation[surely + 1 :])
+    (found,) = doubted_to_validate(replace(opened, validation=held), DEFAULT)
+    assert found.sample == wrong and Path(opened.files[wrong.name]).read_bytes() == wrong.read_bytes()
+    apart = replace(opened, validation=held, settings=opened.settings.model_copy(update={"validation": "other"}))
+    assert not doubted_to_validate(apart, DEFAULT)
 
 
 def test_a_full_disk_ends_a_run_and_costs_it_no_method(whole: Path, drawn: Path) -> None:
