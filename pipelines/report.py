@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,9 @@ OTHERS = {
 }
 WIDE = 160  # columns for tables, however few the terminal has: their cells must not be cut
 PLOT = 300  # height of the curve in pixels
+PANEL = 150  # that of a panel of what a training told
+LEARNED = {"loss": "loss on what it trains on", "validation_nll": "nats by which labels that validate are unlikely"}
+LEAST_SHOWN = 1e-4  # of these figures
 
 Scores = Mapping[str, Any]  # recognizer.readings.Scores.to_dict
 
@@ -337,19 +341,22 @@ def write_report(run: Path) -> Path:
     if not found.steps:
         raise UserError(f"{run} has nothing to report yet: begin it with: {found.resume}")
     environment = templates(Path(__file__).parent)
-    environment.filters |= {"interval": interval, "p_value": p_value, "spell": spell, "told_aside": told_aside}
+    environment.filters |= {
+        "interval": interval, "p_value": p_value, "pairwise": pairwise, "spell": spell, "told_aside": told_aside
+    }  # fmt: skip
     part, scores = found.scores()
     page = environment.get_template("report.html").render(
         run=found, verdict=verdict(found), part=part, scores=scores, labels=_labels(found),
         axis=axis_of(list(scores.values())),
         opening=[tile_of(s) for s in _samples(found.path / "data" / "train")[:OPENING]],
         rounds=[hard_round(found, n) for n in dict.fromkeys(found.mined[:1] + found.mined[-1:])],
-        changes=changes(found), curve=curve(found), confused=confused(found),
+        changes=changes(found), curve=curve(found), confused=confused(found), learning=learning(found),
         cost=[(name_of(step), entry["seconds"]) for step, entry in found.steps.items()
               if "seconds" in entry and not step.startswith(("fit ", "made "))],  # which are part of other steps
         trainings=seen_in_training(run), provenance=_provenance(found),
         settings=(run / "settings.toml").read_text(encoding="utf-8"),
-        quote=shlex.quote, name_of=name_of, PLOT=PLOT, controls_head=controls_head, controls_cells=controls_cells,
+        quote=shlex.quote, name_of=name_of, PLOT=PLOT, PANEL=PANEL,
+        controls_head=controls_head, controls_cells=controls_cells,
     )  # fmt: skip
     path = run / "report.html"
     write_page(path, page)
@@ -702,6 +709,51 @@ def curve(run: PracticeRun) -> Curve | None:
         tuple((height(tick), f"{100 * tick:.0f} %") for tick in ticks), tuple(names), tuple(marks.values()),
         tuple(lines), border,
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One figure of trainings as they learned, on a scale of powers: `ticks` are (y in pixels, label), `lines` (role,
+    what it is, points of x in per cent and y in pixels)."""
+
+    title: str
+    ticks: tuple[tuple[float, str], ...]
+    lines: tuple[tuple[str, str, tuple[tuple[float, float], ...]], ...]
+
+
+def learning(run: PracticeRun) -> tuple[int, list[Panel]]:
+    """How the first training and the first that learned all anew went: how many pictures they saw, and a panel for each
+    of `LEARNED`; none where nothing is trained, or someone has cleared it away."""
+    folders = {"before": ("the first training", run.path / "baseline")}
+    if reader := run.steps.get("settled", {}).get("reader"):
+        folders["after"] = ("learned anew with what was practised", run.path / reader.removesuffix("-mean"))
+    rows = {
+        role: [row for row in _entries(folder / "metrics.jsonl", "step").values() if {*LEARNED, "steps"} <= row.keys()]
+        for role, (_, folder) in folders.items()
+    }
+    rows = {role: own for role, own in rows.items() if len(own) > 1}
+    if not rows:
+        return 0, []
+    steps, panels = max(row["steps"] for own in rows.values() for row in own), []
+    for key, title in LEARNED.items():
+        told = {role: [(row["step"], max(row[key], LEAST_SHOWN)) for row in own if math.isfinite(row[key])]
+                for role, own in rows.items()}  # fmt: skip
+        figures = [figure for own in told.values() for _, figure in own]
+        if not figures:
+            continue
+        low, high = math.floor(math.log10(min(figures))), math.ceil(math.log10(max(figures)))
+        high = max(high, low + 1)
+
+        def height(figure: float, low: int = low, high: int = high) -> float:
+            return round(PANEL * (high - math.log10(figure)) / (high - low), 2)
+
+        panels.append(Panel(
+            title, tuple((height(10.0**k), f"{10.0**k:g}") for k in range(low, high + 1)),
+            tuple((role, folders[role][0], tuple((round(100 * step / steps, 3), height(own)) for step, own in points))
+                  for role, points in told.items()),
+        ))  # fmt: skip
+    batch = tomllib.loads((run.path / "baseline" / "settings.toml").read_text(encoding="utf-8"))["batch"]
+    return steps * batch, panels
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from augment.method import Request, sources_of
 from augment.mining import by_look, mine, plan, write_mined
 from augment.synthesize import synthesize
 from pipelines.ledger import Ledger, locked
-from pipelines.report import PracticeRun, print_summary, told_aside, verdict, write_report
+from pipelines.report import PANEL, PracticeRun, learning, print_summary, told_aside, verdict, write_report
 from pipelines.scheme import CHARACTERS, write_scheme
 from recognizer.errors import UserError
 from recognizer.readings import Reading, Scores, mcnemar
@@ -544,6 +544,27 @@ def test_two_processes_cannot_hold_one_run(tmp_path: Path) -> None:
         other.communicate("")
     with locked(tmp_path):  # the other is gone: the run is free
         pass
+
+
+def test_the_report_shows_trainings_as_they_learned(run: Path) -> None:
+    assert learning(PracticeRun.open(run)) == (0, [])
+    losses = {"baseline": [1.0, 0.01, 0.001], "round-1/settled": [0.1, float("nan"), 0.00000001]}
+    for name, own in losses.items():
+        rows = [{"step": 50 * k, "steps": 200, "loss": x, "validation_nll": 0.5} for k, x in enumerate(own, 1)]
+        (run / name).mkdir(parents=True, exist_ok=True)
+        (run / name / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (run / "baseline/settings.toml").write_text("batch = 32\n")
+    with (run / "ledger.jsonl").open("a") as ledger:
+        own = PracticeRun.open(run).steps["settled"]
+        ledger.write(json.dumps({**own, "reader": "round-1/settled-mean"}) + "\n")
+    seen, (loss, nats) = learning(PracticeRun.open(run))
+    assert seen == 200 * 32 and [label for _, label in loss.ticks] == ["0.0001", "0.001", "0.01", "0.1", "1"]
+    places = {role: points for role, _, points in loss.lines}
+    assert places["before"] == ((25.0, 0.0), (50.0, PANEL / 2), (75.0, 3 * PANEL / 4))
+    assert places["after"] == ((25.0, PANEL / 4), (75.0, float(PANEL))), "what is no number is left out"
+    assert [label for _, label in nats.ticks] == ["0.1", "1"]
+    page = Page(write_report(run).read_text(encoding="utf-8"))
+    assert "as many pictures, with the same seed" in page.text and "6,400" in page.text
 
 
 def test_test_pictures_with_unknown_characters_are_told_of_and_what_they_would_cost() -> None:
