@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from recognizer.errors import UserError
 from recognizer.journal import Journal
 from recognizer.journal import locked as locked_file
+from recognizer.progress import spell
 
 Entry = Mapping[str, Any]
 BROKEN = "is no ledger entry: the run cannot be resumed"
@@ -54,6 +56,27 @@ def see_judged(run: Path, baseline: Entry) -> None:
     """
     if "held_out" not in baseline:
         raise UserError(f"{run} was begun by an earlier version, which judged its rounds otherwise: name a new folder")
+
+
+def time_left(entries: Iterable[Entry]) -> float | None:
+    """Seconds of training that are to come at most, by what was told after the first readers and has been taken since;
+    None before, and where rounds have ended."""
+    left = None
+    for entry in entries:
+        step = entry["step"]
+        if step == "baseline":
+            left = entry.get("ahead")
+        elif left is not None and re.fullmatch(r"round \d+( mine)?", step):
+            going_on = enough(entry) if step.endswith("mine") else entry["goes_on"]
+            left = max(0.0, left - entry["seconds"]) if going_on else None
+        elif step in ("settled", "chosen"):
+            left = None
+    return left
+
+
+def to_come(seconds: float) -> str:
+    """`time_left` in words."""
+    return f"about {spell(seconds)} of training to come, if every round pays"
 
 
 def enough(mined: Entry) -> bool:

@@ -39,7 +39,7 @@ from augment.methods import load_class
 from augment.mining import Hard, by_look, mine, plan, write_mined
 from augment.synthesize import answered_by
 from pipelines.arms import NONE, Arms, difference_rows, difference_table
-from pipelines.ledger import Entry, Ledger, enough, locked, see_judged
+from pipelines.ledger import Entry, Ledger, enough, locked, see_judged, time_left, to_come
 from pipelines.portfolio import PARTS, UNLABELLED, Earned, earned, nats, shared, weighed
 from pipelines.run import (
     NEVER,
@@ -61,7 +61,7 @@ from pipelines.unlabelled import relabelled, take
 from recognizer.charset import Charset
 from recognizer.deploy.export import export
 from recognizer.errors import MachineError, UserError
-from recognizer.progress import Alone, say, spell
+from recognizer.progress import Alone, say
 from recognizer.readings import BEYOND_CHANCE, Reading, mcnemar
 from recognizer.samples import Manifest, Sample, content_hash, read_manifest, write_folder
 from recognizer.training.average import NoMean, average
@@ -141,6 +141,8 @@ def first_readers(run: Run, settings: PracticeSettings) -> None:
     reader on the other folds'."""
     if "baseline" in run.ledger:
         see_judged(run.out, run.ledger["baseline"])
+        if left := time_left(run.ledger):
+            say(Alone(), to_come(left))
         return
     began = time.monotonic()
     baseline, *again = from_the_start(run, settings, run.out / "baseline")
@@ -153,10 +155,10 @@ def first_readers(run: Run, settings: PracticeSettings) -> None:
     scores = scores_of(run.validation, own)
     run.ledger.record(
         "baseline", validation=scores.to_dict(), held_out=held.to_dict(), nats=float(nats(readings).mean()),
-        mean=mean, seconds=time.monotonic() - began,
+        mean=mean, ahead=ahead(run, settings), seconds=time.monotonic() - began,
     )  # fmt: skip
     say(Alone(), f"baseline: {in_words(scores)} on validation, {in_words(held)} of all that was held out of a training")
-    say(Alone(), f"about {spell(ahead(run, settings))} of training to come, if every round pays")
+    say(Alone(), to_come(run.ledger["baseline"]["ahead"]))
 
 
 def ahead(run: Run, settings: PracticeSettings) -> float:

@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from augment.fidelity import REFUSALS
-from pipelines.ledger import Entry, enough, see_judged
+from pipelines.ledger import Entry, enough, see_judged, time_left, to_come
 from pipelines.portfolio import PARTS, UNLABELLED
 from recognizer.data.pages import Piece, Tile, embedded, percent, pieces_of, read_pieces, templates, tile_of, write_page
 from recognizer.errors import UserError
@@ -284,6 +284,8 @@ def print_summary(run: Path) -> None:
     if found.next_step:
         how = "a process is at it" if running(found.path) else f"go on with: {found.resume}"
         console.print(f"the run is at step {found.next_step}; {how}", soft_wrap=True)
+        if left := time_left(found.steps.values()):
+            console.print(to_come(left), soft_wrap=True)
         if last := trained_last(found.path):
             console.print(f"training {last}", soft_wrap=True)
     else:

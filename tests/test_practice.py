@@ -22,7 +22,7 @@ from conftest import kill_at, practice, refusal
 
 from augment.method import Request
 from augment.synthesize import synthesize
-from pipelines.ledger import Ledger, enough
+from pipelines.ledger import Ledger, enough, time_left
 from pipelines.portfolio import UNLABELLED
 from pipelines.practice import (
     PracticeSettings,
@@ -73,7 +73,7 @@ start = "nothing"
 tracker = "none"
 """
 COMMAND = [sys.executable, "-m", "pipelines.cli"]
-TIMES = {"seconds", "provenance", "a_second"}
+TIMES = {"seconds", "provenance", "a_second", "ahead"}
 
 
 def facts(run: Path) -> list[Any]:
@@ -188,6 +188,14 @@ def test_how_long_the_rest_may_take_goes_by_the_baselines_pace(whole: Path) -> N
     # one round of half the pictures: a pupil and a control, as much again for two folds, four trials of a quarter; and
     # twice all of it anew
     assert ahead(run, settings) == pytest.approx(192 / pace * (0.5 * (4 + 4 * 0.25) + 2))
+    steps = list(run.ledger)
+    begun = next(i for i, step in enumerate(steps) if step["step"] == "baseline") + 1
+    assert time_left(steps[: begun - 1]) is None and time_left(steps[:begun]) == ahead(run, settings)
+    mined = next(i for i, step in enumerate(steps) if step["step"] == "round 1 mine") + 1
+    left = ahead(run, settings) - steps[mined - 1]["seconds"]
+    assert time_left(steps[:mined]) == pytest.approx(max(0.0, left))
+    assert time_left([*steps[:mined], {**steps[mined], "goes_on": False}]) is None
+    assert time_left([*steps[: mined - 1], {**steps[mined - 1], "enough": False}]) is None is time_left(steps)
 
 
 def test_pictures_that_are_gone_end_in_one_line_and_the_run_goes_on_when_they_are_back(

@@ -373,6 +373,15 @@ def test_a_run_at_any_stage_is_reported(run: Path, done: int, capsys: pytest.Cap
     assert (run / "ledger.jsonl").read_bytes() == cut, "a report must not touch a ledger that is being written"
 
 
+def test_status_says_how_long_it_may_take(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [json.loads(line) for line in (run / "ledger.jsonl").read_text().splitlines()]
+    begun = next(i for i, row in enumerate(rows) if row["step"] == "baseline")
+    rows[begun]["ahead"] = 3000.0
+    (run / "ledger.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[: begun + 1]))
+    print_summary(run)
+    assert "about 50 min 0 s of training to come, if every round pays" in capsys.readouterr().out
+
+
 def test_a_run_from_before_a_fact_was_told_is_reported(run: Path) -> None:
     entries = [json.loads(line) for line in (run / "ledger.jsonl").read_text().splitlines()]
     old = [
