@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -59,19 +59,19 @@ def see_judged(run: Path, baseline: Entry) -> None:
 
 
 def time_left(entries: Iterable[Entry]) -> float | None:
-    """Seconds of training that are to come at most, by what was told after the first readers and has been taken since;
-    None before, and where rounds have ended."""
-    left = None
+    """Seconds of training that are to come at most, by what was told after the first readers of each number of rounds
+    that are done; None before, and where rounds have ended."""
+    told: Sequence[float] = ()
+    done, going_on = 0, True
     for entry in entries:
         step = entry["step"]
         if step == "baseline":
-            left = entry.get("ahead")
-        elif left is not None and re.fullmatch(r"round \d+( mine)?", step):
-            going_on = enough(entry) if step.endswith("mine") else entry["goes_on"]
-            left = max(0.0, left - entry["seconds"]) if going_on else None
-        elif step in ("settled", "chosen"):
-            left = None
-    return left
+            told = entry.get("ahead", ())
+        elif re.fullmatch(r"round \d+", step):
+            done, going_on = done + 1, entry["goes_on"]
+        elif step in ("settled", "chosen") or (re.fullmatch(r"round \d+ mine", step) and not enough(entry)):
+            going_on = False
+    return told[done] if going_on and done < len(told) else None
 
 
 def to_come(seconds: float) -> str:

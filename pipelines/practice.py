@@ -73,7 +73,7 @@ PRACTISED = "practised"  # the arm with the pictures that practice made
 AGAIN = 1_000_000  # added to a seed
 ALONE = ("alone", "alone again")  # trials without made pictures, of two seeds
 FEW = 6  # of fewer pairs McNemar's exact test says that all differ by chance (p .0625 of 5)
-LITTLE = 0.05  # of what is practised on already: a round that finds or makes no more is not worth its trainings
+LITTLE = 0.05  # of what is practised on already: a round that adds no more to it is not worth its trainings
 NOTHING_MADE: dict[str, Any] = {"asked": 0, "kept": 0, "refused": {}, "read_right": 0.0, "seconds": 0.0}
 NOTHING_KEPT = Earned(-1.0, 1e-9)  # what a method earned of whose pictures none was kept
 
@@ -155,20 +155,21 @@ def first_readers(run: Run, settings: PracticeSettings) -> None:
     scores = scores_of(run.validation, own)
     run.ledger.record(
         "baseline", validation=scores.to_dict(), held_out=held.to_dict(), nats=float(nats(readings).mean()),
-        mean=mean, ahead=ahead(run, settings), seconds=time.monotonic() - began,
+        mean=mean, ahead=[ahead(run, settings, n) for n in range(settings.rounds + 1)],
+        seconds=time.monotonic() - began,
     )  # fmt: skip
     say(Alone(), f"baseline: {in_words(scores)} on validation, {in_words(held)} of all that was held out of a training")
-    say(Alone(), to_come(run.ledger["baseline"]["ahead"]))
+    say(Alone(), to_come(run.ledger["baseline"]["ahead"][0]))
 
 
-def ahead(run: Run, settings: PracticeSettings) -> float:
-    """Seconds that all trainings after the first readers' take at most, by the baseline's pace; what methods learn is
-    not counted."""
+def ahead(run: Run, settings: PracticeSettings, done: int = 0) -> float:
+    """Seconds that all trainings after the first readers' and those of `done` rounds take at most, by the baseline's
+    pace; what methods learn is not counted."""
     folds, methods = len(run.folds), len(settings.methods)
     trials = [settings.trial_share] * (len(ALONE) + methods) if methods > 1 else []
     per_round = lasting([1.0] * 2 + [1 - 1 / folds] * (2 * folds), run.jobs) + lasting(trials, run.jobs)
     controls = [1.0] * (2 + len(settings.controls)) * settings.seeds if settings.controls else []
-    passes = settings.rounds * settings.round_share * per_round
+    passes = (settings.rounds - done) * settings.round_share * per_round
     ends = 2 if UNLABELLED in settings.methods else 1
     passes += ends * lasting([1.0] * settings.starts, run.jobs) + lasting(controls, run.jobs)
     base, told = run.training(run.out / "baseline", run.out / "data" / "train", 0).settings, "pictures_per_second"
@@ -185,8 +186,8 @@ def lasting(trainings: Sequence[float], jobs: int) -> float:
 
 
 def practise_round(run: Run, settings: PracticeSettings, number: int, best: Path, control: Path) -> None:
-    """One round; afterwards the ledger holds it, and whether practice goes on. One that finds hardly more than is
-    practised on already is not worth its trainings, and is the last."""
+    """One round; afterwards the ledger holds it, and whether practice goes on. One that adds hardly anything to
+    what is practised on is not worth its trainings, and is the last."""
     step, folder = f"round {number}", run.out / f"round-{number}"
     if step in run.ledger:
         return
@@ -378,7 +379,8 @@ def mine_and_make(run: Run, settings: PracticeSettings, number: int, folder: Pat
     nearly = len(mined.hard) - misread
     if f"{step} even" not in run.ledger:
         shutil.rmtree(folder / "mined", ignore_errors=True)
-        write_mined(replace(mined, suspects=(*mined.suspects, *also)), [], folder / "mined", run.files)
+        likeliest = sorted((*mined.suspects, *also), key=lambda h: h.margin)
+        write_mined(replace(mined, suspects=tuple(likeliest)), [], folder / "mined", run.files)
         if number == 1:
             write_trusted(run, {h.sample.name for h in mined.suspects})
         suspects = f", {len(mined.suspects)} labels likely wrong and set aside" if mined.suspects else ""
@@ -454,8 +456,8 @@ def make_part(
                 methods[name] = NOTHING_MADE
                 continue
             judged, methods[name] = make_and_judge(run, name, own, asked, folder / "made", judges)
-        except MachineError:
-            raise
+        except MachineError as error:
+            raise MachineError(f"{error}; where it can have no more, begin anew without {name}") from None
         except UserError as error:  # one method must not cost a run the others
             told = f"its settings are given as --set method.{name}.NAME=VALUE"
             say(Alone(), f"  {name}: {error}; practice goes on without it ({told})")
@@ -626,7 +628,8 @@ def taught(run: Run, settings: PracticeSettings) -> list[str]:
     of labels that are likely wrong by the last round."""
     best = winners(run, settings)
     last = max(n for n in range(1, settings.rounds + 1) if f"round {n} mine" in run.ledger)
-    return practised_on(run, number_of(best[0]) if best else 1, last)
+    number = number_of(best[0]) if best else 1
+    return practised_on(run, number, last) or practised_on(run, number)  # where all are doubted, all are trusted
 
 
 def arms_of(run: Run, settings: PracticeSettings) -> Arms:

@@ -347,11 +347,12 @@ def write_report(run: Path) -> Path:
         "interval": interval, "p_value": p_value, "pairwise": pairwise, "spell": spell, "told_aside": told_aside
     }  # fmt: skip
     part, scores = found.scores()
+    shown = [n for n in found.mined if enough(found.steps[f"round {n} mine"])] or found.mined
     page = environment.get_template("report.html").render(
         run=found, verdict=verdict(found), part=part, scores=scores, labels=_labels(found),
         axis=axis_of(list(scores.values())),
         opening=[tile_of(s) for s in _samples(found.path / "data" / "train")[:OPENING]],
-        rounds=[hard_round(found, n) for n in dict.fromkeys(found.mined[:1] + found.mined[-1:])],
+        rounds=[hard_round(found, n) for n in dict.fromkeys(shown[:1] + shown[-1:])],
         changes=changes(found), curve=curve(found), confused=confused(found), learning=learning(found),
         cost=[(name_of(step), entry["seconds"]) for step, entry in found.steps.items()
               if "seconds" in entry and not step.startswith(("fit ", "made "))],  # which are part of other steps
@@ -725,7 +726,7 @@ class Panel:
 
 def learning(run: PracticeRun) -> tuple[int, list[Panel]]:
     """How the first training and the first that learned all anew went: how many pictures they saw, and a panel for each
-    of `LEARNED`; none where nothing is trained, or someone has cleared it away."""
+    of `LEARNED`; none where nothing is trained, someone has cleared it away, or settings are just being written."""
     folders = {"before": ("the first training", run.path / "baseline")}
     if reader := run.steps.get("settled", {}).get("reader"):
         folders["after"] = ("learned anew with what was practised", run.path / reader.removesuffix("-mean"))
@@ -734,11 +735,16 @@ def learning(run: PracticeRun) -> tuple[int, list[Panel]]:
         for role, (_, folder) in folders.items()
     }
     rows = {role: own for role, own in rows.items() if len(own) > 1}
-    if not rows:
+    batch = 0
+    for role in rows:
+        with suppress(OSError, ValueError, KeyError):
+            batch = tomllib.loads((folders[role][1] / "settings.toml").read_text(encoding="utf-8"))["batch"]
+    if not batch:
         return 0, []
     steps, panels = max(row["steps"] for own in rows.values() for row in own), []
     for key, title in LEARNED.items():
-        told = {role: [(row["step"], max(row[key], LEAST_SHOWN)) for row in own if math.isfinite(row[key])]
+        told = {role: [(row["step"], max(row[key], LEAST_SHOWN)) for row in own
+                       if row[key] is not None and math.isfinite(row[key])]
                 for role, own in rows.items()}  # fmt: skip
         figures = [figure for own in told.values() for _, figure in own]
         if not figures:
@@ -754,7 +760,6 @@ def learning(run: PracticeRun) -> tuple[int, list[Panel]]:
             tuple((role, folders[role][0], tuple((round(100 * step / steps, 3), height(own)) for step, own in points))
                   for role, points in told.items()),
         ))  # fmt: skip
-    batch = tomllib.loads((run.path / "baseline" / "settings.toml").read_text(encoding="utf-8"))["batch"]
     return steps * batch, panels
 
 

@@ -31,7 +31,7 @@ from pipelines.ledger import Ledger, locked
 from pipelines.portfolio import UNLABELLED
 from recognizer.charset import Charset, tell_newcomers
 from recognizer.deploy.export import export
-from recognizer.errors import MOST_THREADS, MachineError, UserError, killed_by, quoted, tells_of_no_room
+from recognizer.errors import MOST_THREADS, MachineError, Stopped, UserError, killed_by, quoted, tells_of_the_machine
 from recognizer.images import MAX_PIXELS, Frame
 from recognizer.progress import CONSOLE, Alone, Bar, say
 from recognizer.readings import Reading, Scores
@@ -375,6 +375,7 @@ def fit_into(folder: Path, name: str, words: Sequence[str], values: Mapping[str,
     Raises:
         UserError: it cannot.
         MachineError: for want of room or memory.
+        Stopped: by Ctrl-C or another signal.
     """
     # in a process of its own: this one has settled what it computes in, and on
     command = [sys.executable, "-m", "augment.cli", "fit"]
@@ -385,11 +386,14 @@ def fit_into(folder: Path, name: str, words: Sequence[str], values: Mapping[str,
         command += ["--method", name, *words, "--out", str(folder)]
         command += [w for k, v in values.items() for w in ("--set", f"{k}={json.dumps(v)}")]
     code, found, told = watched(command, f"fitting {name}", folder / "metrics.jsonl")
-    if code < 0:
-        raise MachineError(f"fitting {name}: {killed_by(code)}; the same command goes on, or begin anew without {name}")
+    if -code in (signal.SIGKILL, signal.SIGBUS):
+        raise MachineError(f"fitting {name}: {killed_by(code)}; the same command goes on")
+    if code == 130:  # somebody has stopped it, or a system short of memory
+        raise Stopped(f"fitting {name} was stopped and is saved; give the same command again to go on")
     if code:
-        last = (told.strip().splitlines() or ["it was stopped"])[-1].removeprefix("error: ")
-        raise (MachineError if tells_of_no_room(last) else UserError)(f"{name} cannot be fitted: {last}")
+        lines = told.strip().splitlines() or [killed_by(code) if code < 0 else "it said nothing"]
+        last = lines[-1].removeprefix("error: ")
+        raise (MachineError if tells_of_the_machine(last) else UserError)(f"{name} cannot be fitted: {last}")
     return found.splitlines()[0].removeprefix(f"{folder}: ")
 
 

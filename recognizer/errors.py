@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 MOST_THREADS = 256  # that may be asked for: ten thousand take all memory before the first picture is read
+DIED_AHEAD = "a process that loads ahead has died"
 UNWRITTEN = "could not be written"  # as on a full disk: what `checkpoint.written` says
 EXTRA_OF = {
     "torch": "train", "torchvision": "train", "accelerate": "train", "diffusers": "train", "captcha": "train",
@@ -50,9 +51,10 @@ def see_writable(option: str, file: Path) -> None:
         raise UserError(f"{option} {file}: name a file; {why}")
 
 
-def tells_of_no_room(line: str) -> bool:
-    """Whether that a command ended with this line is a full disk's fault."""
-    return UNWRITTEN in line or any(os.strerror(n) in line for n in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+def tells_of_the_machine(line: str) -> bool:
+    """Whether that a command ended with this line is the fault of a full disk, or of too little memory."""
+    said = (*map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM)), UNWRITTEN, DIED_AHEAD)
+    return any(words.lower() in line.lower() for words in (*said, "out of memory", "MemoryError"))
 
 
 def killed_by(status: int) -> str:
@@ -101,7 +103,7 @@ def one_line_errors() -> Iterator[None]:
 
         active_children()  # reaps it: the end of each other would have torch tell of it again
         print(
-            f"error: a process that loads ahead has died ({' '.join(str(error).split())}): mostly there was too little "
+            f"error: {DIED_AHEAD} ({' '.join(str(error).split())}): mostly there was too little "
             "memory; go on from the last checkpoint (--resume), or with fewer workers",
             file=sys.stderr,
         )

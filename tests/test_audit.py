@@ -194,7 +194,7 @@ def test_a_training_that_is_killed_says_so(tmp_path: Path) -> None:
         for training in descendants(os.getpid()) - children(os.getpid()):  # those of the process that forks them
             os.kill(training, signal.SIGKILL)
 
-    killing = threading.Thread(target=kill)
+    killing = threading.Thread(target=kill, daemon=True)
     killing.start()
     words = ["--out", tmp_path / "audit", "--folds", 3, "--jobs", 1, "--pictures", 1_000_000, "--from", "tiny"]
     ended = recognizer("audit-labels", tmp_path / "data", *words)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import resource
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -43,8 +47,9 @@ from pipelines.practice import (
     with_others,
     worse,
 )
-from pipelines.run import Run, answers, prepare, read, read_some, scores_of
+from pipelines.run import Run, answers, fit_into, prepare, read, read_some, scores_of
 from pipelines.scheme import write_scheme
+from recognizer.errors import MachineError, Stopped, tells_of_the_machine
 from recognizer.readings import Reading
 from recognizer.samples import Sample, read_manifest, write_folder
 from recognizer.settings import load
@@ -188,13 +193,15 @@ def test_how_long_the_rest_may_take_goes_by_the_baselines_pace(whole: Path) -> N
     # one round of half the pictures: a pupil and a control, as much again for two folds, four trials of a quarter; and
     # twice all of it anew
     assert ahead(run, settings) == pytest.approx(192 / pace * (0.5 * (4 + 4 * 0.25) + 2))
-    steps = list(run.ledger)
-    begun = next(i for i, step in enumerate(steps) if step["step"] == "baseline") + 1
-    assert time_left(steps[: begun - 1]) is None and time_left(steps[:begun]) == ahead(run, settings)
-    mined = next(i for i, step in enumerate(steps) if step["step"] == "round 1 mine") + 1
-    left = ahead(run, settings) - steps[mined - 1]["seconds"]
-    assert time_left(steps[:mined]) == pytest.approx(max(0.0, left))
-    assert time_left([*steps[:mined], {**steps[mined], "goes_on": False}]) is None
+    steps = [entry for entry in run.ledger if entry["step"] != "settled"]
+    places = {entry["step"]: i for i, entry in enumerate(steps)}
+    told = steps[places["baseline"]]["ahead"]
+    assert told == [ahead(run, settings), pytest.approx(2 * 192 / pace)], "of each number of rounds that are done"
+    begun, mined = places["baseline"] + 1, places["round 1 mine"] + 1
+    assert time_left(steps[: begun - 1]) is None and time_left(steps[:begun]) == time_left(steps[:mined]) == told[0]
+    first = steps[mined]
+    assert time_left([*steps[:mined], {**first, "goes_on": True}]) == told[1]
+    assert time_left([*steps[:mined], {**first, "goes_on": False}]) is None
     assert time_left([*steps[: mined - 1], {**steps[mined - 1], "enough": False}]) is None is time_left(steps)
 
 
@@ -657,6 +664,42 @@ def test_wrong_labels_that_validate_are_told_of(whole: Path) -> None:
     assert found.sample == wrong and Path(opened.files[wrong.name]).read_bytes() == wrong.read_bytes()
     apart = replace(opened, validation=held, settings=opened.settings.model_copy(update={"validation": "other"}))
     assert not doubted_to_validate(apart, DEFAULT)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it is not found so")
+@pytest.mark.parametrize(
+    ("number", "kind", "said"),
+    [(signal.SIGKILL, MachineError, "killed (SIGKILL): mostly there was too little memory; the same command goes on"),
+     (signal.SIGTERM, Stopped, "was stopped and is saved; give the same command again to go on")],
+)  # fmt: skip
+def test_a_fit_that_is_ended_from_outside_is_no_method_that_cannot_be_fitted(
+    drawn: Path, tmp_path: Path, number: signal.Signals, kind: type[Exception], said: str
+) -> None:
+    def end() -> None:
+        while not (tmp_path / "fit/metrics.jsonl").exists():
+            time.sleep(0.1)
+        for command in Path("/proc").glob("[0-9]*/cmdline"):
+            with suppress(OSError):  # it has ended
+                if os.fsencode(tmp_path / "fit") in command.read_bytes():
+                    os.kill(int(command.parent.name), number)
+
+    ending = threading.Thread(target=end, daemon=True)  # where there never is anything to end
+    ending.start()
+    values = {"steps": 100_000, "batch": 4, "start": "nothing", "tracker": "none", "grids": 100_000}
+    with pytest.raises(kind, match=re.escape(said)):
+        fit_into(tmp_path / "fit", "vae", ["--data", str(drawn / "scheme/labelled")], values)
+    ending.join()
+
+
+@pytest.mark.parametrize(
+    ("line", "machines"),
+    [("No space left on device: runs/x", True), ("torch.OutOfMemoryError: CUDA out of memory. Tried to", True),
+     ("DefaultCPUAllocator: can't allocate memory (Cannot allocate memory)", True), ("MemoryError", True),
+     ("runs/x could not be written, 0 MB are free there (enforce fail): make room", True),
+     ("12 samples are too few to learn from", False)],
+)  # fmt: skip
+def test_what_a_command_that_lacked_room_or_memory_ends_with_is_known(line: str, machines: bool) -> None:
+    assert tells_of_the_machine(line) == machines
 
 
 def test_a_full_disk_ends_a_run_and_costs_it_no_method(whole: Path, drawn: Path) -> None:

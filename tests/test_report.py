@@ -376,7 +376,7 @@ def test_a_run_at_any_stage_is_reported(run: Path, done: int, capsys: pytest.Cap
 def test_status_says_how_long_it_may_take(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [json.loads(line) for line in (run / "ledger.jsonl").read_text().splitlines()]
     begun = next(i for i, row in enumerate(rows) if row["step"] == "baseline")
-    rows[begun]["ahead"] = 3000.0
+    rows[begun]["ahead"] = [3000.0, 2000.0]
     (run / "ledger.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[: begun + 1]))
     print_summary(run)
     assert "about 50 min 0 s of training to come, if every round pays" in capsys.readouterr().out
@@ -559,7 +559,10 @@ def test_the_report_shows_trainings_as_they_learned(run: Path) -> None:
     assert learning(PracticeRun.open(run)) == (0, [])
     losses = {"baseline": [1.0, 0.01, 0.001], "round-1/settled": [0.1, float("nan"), 0.00000001]}
     for name, own in losses.items():
-        rows = [{"step": 50 * k, "steps": 200, "loss": x, "validation_nll": 0.5} for k, x in enumerate(own, 1)]
+        rows = [
+            {"step": 50 * k, "steps": 200, "loss": x, "validation_nll": 0.5 if k > 1 else None}
+            for k, x in enumerate(own, 1)
+        ]
         (run / name).mkdir(parents=True, exist_ok=True)
         (run / name / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (run / "baseline/settings.toml").write_text("batch = 32\n")
@@ -574,6 +577,28 @@ def test_the_report_shows_trainings_as_they_learned(run: Path) -> None:
     assert [label for _, label in nats.ticks] == ["0.1", "1"]
     page = Page(write_report(run).read_text(encoding="utf-8"))
     assert "as many pictures, with the same seed" in page.text and "6,400" in page.text
+    (run / "baseline/metrics.jsonl").unlink()  # someone has cleared it away, or settings are just being written
+    (run / "round-1/settled/settings.toml").write_text("batch = 16\n")
+    assert learning(PracticeRun.open(run))[0] == 200 * 16
+    (run / "round-1/settled/settings.toml").unlink()
+    assert learning(PracticeRun.open(run)) == (0, [])
+
+
+def test_a_round_that_found_too_little_is_told_of_and_not_shown_as_practised(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [json.loads(line) for line in (run / "ledger.jsonl").read_text().splitlines()]
+    mined = [i for i, row in enumerate(rows) if row["step"].endswith(" mine")]
+    last = rows[mined[-1]]
+    number = int(last["step"].split()[1])
+    rows[mined[-1]] = {**last, "kept": 3, "enough": False}
+    rows = [row for row in rows if row["step"] != f"round {number}"]
+    (run / "ledger.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    page = page_of(run)
+    assert number > 1 and "ended: 3 pictures more are too few" in page.text
+    assert [bool(re.search(rf"Round {n}: [\d,]+ of", page.text)) for n in (1, number)] == [True, False]
+    print_summary(run)
+    assert "made too little" in capsys.readouterr().out
 
 
 def test_test_pictures_with_unknown_characters_are_told_of_and_what_they_would_cost() -> None:
