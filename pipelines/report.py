@@ -241,7 +241,7 @@ def told_aside(test: Mapping[str, Any]) -> str:
     told = f"{test['set_aside']:,} test pictures could not be used by all readers, and count nowhere"
     if unknown := test.get("unknown", 0):
         whole = test["after"]["exact"] * test["after"]["n"] / (test["after"]["n"] + unknown)
-        told += f"; {unknown:,} hold characters that no label shows: with these as misread, after is {percent(whole)}"
+        told += f"; {unknown:,} hold characters unknown to its readers: with these as misread, after is {percent(whole)}"
     return told + "."
 
 
@@ -358,7 +358,7 @@ def write_report(run: Path) -> Path:
               if "seconds" in entry and not step.startswith(("fit ", "made "))],  # which are part of other steps
         trainings=seen_in_training(run), provenance=_provenance(found),
         settings=(run / "settings.toml").read_text(encoding="utf-8"),
-        quote=shlex.quote, name_of=name_of, PLOT=PLOT, PANEL=PANEL,
+        quote=shlex.quote, name_of=name_of, enough=enough, PLOT=PLOT, PANEL=PANEL,
         controls_head=controls_head, controls_cells=controls_cells,
     )  # fmt: skip
     path = run / "report.html"

@@ -605,5 +605,5 @@ def test_test_pictures_with_unknown_characters_are_told_of_and_what_they_would_c
     test = {"set_aside": 3, "after": {"exact": 0.9, "n": 18}}
     told = "3 test pictures could not be used by all readers, and count nowhere"
     assert told_aside(test) == f"{told}."
-    more = "2 hold characters that no label shows: with these as misread, after is 81.0 %."
+    more = "2 hold characters unknown to its readers: with these as misread, after is 81.0 %."
     assert told_aside(test | {"unknown": 2}) == f"{told}; {more}"
