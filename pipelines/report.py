@@ -241,7 +241,7 @@ def told_aside(test: Mapping[str, Any]) -> str:
     told = f"{test['set_aside']:,} test pictures could not be used by all readers, and count nowhere"
     if unknown := test.get("unknown", 0):
         whole = test["after"]["exact"] * test["after"]["n"] / (test["after"]["n"] + unknown)
-        told += f"; {unknown:,} hold characters unknown to its readers: with these as misread, after is {percent(whole)}"
+        told += f"; {unknown:,} hold characters unknown to readers: with these as misread, after is {percent(whole)}"
     return told + "."
 
 

@@ -595,7 +595,7 @@ def test_a_round_that_found_too_little_is_told_of_and_not_shown_as_practised(
     rows = [row for row in rows if row["step"] != f"round {number}"]
     (run / "ledger.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     page = page_of(run)
-    assert number > 1 and "ended: 3 pictures more are too few" in page.text
+    assert number > 1 and "ended: 3 more are too few" in page.text
     assert [bool(re.search(rf"Round {n}: [\d,]+ of", page.text)) for n in (1, number)] == [True, False]
     print_summary(run)
     assert "made too little" in capsys.readouterr().out
@@ -605,5 +605,5 @@ def test_test_pictures_with_unknown_characters_are_told_of_and_what_they_would_c
     test = {"set_aside": 3, "after": {"exact": 0.9, "n": 18}}
     told = "3 test pictures could not be used by all readers, and count nowhere"
     assert told_aside(test) == f"{told}."
-    more = "2 hold characters unknown to its readers: with these as misread, after is 81.0 %."
+    more = "2 hold characters unknown to readers: with these as misread, after is 81.0 %."
     assert told_aside(test | {"unknown": 2}) == f"{told}; {more}"
