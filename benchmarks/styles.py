@@ -3,11 +3,13 @@
     pip install claptcha wheezy.captcha easy-captcha-python gvcode kaptcha simpel-captcha captchagen
     pip install flask-simple-captcha
     python benchmarks/styles.py [--model PATH] [--count 150] [--out runs/styles]
+    python benchmarks/styles.py --sets ROOT --styles gvcode kaptcha [--count 1500]
 
 Draws each style once into a folder of `--out`, of text that a seed gives, and prints how many pictures are read right,
 ignoring case, by the text parts that the reader sees and by whole pictures. A package that is not installed is left
-out. `serial`: stamped on brushed metal. `segments`: seven-segment digits, of diodes or liquid crystal. `framed`: black
-on white in a frame of a pixel. `coloured`: coloured ink on coloured, noisy paper, with lines.
+out. With `--sets` nothing is read: two thirds of each style become `ROOT/STYLE/train` and the rest `ROOT/STYLE/test`,
+for `practice_sets.py`. `serial`: stamped on brushed metal. `segments`: seven-segment digits, of diodes or liquid
+crystal. `framed`: black on white in a frame of a pixel. `coloured`: coloured ink on coloured, noisy paper, with lines.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from __future__ import annotations
 import argparse
 import base64
 import io
+import random
 import zlib
 from collections.abc import Callable
 from dataclasses import replace
@@ -205,29 +208,43 @@ NAMES = (
 )  # fmt: skip
 
 
+def draw(name: str, *parts: tuple[Path, int]) -> None:
+    """Draw a style into labelled folders of so many pictures.
+
+    Raises:
+        ModuleNotFoundError: its package is not installed.
+    """
+    seed = zlib.crc32(name.encode())
+    random.seed(seed)  # what the packages throw
+    np.random.seed(seed)
+    drawn: Callable[[], Drawn] = getattr(Styles(np.random.default_rng(seed)), name)
+    for folder, count in parts:
+        with FolderWriter(folder) as writer:
+            for i in range(count):
+                text, picture = drawn()
+                file = io.BytesIO()
+                picture.convert("RGB").save(file, "PNG")
+                writer.add(f"{i:03d}.png", file.getvalue(), text, {})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path)
+    parser.add_argument("--styles", nargs="+", choices=NAMES, default=NAMES)
+    parser.add_argument("--sets", type=Path)
     parser.add_argument("--count", type=int, default=150)
     parser.add_argument("--out", type=Path, default=Path("runs/styles"))
     given = parser.parse_args()
+    if given.sets:
+        for name in given.styles:
+            test = given.count // 3
+            draw(name, (given.sets / name / "train", given.count - test), (given.sets / name / "test", test))
+        return
     print(f"{'style':<12} {'n':>5} {'read right':>11} {'95 % interval':>15} {'whole pictures':>15}")
-    for name in NAMES:
+    for name in given.styles:
         if not (given.out / name).exists():
-            import random
-
-            seed = zlib.crc32(name.encode())
-            random.seed(seed)  # what the packages throw
-            np.random.seed(seed)
-            styles = Styles(np.random.default_rng(seed))
-            draw: Callable[[], Drawn] = getattr(styles, name)
             try:
-                with FolderWriter(given.out / name) as writer:
-                    for i in range(given.count):
-                        text, picture = draw()
-                        file = io.BytesIO()
-                        picture.convert("RGB").save(file, "PNG")
-                        writer.add(f"{i:03d}.png", file.getvalue(), text, {})
+                draw(name, (given.out / name, given.count))
             except ModuleNotFoundError as error:
                 print(f"{name:<12} {error.name} is not installed")
                 continue
