@@ -135,7 +135,8 @@ def plan(mined: Mined, samples: Sequence[Sample], count: int, seed: int) -> tupl
         weight[h.sample.name] *= min(RAREST, (mined.read / len(mined.looks) / mined.looks[h.look]) ** 0.5)
     share = np.array([weight.get(s.name, 0.0) for s in trusted])
     share = (share / max(share.sum(), 1e-9)).clip(max=MOST)
-    share += (1 - share.sum()) * (share == 0) / max((share == 0).sum(), 1)
+    left = max(1 - float(share.sum()), 0.0)  # rounding may have made it less
+    share += left * (share == 0) / max((share == 0).sum(), 1)
     drawn = rng.choice(len(trusted), (2, count), p=share / share.sum())
     sizes = {i: open_picture(trusted[i].read_bytes(), "L").size for i in np.unique(drawn).tolist()}
 

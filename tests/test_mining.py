@@ -189,6 +189,21 @@ def test_a_plan_takes_the_hardest_most_often(samples: list[Sample]) -> None:
     assert share == pytest.approx(3.2 / (3.2 + 0.3), abs=0.03)
 
 
+def test_where_many_are_hard_their_shares_may_be_rounded_to_more_than_one(samples: list[Sample]) -> None:
+    above = 0
+    for seed in range(2000):
+        rng = np.random.default_rng(seed)
+        hard = 0.5 + 2 * rng.random(int(rng.integers(20, len(samples))))
+        weights = np.concatenate([0.2 + hard, np.zeros(len(samples) - len(hard))])
+        if (weights / weights.sum()).sum() <= 1:
+            continue
+        above += 1
+        hardest = [*hard, *[0.0] * (len(samples) - len(hard))]
+        readings = [reading("9" if h else s.text, h * len(s.text)) for h, s in zip(hardest, samples, strict=True)]
+        assert len(plan(mine(samples, readings), samples, 5, 0)[0]) == 5
+    assert above > 9
+
+
 def test_few_hard_pictures_do_not_fill_a_plan(samples: list[Sample]) -> None:
     readings = [reading("9" if k < 2 else s.text, 3.0 * (k < 2)) for k, s in enumerate(samples)]
     vary, _ = plan(mine(samples, readings), samples, 2000, 0)
