@@ -61,10 +61,10 @@ class Arms:
         """The trainings of some arms, all seeds."""
         return [self.training(name, seed) for name in names for seed in range(self.seeds)]
 
-    def make(self, name: str, wanted: Mapping[str, int], judges: Judges, reader: Path) -> None:
+    def make(self, name: str, wanted: Mapping[str, int], judges: Judges, reader: Path, number: int = 1) -> None:
         """Make an arm's pictures, so many of each method, until enough are kept or `ATTEMPTS` are made; the ledger says
         what came of it. Sources and texts are as the labels have them, none is mined. `reader` has learned the labels,
-        for methods that learn.
+        for methods that learn; pictures without labels are taken as in a round `number`.
 
         Raises:
             UserError: none of the pictures was kept.
@@ -77,7 +77,7 @@ class Arms:
         every, passed, right, seconds = 0, 0, 0.0, 0.0
         for method, count in wanted.items():
             if method == UNLABELLED:
-                taken, facts = take(run, count, [reader, *judges.readers], run.settings.seed, hard=False)
+                taken, facts = take(run, count, [reader, *judges.readers], run.settings.seed, number, hard=False)
                 made, kept = made + taken, kept + taken
                 every, passed = every + facts["read"], passed + facts["sure"]
                 refused.update(facts["refused"])

@@ -298,9 +298,9 @@ def begun_with(run: Run) -> Path:
     return mean_beside(baseline) if run.ledger["baseline"]["mean"] else baseline
 
 
-def number_of(pupil: Path) -> int:
-    """The round of a pupil."""
-    return int(pupil.parent.name.removeprefix("round-"))
+def number_of(part: Path) -> int:
+    """The round of a pupil, or of another folder in a round's."""
+    return int(part.parent.name.removeprefix("round-"))
 
 
 def fold_readers(run: Run, number: int) -> list[Path]:
@@ -440,11 +440,16 @@ def make_part(
             seed, readers = vary[0].seed if vary else 0, [best, *judges.readers]
             taken = {s.meta["found"] for path in run.out.glob(f"round-*/*/kept/{name}") for s in read_manifest(path)}
             count = round(count * settings.found)
-            found, methods[name] = take(run, count, readers, seed, taken)
+            found, methods[name] = take(run, count, readers, seed, number_of(folder), taken)
             if found:
                 write_folder(found, folder / "kept" / name)
             read_in, sure = (methods[name][key] for key in ("read", "sure"))
-            say(Alone(), f"  {name}: {len(found)} taken, of {sure:,} that are read surely in {read_in:,} looked at")
+            least = methods[name]["least"]
+            unsure = f" enough: hardly any likelier than {least:.2f}" if least < settings.unlabelled_confidence else ""
+            say(
+                Alone(),
+                f"  {name}: {len(found)} taken, of {sure:,} that are read surely{unsure} in {read_in:,} looked at",
+            )
             continue
         try:
             own, known = fitted(run, name, run.out / "baseline")
@@ -528,7 +533,7 @@ def settle(run: Run, settings: PracticeSettings) -> None:
     began, folder = time.monotonic(), pupils[0].parent
     made, before = taught(run, settings), run.ledger["baseline"]["validation"]
     reader, own = learn_anew(run, settings, folder / "settled", made)
-    again = read_again(run, settings, folder / "kept-again", made, reader)
+    again = read_again(run, folder / "kept-again", made, reader, number_of(pupils[0]) + 1)
     if again:
         last, theirs = learn_anew(run, settings, folder / "settled-again", again)
         if not worse(run.validation, theirs, own):
@@ -550,16 +555,16 @@ def learn_anew(run: Run, settings: PracticeSettings, out: Path, made: Sequence[s
     return mean_beside(first.out) if mean else first.out, own
 
 
-def read_again(run: Run, settings: PracticeSettings, out: Path, made: Sequence[str], reader: Path) -> list[str]:
+def read_again(run: Run, out: Path, made: Sequence[str], reader: Path, number: int) -> list[str]:
     """A folder with what is practised on where those pictures that have no label are taken anew, all of which a reader
-    is sure of; none where nothing was practised on that has none."""
+    is sure of, as in a round `number`; none where nothing was practised on that has none."""
     practised = [replace(s, name=f"{k}/{s.name}") for k, path in enumerate(made) for s in read_manifest(path)]
     drawn = [s for s in practised if s.meta["method"] != UNLABELLED]
     if len(drawn) == len(practised):
         return []
     if not out.exists():
         files = run.ledger["prepare"]["unlabelled"]
-        found, _ = take(run, files, [reader], settings.seed, hard=False)
+        found, _ = take(run, files, [reader], run.settings.seed, number, hard=False)
         if not found:
             return []
         write_folder([*drawn, *found], out)
@@ -660,7 +665,7 @@ def train_controls(run: Run, settings: PracticeSettings) -> None:
             judges = judges or Judges.of(run, fold_readers(run, number))
             best = begun_with(run) if number == 1 else run.out / f"round-{number - 1}" / "pupil"
             try:
-                arms.make(name, wanted[name], judges, best)
+                arms.make(name, wanted[name], judges, best, number)
             except MachineError:
                 raise
             except UserError as error:  # one control must not cost a run the others

@@ -21,7 +21,7 @@ from recognizer.progress import Alone, say
 from recognizer.readings import Reading
 from recognizer.samples import Sample
 from recognizer.training.checkpoint import read_weights
-from recognizer.training.pseudo import lengths_of, surely
+from recognizer.training.pseudo import lengths_of, limit, surely
 
 MOST = 10  # times as many pictures as are asked for are read, at most
 EVEN = 5  # the least sure of what is taken is drawn six times as often as the surest
@@ -71,9 +71,9 @@ def tell_broken(files: Sequence[str], found: Collection[str]) -> None:
     """Say how many pictures nothing was found in, for they cannot be opened.
 
     Raises:
-        UserError: that is all of them.
+        UserError: that is all of them, of some.
     """
-    if not found:
+    if files and not found:
         raise UserError(f"none of {len(files)} pictures without labels can be opened any more")
     if broken := len(files) - len(found):
         say(Alone(), f"  {broken} of {len(files)} pictures without labels cannot be opened, and are left out")
@@ -86,14 +86,16 @@ def as_known_to(reader: Path, samples: Sequence[Sample]) -> list[Sample]:
 
 
 def take(
-    run: Run, count: int, readers: Sequence[Path], seed: int, taken: Collection[str] = (), hard: bool = True
-) -> tuple[list[Sample], dict[str, Any]]:
+    run: Run, count: int, readers: Sequence[Path], seed: int, number: int, taken: Collection[str] = (),
+    hard: bool = True,
+) -> tuple[list[Sample], dict[str, Any]]:  # fmt: skip
     """So many unlabelled pictures with what is read in them for labels, or as many as are read surely enough, and what
     came of it, told as of a method's pictures.
 
     Args:
         readers: the first says what a picture shows, all together how sure that is: the mean of the probabilities of
             that text.
+        number: of the round: the later it is the more may be taken that are not sure.
         taken: files that were taken before, as `meta["found"]` names them.
         hard: draw the less sure ones more often, else each alike.
 
@@ -106,7 +108,9 @@ def take(
     # a length that no label has is a character too many or too few, more often than a text of that length
     labelled = [*run.train, *run.validation]
     _, named, likely, alike = read_together(readers, files, lengths_of(labelled))
-    least, shown = run.settings.unlabelled_confidence, set().union(*(s.text for s in labelled))
+    shown = set().union(*(s.text for s in labelled))
+    fewest = min(1.0, run.settings.unlabelled_fewest * number)
+    least = limit(likely, run.settings.unlabelled_confidence, fewest, len(taken))
     sure = np.flatnonzero(surely([s.text for s in named], likely, least, shown))
     doubt = 1 - likely[sure].clip(least) + (1 - least) / EVEN
     share = doubt / doubt.sum() if hard and len(sure) else None
@@ -115,21 +119,22 @@ def take(
         replace(
             named[i], name=f"{k:06d}{Path(named[i].name).suffix.lower()}",
             meta={"method": UNLABELLED, "source": None, "found": named[i].name,
-                  "confidence": round(float(likely[i]), 4)},
+                  "confidence": round(float(likely[i]), 4), "least": least},
         )
         for k, i in enumerate(chosen.tolist())
     ]  # fmt: skip
     lacking = count - len(samples)
     return samples, {
         "asked": count, "kept": len(samples), "refused": {"too few are sure": lacking} if lacking else {},
-        "read_right": sum(alike) / max(len(alike), 1), "read": len(files), "sure": len(sure),
+        "read_right": sum(alike) / max(len(alike), 1), "read": len(files), "sure": len(sure), "least": least,
         "seconds": time.monotonic() - began,
     }  # fmt: skip
 
 
 def relabelled(samples: Sequence[Sample], reader: Path, least: float) -> list[Sample]:
-    """Pictures without labels as another reader reads them, those of which it is sure itself; none as shorter or longer
-    than what was taken."""
+    """Pictures without labels as another reader reads them, those of which it is sure itself, as sure as those were by
+    whom they were taken; none as shorter or longer than what was taken."""
+    least = min([least, *(s.meta.get("least", least) for s in samples)])
     found, known = read_some(reader, samples), lengths_of(samples)
     named = [replace(s, text=found[s.name].text) for s in samples if s.name in found]
     named = [s for s in named if len(s.text) in known]

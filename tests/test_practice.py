@@ -49,12 +49,13 @@ from pipelines.practice import (
 )
 from pipelines.run import Run, answers, fit_into, prepare, read, read_some, scores_of
 from pipelines.scheme import write_scheme
+from pipelines.unlabelled import relabelled, take
 from recognizer.errors import MachineError, Stopped, tells_of_the_machine
 from recognizer.readings import Reading
 from recognizer.samples import Sample, read_manifest, write_folder
 from recognizer.settings import load
 from recognizer.training.checkpoint import DEFAULT, read_weights, save_weights
-from recognizer.training.pseudo import LIKELY
+from recognizer.training.pseudo import DOUBTED, LIKELY
 from recognizer.training.side_by_side import Training
 from recognizer.training.train import TrainSettings
 
@@ -443,6 +444,28 @@ def test_pictures_without_labels_are_practised_as_they_are_read(drawn: Path) -> 
         assert 0 < len(again) <= len(kept) and (out / f"folds/fold-{k}-pupil-1/weights.safetensors").exists()
         texts = {name: r.text for name, r in read_some(out / f"folds/fold-{k}", again).items()}
         assert texts == {s.name: s.text for s in again}
+
+
+def test_where_readers_are_sure_of_hardly_any_picture_the_likeliest_are_taken(whole: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(whole, tmp_path / "run")
+    loose = [str(s.path) for s in read_manifest(whole.parent / "scheme" / "test")]
+    (run / "data" / "unlabelled.json").write_text(json.dumps(loose))
+    sure = {"unlabelled_confidence": 0.999999, "unlabelled_fewest": 0.0}
+    opened = prepare(load(PracticeSettings, run / "settings.toml", sure), run, Ledger(run / "ledger.jsonl"))
+    readers = [run / "baseline", *(run / "folds" / f"fold-{k}" for k in range(2))]
+    none, facts = take(opened, 20, readers, 0, 1)
+    assert not none and facts["least"] == 0.999999 and relabelled([], readers[0], 0.9) == []
+    opened = replace(opened, settings=opened.settings.model_copy(update={"unlabelled_fewest": 0.2}))
+    first, facts = take(opened, 20, readers, 0, 1)
+    assert 4 <= len(first) <= 10 and DOUBTED <= facts["least"] < 0.999999
+    assert all(s.meta["confidence"] >= min(LIKELY, facts["least"]) for s in first)
+    more, _ = take(opened, 20, readers, 0, 2, {s.meta["found"] for s in first})
+    assert more and not {s.meta["found"] for s in first} & {s.meta["found"] for s in more}, "in each round some more"
+    assert take(opened, 20, readers, 0, 3, set(loose))[0] == [], "all are taken"
+    alike = relabelled(first, readers[0], 0.999999)
+    assert alike, "a reader is held to the likelihood by which they were taken"
+    bare = [replace(s, meta={k: v for k, v in s.meta.items() if k != "least"}) for s in first]
+    assert relabelled(bare, readers[0], 0.999999) == [], "which runs of before do not name"
 
 
 def test_all_labels_judge_a_round_each_read_by_who_did_not_learn_it(whole: Path) -> None:

@@ -56,7 +56,15 @@ from recognizer.training.collapse import find_collapse
 from recognizer.training.evaluate import evaluate, read_pictures, shown_case
 from recognizer.training.folds import tell_learned
 from recognizer.training.model import SIZES, FixedHead, HeadName, Network
-from recognizer.training.pseudo import LIKELY, labelled_by, surely, train_with_unlabelled, without_labels
+from recognizer.training.pseudo import (
+    DOUBTED,
+    LIKELY,
+    labelled_by,
+    limit,
+    surely,
+    train_with_unlabelled,
+    without_labels,
+)
 from recognizer.training.teach import Teachers
 from recognizer.training.train import (
     Average,
@@ -1203,10 +1211,20 @@ def test_what_is_taken_for_labels_has_a_share_of_each_character() -> None:
     assert surely(mixed, np.where(has, 0.95, likely), 0.9, "abcde")[has].all()
 
 
+def test_where_hardly_any_reading_is_sure_the_likeliest_are_taken() -> None:
+    likely = np.linspace(0.1, 0.6, 101)
+    assert limit(likely, 0.9, 0.2) == pytest.approx(likely[-20]) and (likely >= limit(likely, 0.9, 0.2)).sum() == 20
+    assert limit(likely, 0.9, 0.9) == DOUBTED, "but none that is read so badly"
+    assert limit(likely, 0.9, 0.0) == limit(likely[:4], 0.9, 0.2) == limit([], 0.9, 0.2) == 0.9
+    assert limit(likely, 0.4, 0.2) == 0.4, "nor fewer than are sure"
+    assert limit(likely, 0.9, 0.2, 26) == 0.9, "where a fifth of all was taken before"
+    assert limit(likely, 0.9, 0.4, 26) == pytest.approx(likely[-24])
+
+
 def test_nothing_sure_ends_after_the_labels_alone(trained: Trained, drawn: Path, tmp_path: Path) -> None:
     own = settings(
         drawn / "eight", drawn / "validation", start=str(trained.run), pictures=16,
-        unlabelled=(str(drawn / "train"),), unlabelled_confidence=0.999999,
+        unlabelled=(str(drawn / "train"),), unlabelled_confidence=0.999999, unlabelled_fewest=0,
     )  # fmt: skip
     train_with_unlabelled(own, tmp_path / "run")
     assert not (tmp_path / "run" / "round-1").exists() and (tmp_path / "run" / "weights.safetensors").exists()

@@ -33,6 +33,7 @@ from recognizer.training.train import TrainSettings
 
 GROUP = 256  # pictures that are open at a time
 LIKELY = 0.5  # a reading that is less so is never taken for the sake of its characters
+DOUBTED = 0.3  # nor one that is less so than that because too few are surer
 
 
 def train_with_unlabelled(settings: TrainSettings, out: Path, resume: bool = False) -> Scores:
@@ -58,7 +59,8 @@ def train_with_unlabelled(settings: TrainSettings, out: Path, resume: bool = Fal
             reader = Reader(out / f"round-{number - 1}", max_pixels=settings.max_pixels)
             shown = set().union(*(s.text for s in labelled))
             least, lengths = settings.unlabelled_confidence, lengths_of(labelled)
-            kept = take_surest(reader, files, least, pseudo, lengths, shown=shown)
+            fewest = min(1.0, settings.unlabelled_fewest * number)
+            kept = take_surest(reader, files, least, pseudo, lengths, shown=shown, fewest=fewest)
             say(process, f"round {number}: {kept} of {len(files)} unlabelled pictures are read surely enough")
         process.wait_for_everyone()
         if not any(pseudo.iterdir()):
@@ -120,15 +122,18 @@ def read_files(
 def take_surest(
     reader: Reader, files: Sequence[Path], least: float, out: Path, lengths: Container[int] | None = None,
     constraint: Constraint | None = None, known_as: Mapping[str, str] = MappingProxyType({}),
-    shown: Container[str] | None = None,
+    shown: Container[str] | None = None, fewest: float = 0.0,
 ) -> int:  # fmt: skip
     """Write the pictures in which something is read surely as a labelled folder; gives their number. `lengths` are
-    those that a reading may have, `known_as` says what to call a character that is read, and `shown` is `surely`'s."""
+    those that a reading may have, `known_as` says what to call a character that is read, `shown` is `surely`'s, and
+    `fewest` `limit`'s."""
     every = read_files(reader, files, constraint, PartialState())
     if broken := len(files) - len(every):
         say(PartialState(), f"{broken} of {len(files)} unlabelled pictures cannot be opened, and are left out")
     found = [(f, r) for f, r in every.items() if r.text and (lengths is None or len(r.text) in lengths)]
-    sure = np.flatnonzero(surely([r.text for _, r in found], [r.confidence for _, r in found], least, shown)).tolist()
+    likely = [r.confidence for _, r in found]
+    least = limit(likely, least, fewest)
+    sure = np.flatnonzero(surely([r.text for _, r in found], likely, least, shown)).tolist()
     with FolderWriter(out) as writer:
         for kept, (file, reading) in enumerate(found[i] for i in sure):
             text = "".join(known_as.get(c, c) for c in reading.text)
@@ -143,6 +148,21 @@ def lengths_of(samples: Sequence[Sample]) -> range:
     """The lengths of texts from the shortest label's to the longest's."""
     lengths = [len(s.text) for s in samples]
     return range(min(lengths, default=0), max(lengths, default=0) + 1)
+
+
+def limit(likely: ArrayLike, least: float, fewest: float, taken: int = 0) -> float:
+    """How likely a reading must be to be taken: `least`, or where fewer than a share `fewest` of all would be taken so,
+    as likely as the likeliest of that share are, but for `DOUBTED` ones. A reader that is sure of hardly any picture
+    would else never be taught by those that it reads best (Cascante-Bonilla et al. 2021, "Curriculum labeling", arXiv
+    2001.06001).
+
+    Args:
+        likely: n probabilities of readings.
+        taken: how many more were taken before.
+    """
+    of = np.sort(np.asarray(likely, float))
+    wanted = int(fewest * (len(of) + taken)) - taken
+    return min(least, max(DOUBTED, float(of[-wanted]))) if wanted > 0 else least
 
 
 def surely(
