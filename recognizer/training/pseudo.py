@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 from recognizer.decode import Constraint
 from recognizer.deploy.export import export
 from recognizer.errors import UserError
-from recognizer.images import Grey, PictureError
+from recognizer.images import Grey, PictureError, open_picture
 from recognizer.progress import Bar, Process, say
 from recognizer.reader import Reader
 from recognizer.readings import Reading, Scores
@@ -91,7 +91,7 @@ def without_labels(folders: Sequence[str | Path], labelled: Sequence[Sample], pr
     """The pictures of some folders, each once, but for the labelled: what validates or tests must not be trained on.
 
     Raises:
-        UserError: none is there.
+        UserError: none is there, or none of them can be opened.
     """
     files = [file for folder in folders for file in list_pictures(Path(folder))]
     left = [s.path for s in each_once([Sample(str(file), "", file) for file in files], labelled) if s.path]
@@ -99,7 +99,18 @@ def without_labels(folders: Sequence[str | Path], labelled: Sequence[Sample], pr
         say(process, f"{twice} of {len(files)} unlabelled pictures are labelled or there twice, and are left out")
     if not left:
         raise UserError(f"--unlabelled {' '.join(map(str, folders))}: no picture is there that has no label")
+    if not any(map(opens, left)):  # which would be seen after the first training
+        raise UserError(f"--unlabelled {' '.join(map(str, folders))}: no picture there can be opened")
     return left
+
+
+def opens(file: Path) -> bool:
+    """Whether a picture can be opened."""
+    try:
+        open_picture(file, "L")
+    except PictureError:
+        return False
+    return True
 
 
 def read_files(
