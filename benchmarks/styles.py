@@ -235,19 +235,20 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=150)
     parser.add_argument("--out", type=Path, default=Path("runs/styles"))
     given = parser.parse_args()
-    if given.sets:
-        for name in given.styles:
-            test = given.count // 3
-            draw(name, (given.sets / name / "train", given.count - test), (given.sets / name / "test", test))
-        return
-    print(f"{'style':<12} {'n':>5} {'read right':>11} {'95 % interval':>15} {'whole pictures':>15}")
+    if not given.sets:
+        print(f"{'style':<12} {'n':>5} {'read right':>11} {'95 % interval':>15} {'whole pictures':>15}")
     for name in given.styles:
-        if not (given.out / name).exists():
+        parts, test = [(given.out / name, given.count)], given.count // 3
+        if given.sets:
+            parts = [(given.sets / name / "train", given.count - test), (given.sets / name / "test", test)]
+        if not parts[-1][0].exists():
             try:
-                draw(name, (given.out / name, given.count))
+                draw(name, *parts)
             except ModuleNotFoundError as error:
                 print(f"{name:<12} {error.name} is not installed")
                 continue
+        if given.sets:
+            continue
         samples = read_manifest(given.out / name).samples
         right = []
         reader = Reader(given.model)

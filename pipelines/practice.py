@@ -445,11 +445,8 @@ def make_part(
                 write_folder(found, folder / "kept" / name)
             read_in, sure = (methods[name][key] for key in ("read", "sure"))
             least = methods[name]["least"]
-            unsure = f" enough: hardly any likelier than {least:.2f}" if least < settings.unlabelled_confidence else ""
-            say(
-                Alone(),
-                f"  {name}: {len(found)} taken, of {sure:,} that are read surely{unsure} in {read_in:,} looked at",
-            )
+            how = "are read surely" if least == settings.unlabelled_confidence else f"are likelier than {least:.2f}"
+            say(Alone(), f"  {name}: {len(found)} taken, of {sure:,} that {how} in {read_in:,} looked at")
             continue
         try:
             own, known = fitted(run, name, run.out / "baseline")

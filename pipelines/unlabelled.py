@@ -109,8 +109,8 @@ def take(
     labelled = [*run.train, *run.validation]
     _, named, likely, alike = read_together(readers, files, lengths_of(labelled))
     shown = set().union(*(s.text for s in labelled))
-    fewest = min(1.0, run.settings.unlabelled_fewest * number)
-    least = limit(likely, run.settings.unlabelled_confidence, fewest, len(taken))
+    settings = run.settings
+    least = limit(likely, settings.unlabelled_confidence, settings.unlabelled_fewest * number, len(taken))
     sure = np.flatnonzero(surely([s.text for s in named], likely, least, shown))
     doubt = 1 - likely[sure].clip(least) + (1 - least) / EVEN
     share = doubt / doubt.sum() if hard and len(sure) else None

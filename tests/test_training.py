@@ -1244,6 +1244,8 @@ def test_pictures_that_have_a_label_are_not_taken_for_unlabelled(drawn: Path, tm
         without_labels([drawn / "train"], labelled_by(own), Alone())
     some = without_labels([drawn / "train"], labelled_by(own.model_copy(update={"limit": 5})), Alone())
     assert 50 < len(some) < 60, "beyond a limit labels are not known"
+    with pytest.raises(UserError, match="no picture there can be opened"):
+        without_labels([loose], labelled_by(own), Alone(), max_pixels=1)
     (loose / "new.png").write_bytes(b"no picture")
     with pytest.raises(UserError, match="no picture there can be opened"):
         without_labels([loose], labelled_by(own), Alone())

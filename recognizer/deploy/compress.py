@@ -158,7 +158,7 @@ def _label(settings: TrainSettings, folders: Sequence[Path], out: Path) -> None:
     """Write the pictures of some folders under what the first teacher reads in them, in the characters and the case of
     the labels."""
     labelled = labelled_by(settings)
-    files = without_labels(folders, labelled, Alone())
+    files = without_labels(folders, labelled, Alone(), settings.max_pixels)
     teacher = Path(settings.teacher[0])
     charset = charset_of((s.text for s in labelled), [Path(t) for t in settings.teacher], settings.charset)
     opened = Pictures(labelled[:512], charset, read_weights(teacher)[1].frame, settings.max_pixels)

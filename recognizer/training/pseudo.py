@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 from recognizer.decode import Constraint
 from recognizer.deploy.export import export
 from recognizer.errors import UserError
-from recognizer.images import Grey, PictureError, open_picture
+from recognizer.images import MAX_PIXELS, Grey, PictureError, open_picture
 from recognizer.progress import Bar, Process, say
 from recognizer.reader import Reader
 from recognizer.readings import Reading, Scores
@@ -47,7 +47,7 @@ def train_with_unlabelled(settings: TrainSettings, out: Path, resume: bool = Fal
     """
     process = PartialState(cpu=no_device())
     labelled = labelled_by(settings)
-    files = without_labels(settings.unlabelled, labelled, process)
+    files = without_labels(settings.unlabelled, labelled, process, settings.max_pixels)
     open_folder(settings, out, resume, process)
     own = settings.model_copy(update={"unlabelled": ()})
     with resumed_by(out):
@@ -59,7 +59,7 @@ def train_with_unlabelled(settings: TrainSettings, out: Path, resume: bool = Fal
             reader = Reader(out / f"round-{number - 1}", max_pixels=settings.max_pixels)
             shown = set().union(*(s.text for s in labelled))
             least, lengths = settings.unlabelled_confidence, lengths_of(labelled)
-            fewest = min(1.0, settings.unlabelled_fewest * number)
+            fewest = settings.unlabelled_fewest * number
             kept = take_surest(reader, files, least, pseudo, lengths, shown=shown, fewest=fewest)
             say(process, f"round {number}: {kept} of {len(files)} unlabelled pictures are read surely enough")
         process.wait_for_everyone()
@@ -87,7 +87,9 @@ def labelled_by(settings: TrainSettings) -> list[Sample]:
     return [*known, *(s for path in others for s in read_manifest(path, settings.label_pattern))]
 
 
-def without_labels(folders: Sequence[str | Path], labelled: Sequence[Sample], process: Process) -> list[Path]:
+def without_labels(
+    folders: Sequence[str | Path], labelled: Sequence[Sample], process: Process, max_pixels: int = MAX_PIXELS
+) -> list[Path]:
     """The pictures of some folders, each once, but for the labelled: what validates or tests must not be trained on.
 
     Raises:
@@ -99,15 +101,15 @@ def without_labels(folders: Sequence[str | Path], labelled: Sequence[Sample], pr
         say(process, f"{twice} of {len(files)} unlabelled pictures are labelled or there twice, and are left out")
     if not left:
         raise UserError(f"--unlabelled {' '.join(map(str, folders))}: no picture is there that has no label")
-    if not any(map(opens, left)):  # which would be seen after the first training
+    if not any(opens(file, max_pixels) for file in left):  # which would be seen after the first training
         raise UserError(f"--unlabelled {' '.join(map(str, folders))}: no picture there can be opened")
     return left
 
 
-def opens(file: Path) -> bool:
+def opens(file: Path, max_pixels: int) -> bool:
     """Whether a picture can be opened."""
     try:
-        open_picture(file, "L")
+        open_picture(file, "L", max_pixels)
     except PictureError:
         return False
     return True
@@ -172,7 +174,7 @@ def limit(likely: ArrayLike, least: float, fewest: float, taken: int = 0) -> flo
         taken: how many more were taken before.
     """
     of = np.sort(np.asarray(likely, float))
-    wanted = int(fewest * (len(of) + taken)) - taken
+    wanted = int(min(fewest, 1.0) * (len(of) + taken)) - taken
     return min(least, max(DOUBTED, float(of[-wanted]))) if wanted > 0 else least
 
 
