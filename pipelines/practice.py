@@ -200,11 +200,16 @@ def practise_round(run: Run, settings: PracticeSettings, number: int, best: Path
         return
     began, kept = time.monotonic(), practised_on(run, number)
     data = run.out / "data" / "train"
+    anew = any(guessed(settings, s) for path in kept for s in read_manifest(path))
+    if anew:
+        say(
+            Alone(), f"round {number}: few are read surely: with the likeliest all is learned anew, as long as at first"
+        )
     pair = [
-        round_training(run, settings, number, folder / "pupil", data, best, kept),
-        round_training(run, settings, number, folder / "control", data, control),
+        round_training(run, settings, number, folder / "pupil", data, best, kept, anew=anew),
+        round_training(run, settings, number, folder / "control", data, control, anew=anew),
     ]
-    folds = fold_trainings(run, settings, number, kept)
+    folds = fold_trainings(run, settings, number, kept, anew)
     train_side_by_side([*pair, *folds["pupil"], *folds["control"]], run.jobs, f"round {number}")
     held = {role: read_held_out(run, folder / role, [t.out for t in own]) for role, own in folds.items()}
     samples, apart = held["pupil"][0], [own for _, own in held.values()]
@@ -231,15 +236,18 @@ def practise_round(run: Run, settings: PracticeSettings, number: int, best: Path
 
 def practised_on(run: Run, number: int, last: int | None = None) -> list[str]:
     """The folders of made pictures that a round practises on: its own and those of the rounds before, less what came of
-    labels that are likely wrong by then, or by a `last` round that was mined."""
+    labels that are likely wrong by then, or by a `last` round that was mined, and less what was guessed in pictures
+    without labels, where the round has read them again."""
     last = last or number
     doubted, folders = set(run.ledger[f"round {last} mine"]["set_aside"]), []
+    again = any(s.meta["method"] == UNLABELLED for s in read_manifest(run.out / f"round-{number}" / "kept"))
     for n in range(1, number + 1):
         folder = run.out / f"round-{n}" / "kept"
         made = read_manifest(folder).samples
-        trusted = [s for s in made if not came_of(s) & doubted]
+        sure = [s for s in made if not (again and n < number and guessed(run.settings, s))]
+        trusted = [s for s in sure if not came_of(s) & doubted]
         if len(trusted) < len(made):
-            folder = run.out / f"round-{last}" / f"kept-{n}"
+            folder = run.out / f"round-{last}" / (f"kept-{n}" if len(sure) == len(made) else f"sure-{n}")
             if trusted and not folder.exists():
                 write_folder(trusted, folder)
         if trusted:
@@ -252,6 +260,17 @@ def share_of(settings: PracticeSettings, folders: Sequence[str]) -> float:
     methods = [s.meta["method"] for path in folders for s in read_manifest(path)]
     found = methods.count(UNLABELLED) / max(len(methods), 1)
     return settings.made_share + found * (settings.found_share - settings.made_share)
+
+
+def guessed(settings: RunSettings, made: Sample) -> bool:
+    """Whether a picture without a label was taken because too few were read as surely as it is asked for."""
+    least = settings.unlabelled_confidence
+    return bool(made.meta.get("least", least) < least)
+
+
+def how_sure(settings: RunSettings, least: float) -> str:
+    """What is said of pictures without labels whose readings are at least so likely."""
+    return "are read surely" if least >= settings.unlabelled_confidence else f"are likelier than {least:.2f}"
 
 
 def came_of(made: Sample) -> set[str]:
@@ -310,7 +329,9 @@ def fold_readers(run: Run, number: int) -> list[Path]:
             for k in range(len(run.folds))]  # fmt: skip
 
 
-def fold_trainings(run: Run, settings: PracticeSettings, number: int, kept: Sequence[str]) -> dict[str, list[Training]]:
+def fold_trainings(
+    run: Run, settings: PracticeSettings, number: int, kept: Sequence[str], anew: bool = False
+) -> dict[str, list[Training]]:
     """The trainings of a round's pupil and control of each fold, as many times through their labels as the round's own
     go through theirs."""
     trainings: dict[str, list[Training]] = {"pupil": [], "control": []}
@@ -334,6 +355,7 @@ def fold_trainings(run: Run, settings: PracticeSettings, number: int, kept: Sequ
             trainings[role].append(round_training(
                 run, settings, number, run.out / "folds" / f"fold-{k}-{role}-{number}", run.out / "data" / f"fold-{k}",
                 start, [str(made)] * (role == "pupil" and len(read_manifest(made)) > 0), 1 - 1 / len(run.folds),
+                anew=anew,
             ))  # fmt: skip
     return trainings
 
@@ -347,18 +369,22 @@ def read_held_out(run: Run, reader: Path, folds: Sequence[Path]) -> tuple[list[S
 
 def round_training(
     run: Run, settings: PracticeSettings, number: int, out: Path, data: Path, start: Path, made: Sequence[str] = (),
-    share: float = 1.0, again: bool = False, **changed: Any,
+    share: float = 1.0, again: bool = False, anew: bool = False, **changed: Any,
 ) -> Training:  # fmt: skip
     """A training of a round, or a share of one, at a share of the learning rate that the first readers had; `again`
-    with another seed."""
+    with another seed. `anew` is as the first readers' was, from the run's start: a reader that has guessed what a
+    picture shows would in a short training be taught little by it but to be sure."""
     base = run.training(out, data, settings.seed + number).settings
+    pictures = base.pictures_for(len(run.train)) * share
+    if not anew:
+        changed |= {
+            "start": str(start), "schedule": "constant", "average": settings.average,
+            "learning_rate": base.rate(find_start(settings.start, base.size)[0] is None) * settings.round_rate,
+        }  # fmt: skip
     return run.training(
-        out, data, settings.seed + number + AGAIN * again, start=str(start), with_synthetic=list(made),
-        schedule="constant",
-        pictures=max(1, round(base.pictures_for(len(run.train)) * settings.round_share * share)),
-        learning_rate=base.rate(find_start(settings.start, base.size)[0] is None) * settings.round_rate,
-        average=settings.average, synthetic_share=share_of(settings, made),
-        patience=NEVER, **changed,
+        out, data, settings.seed + number + AGAIN * again, with_synthetic=list(made), patience=NEVER,
+        pictures=max(1, round(pictures if anew else pictures * settings.round_share)),
+        synthetic_share=share_of(settings, made), **changed,
     )  # fmt: skip
 
 
@@ -438,14 +464,12 @@ def make_part(
         first += count
         if name == UNLABELLED:
             seed, readers = vary[0].seed if vary else 0, [best, *judges.readers]
-            taken = {s.meta["found"] for path in run.out.glob(f"round-*/*/kept/{name}") for s in read_manifest(path)}
-            count = round(count * settings.found)
-            found, methods[name] = take(run, count, readers, seed, number_of(folder), taken)
+            number, count = number_of(folder), round(count * settings.found)
+            found, methods[name] = take(run, count, readers, seed, number, taken_before(run, settings, number))
             if found:
                 write_folder(found, folder / "kept" / name)
-            read_in, sure = (methods[name][key] for key in ("read", "sure"))
-            least = methods[name]["least"]
-            how = "are read surely" if least == settings.unlabelled_confidence else f"are likelier than {least:.2f}"
+            read_in, sure, least = (methods[name][key] for key in ("read", "sure", "least"))
+            how = how_sure(settings, least)
             say(Alone(), f"  {name}: {len(found)} taken, of {sure:,} that {how} in {read_in:,} looked at")
             continue
         try:
@@ -473,6 +497,17 @@ def make_part(
             say(Alone(), f"  {line}")
     (folder / "refused.jsonl").write_text("".join(line + "\n" for line in refused), encoding="utf-8")
     run.ledger.record(step, methods=methods)
+
+
+def taken_before(run: Run, settings: PracticeSettings, number: int) -> set[str]:
+    """The files without labels that a round need not read again: those it has taken itself, and those that others were
+    sure of."""
+    return {
+        s.meta["found"]
+        for path in run.out.glob(f"round-*/*/kept/{UNLABELLED}")
+        for s in read_manifest(path)
+        if number_of(path.parent.parent) == number or not guessed(settings, s)
+    }
 
 
 def try_methods(run: Run, settings: PracticeSettings, number: int, folder: Path, best: Path) -> dict[str, float]:
@@ -561,11 +596,12 @@ def read_again(run: Run, out: Path, made: Sequence[str], reader: Path, number: i
         return []
     if not out.exists():
         files = run.ledger["prepare"]["unlabelled"]
-        found, _ = take(run, files, [reader], run.settings.seed, number, hard=False)
+        found, facts = take(run, files, [reader], run.settings.seed, number, hard=False)
         if not found:
             return []
         write_folder([*drawn, *found], out)
-        say(Alone(), f"{len(found):,} of {files:,} pictures without labels are read surely now: once more with these")
+        how = how_sure(run.settings, facts["least"])
+        say(Alone(), f"{len(found):,} of {files:,} pictures without labels {how} now: once more with these")
     return [str(out)]
 
 

@@ -36,12 +36,14 @@ from pipelines.practice import (
     choose,
     doubted_to_validate,
     fold_trainings,
+    guessed,
     practise_round,
     practised_on,
     rank,
     read_held_out,
     settle,
     share_of,
+    taken_before,
     taught,
     winners,
     with_others,
@@ -466,6 +468,39 @@ def test_where_readers_are_sure_of_hardly_any_picture_the_likeliest_are_taken(wh
     assert alike, "a reader is held to the likelihood by which they were taken"
     bare = [replace(s, meta={k: v for k, v in s.meta.items() if k != "least"}) for s in first]
     assert relabelled(bare, readers[0], 0.999999) == [], "which runs of before do not name"
+
+
+def test_where_few_are_read_surely_rounds_learn_anew_and_read_again_what_was_guessed(drawn: Path) -> None:
+    write_scheme(drawn / "unsure", 6, 40, 2)
+    out, told = drawn / "guessed", ["unlabelled_confidence=0.999999", "starts=1"]
+    done = practice(
+        *words(drawn, "guessed"), "--methods", "classical", "--unlabelled", str(drawn / "unsure" / "test"),
+        *(word for setting in told for word in ("--set", setting)),
+    )  # fmt: skip
+    assert done.status == 0 and "few are read surely" in done.err, done.err
+    first = load(TrainSettings, out / "baseline/settings.toml", {})
+    paths: dict[str, Any] = {"with_synthetic": (), "data": (), "synthetic_share": 0.25, "seed": 0, "pictures": 192}
+    for reader, pictures in (("round-1/pupil", 192), ("round-1/control", 192), ("folds/fold-1-pupil-1", 96)):
+        own = load(TrainSettings, out / reader / "settings.toml", {})
+        assert own.pictures == pictures and own.model_copy(update=paths) == first.model_copy(update=paths)
+
+    settings = load(PracticeSettings, out / "settings.toml", {})
+    run = prepare(settings, out, Ledger(out / "ledger.jsonl"))
+    kept = read_manifest(out / "round-1/kept").samples
+    unsure = {s.meta["found"] for s in kept if guessed(settings, s)}
+    assert unsure == {s.meta["found"] for s in kept if s.meta["method"] == "unlabelled"} != set()
+    assert taken_before(run, settings, 1) == unsure and taken_before(run, settings, 2) == set()
+    again = drawn / "guessed-again"  # as if round 2 had kept what round 1 did
+    shutil.copytree(out, again)
+    for part in ("kept", "even"):
+        shutil.copytree(out / "round-1" / part, again / "round-2" / part)
+    opened = replace(run, out=again, ledger=Ledger(again / "ledger.jsonl"))
+    opened.ledger.record("round 2 mine", **{k: v for k, v in opened.ledger["round 1 mine"].items() if k != "step"})
+    drawn_ones = [s.name for s in kept if s.meta["method"] == "classical"]
+    assert drawn_ones
+    own_of = [[s.name for s in read_manifest(path)] for path in practised_on(opened, 2)]
+    assert own_of == [drawn_ones, [s.name for s in kept]], "what a round guessed gives way to what a later one reads"
+    assert [[s.name for s in read_manifest(path)] for path in practised_on(opened, 1, 2)] == [[s.name for s in kept]]
 
 
 def test_all_labels_judge_a_round_each_read_by_who_did_not_learn_it(whole: Path) -> None:
