@@ -21,7 +21,7 @@ from augment.method import Request, sources_of
 from augment.synthesize import answered_by, random_texts, requests_for_sources
 from pipelines.portfolio import UNLABELLED
 from pipelines.run import NEVER, Judges, Run, fitted, make_and_judge, read
-from pipelines.unlabelled import take
+from pipelines.unlabelled import how_sure, take
 from recognizer.charset import Charset
 from recognizer.errors import UserError
 from recognizer.progress import Alone, say
@@ -82,7 +82,8 @@ class Arms:
                 every, passed = every + facts["read"], passed + facts["sure"]
                 refused.update(facts["refused"])
                 right, seconds = right + facts["read_right"] * facts["read"], seconds + facts["seconds"]
-                say(Alone(), f"  {method}: {len(taken)} of {count} taken, {facts['sure']} are read surely")
+                how = how_sure(facts["least"], run.settings)
+                say(Alone(), f"  {method}: {len(taken)} of {count} taken, {facts['sure']} {how}")
                 continue
             own, known = fitted(run, method, reader)
             mine: list[Sample] = []

@@ -57,7 +57,7 @@ from pipelines.run import (
     scores_of,
     write_trusted,
 )
-from pipelines.unlabelled import relabelled, take
+from pipelines.unlabelled import guessed, how_sure, relabelled, take
 from recognizer.charset import Charset
 from recognizer.deploy.export import export
 from recognizer.errors import MachineError, UserError
@@ -200,7 +200,7 @@ def practise_round(run: Run, settings: PracticeSettings, number: int, best: Path
         return
     began, kept = time.monotonic(), practised_on(run, number)
     data = run.out / "data" / "train"
-    anew = any(guessed(settings, s) for path in kept for s in read_manifest(path))
+    anew = any(guessed(s, settings) for path in kept for s in read_manifest(path))
     if anew:
         say(
             Alone(), f"round {number}: few are read surely: with the likeliest all is learned anew, as long as at first"
@@ -244,7 +244,7 @@ def practised_on(run: Run, number: int, last: int | None = None) -> list[str]:
     for n in range(1, number + 1):
         folder = run.out / f"round-{n}" / "kept"
         made = read_manifest(folder).samples
-        sure = [s for s in made if not (again and n < number and guessed(run.settings, s))]
+        sure = [s for s in made if not (again and n < number and guessed(s, run.settings))]
         trusted = [s for s in sure if not came_of(s) & doubted]
         if len(trusted) < len(made):
             folder = run.out / f"round-{last}" / (f"kept-{n}" if len(sure) == len(made) else f"sure-{n}")
@@ -260,17 +260,6 @@ def share_of(settings: PracticeSettings, folders: Sequence[str]) -> float:
     methods = [s.meta["method"] for path in folders for s in read_manifest(path)]
     found = methods.count(UNLABELLED) / max(len(methods), 1)
     return settings.made_share + found * (settings.found_share - settings.made_share)
-
-
-def guessed(settings: RunSettings, made: Sample) -> bool:
-    """Whether a picture without a label was taken because too few were read as surely as it is asked for."""
-    least = settings.unlabelled_confidence
-    return bool(made.meta.get("least", least) < least)
-
-
-def how_sure(settings: RunSettings, least: float) -> str:
-    """What is said of pictures without labels whose readings are at least so likely."""
-    return "are read surely" if least >= settings.unlabelled_confidence else f"are likelier than {least:.2f}"
 
 
 def came_of(made: Sample) -> set[str]:
@@ -469,7 +458,7 @@ def make_part(
             if found:
                 write_folder(found, folder / "kept" / name)
             read_in, sure, least = (methods[name][key] for key in ("read", "sure", "least"))
-            how = how_sure(settings, least)
+            how = how_sure(least, settings)
             say(Alone(), f"  {name}: {len(found)} taken, of {sure:,} that {how} in {read_in:,} looked at")
             continue
         try:
@@ -506,7 +495,7 @@ def taken_before(run: Run, settings: PracticeSettings, number: int) -> set[str]:
         s.meta["found"]
         for path in run.out.glob(f"round-*/*/kept/{UNLABELLED}")
         for s in read_manifest(path)
-        if number_of(path.parent.parent) == number or not guessed(settings, s)
+        if number_of(path.parent.parent) == number or not guessed(s, settings)
     }
 
 
@@ -600,7 +589,7 @@ def read_again(run: Run, out: Path, made: Sequence[str], reader: Path, number: i
         if not found:
             return []
         write_folder([*drawn, *found], out)
-        how = how_sure(run.settings, facts["least"])
+        how = how_sure(facts["least"], run.settings)
         say(Alone(), f"{len(found):,} of {files:,} pictures without labels {how} now: once more with these")
     return [str(out)]
 

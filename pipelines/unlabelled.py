@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.portfolio import UNLABELLED
-from pipelines.run import Run, read_some
+from pipelines.run import Run, RunSettings, read_some
 from recognizer.errors import UserError
 from recognizer.progress import Alone, say
 from recognizer.readings import Reading
@@ -140,3 +140,14 @@ def relabelled(samples: Sequence[Sample], reader: Path, least: float) -> list[Sa
     named = [s for s in named if len(s.text) in known]
     sure = surely([s.text for s in named], [found[s.name].confidence for s in named], least)
     return [s for s, yes in zip(named, sure, strict=True) if yes]
+
+
+def guessed(made: Sample, settings: RunSettings) -> bool:
+    """Whether a picture without a label was taken because too few were read as surely as settings ask for."""
+    least = settings.unlabelled_confidence
+    return bool(made.meta.get("least", least) < least)
+
+
+def how_sure(least: float, settings: RunSettings) -> str:
+    """What is said of pictures without labels that were read as likely as that."""
+    return "are read surely" if least >= settings.unlabelled_confidence else f"are likelier than {least:.2f}"

@@ -36,7 +36,6 @@ from pipelines.practice import (
     choose,
     doubted_to_validate,
     fold_trainings,
-    guessed,
     practise_round,
     practised_on,
     rank,
@@ -51,7 +50,7 @@ from pipelines.practice import (
 )
 from pipelines.run import Run, answers, fit_into, prepare, read, read_some, scores_of
 from pipelines.scheme import write_scheme
-from pipelines.unlabelled import relabelled, take
+from pipelines.unlabelled import guessed, relabelled, take
 from recognizer.errors import MachineError, Stopped, tells_of_the_machine
 from recognizer.readings import Reading
 from recognizer.samples import Sample, read_manifest, write_folder
@@ -487,7 +486,7 @@ def test_where_few_are_read_surely_rounds_learn_anew_and_read_again_what_was_gue
     settings = load(PracticeSettings, out / "settings.toml", {})
     run = prepare(settings, out, Ledger(out / "ledger.jsonl"))
     kept = read_manifest(out / "round-1/kept").samples
-    unsure = {s.meta["found"] for s in kept if guessed(settings, s)}
+    unsure = {s.meta["found"] for s in kept if guessed(s, settings)}
     assert unsure == {s.meta["found"] for s in kept if s.meta["method"] == "unlabelled"} != set()
     assert taken_before(run, settings, 1) == unsure and taken_before(run, settings, 2) == set()
     again = drawn / "guessed-again"  # as if round 2 had kept what round 1 did
