@@ -710,11 +710,11 @@ def schedule_of(
 
 def as_good(scores: Scores, best: tuple[float, float]) -> bool:
     """Whether weights read as well as the best before (exact match, minus character error rate), as far as so few
-    pictures can tell: by less than one standard error below it. Later weights are then the better ones: the learning
-    rate has come down since (docs/log.md)."""
+    pictures can tell: no less than its 95 % interval holds. Later weights are then the better ones: the learning rate
+    has come down since, and of many readings of ten pictures one is right in all of them by chance (docs/log.md)."""
     if scores.exact == 0:
         return (0.0, -scores.character_error_rate) >= best
-    return scores.exact >= wilson(round(best[0] * scores.n), scores.n, z=1)[0]
+    return scores.exact >= wilson(round(best[0] * scores.n), scores.n)[0]
 
 
 def weight_groups(network: Network, decay: float) -> list[dict[str, Any]]:
