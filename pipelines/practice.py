@@ -742,8 +742,8 @@ def beats(samples: Sequence[Sample], own: Sequence[Reading], others: Sequence[Re
 
 
 def worse(samples: Sequence[Sample], own: Sequence[Reading], others: Sequence[Reading]) -> bool:
-    """Whether a reader reads fewer pictures right than another, beyond chance; where they are too few for a paired test,
-    by `as_good`."""
+    """Whether a reader reads fewer pictures right than another, beyond chance; where they are too few for a paired
+    test, by `as_good`."""
     right = [[r.text == s.text for s, r in zip(samples, readings, strict=True)] for readings in (own, others)]
     if len(samples) < FEW:
         theirs = scores_of(samples, others)
