@@ -60,6 +60,7 @@ from recognizer.training.pseudo import (
     DOUBTED,
     LIKELY,
     labelled_by,
+    last_as_good,
     limit,
     surely,
     train_with_unlabelled,
@@ -672,6 +673,15 @@ def test_later_weights_are_kept_where_they_read_as_well_as_so_few_pictures_can_t
 ) -> None:
     scores = Scores.of([("a", "a")] * exact + [("a", "b")] * (13 - exact))
     assert as_good(scores, (best / 13, -1.0)) == kept
+
+
+def test_the_last_round_is_kept_unless_it_is_worse_beyond_chance() -> None:
+    def rounds(*right: int) -> list[Scores]:
+        return [Scores.of([("a", "a")] * k + [("a", "b")] * (13 - k)) for k in right]
+
+    assert last_as_good(rounds(13, 11)) == 1 and last_as_good(rounds(13, 10)) == 0
+    assert last_as_good(rounds(13, 10, 12)) == 2 and last_as_good(rounds(10, 13, 12, 9)) == 2
+    assert last_as_good(rounds(0, 0)) == 1 and last_as_good(rounds(5)) == 0
 
 
 def test_weights_that_read_nothing_are_compared_by_their_character_errors() -> None:

@@ -29,7 +29,7 @@ from recognizer.readings import Reading, Scores
 from recognizer.samples import FolderWriter, Sample, each_once, list_pictures, merge, read_manifest
 from recognizer.training.evaluate import no_device
 from recognizer.training.seeds import keep, open_folder, resumed_by, train_seeds
-from recognizer.training.train import TrainSettings
+from recognizer.training.train import TrainSettings, as_good
 
 GROUP = 256  # pictures that are open at a time
 LIKELY = 0.5  # a reading that is less so is never taken for the sake of its characters
@@ -37,7 +37,7 @@ DOUBTED = 0.3  # nor one that is less so than that because too few are surer
 
 
 def train_with_unlabelled(settings: TrainSettings, out: Path, resume: bool = False) -> Scores:
-    """Train into `out/round-0`, `out/round-1`, ...; the round that is best on validation becomes the run's weights.
+    """Train into `out/round-0`, `out/round-1`, ...; the weights of `last_as_good` become the run's.
 
     A killed run goes on where it was. `out/pseudo-1`, ... hold what was taken for labelled in each round.
 
@@ -71,12 +71,23 @@ def train_with_unlabelled(settings: TrainSettings, out: Path, resume: bool = Fal
         run = out / f"round-{number}"
         with resumed_by(out):
             scores.append(train_seeds(more, run, (run / "settings.toml").is_file()))
-    best = max(range(len(scores)), key=lambda k: (scores[k].exact, -scores[k].character_error_rate, k))
+    kept = last_as_good(scores)
     if process.is_main_process:
-        keep(out / f"round-{best}", out)
-        say(process, f"round {best} is best on validation: {', '.join(f'{s.exact:.3f}' for s in scores)}")
+        keep(out / f"round-{kept}", out)
+        say(process, f"validation: {', '.join(f'{s.exact:.3f}' for s in scores)} by round; kept is round {kept}")
     process.wait_for_everyone()
-    return scores[best]
+    return scores[kept]
+
+
+def last_as_good(scores: Sequence[Scores]) -> int:
+    """The round whose reader is kept, by what each read of validation: the last that was as good as the best before,
+    as far as so few pictures can tell."""
+    kept, best = 0, (0.0, -1.0)
+    for number, own in enumerate(scores):
+        if number == 0 or as_good(own, best):
+            kept = number
+        best = max(best, (own.exact, -own.character_error_rate))
+    return kept
 
 
 def labelled_by(settings: TrainSettings) -> list[Sample]:
