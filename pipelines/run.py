@@ -79,7 +79,7 @@ class RunSettings(DataSettings):
     unlabelled: tuple[str, ...] = ()  # folders of pictures without labels; they join the methods as `UNLABELLED`
     # of readers together, to take what they read for a label; less, where a character has not its share so
     unlabelled_confidence: float = Field(0.9, gt=0, lt=1)
-    unlabelled_fewest: float = Field(0.2, ge=0, lt=1)  # share that is taken, if less sure; in each round as many more
+    unlabelled_fewest: float = Field(0.2, ge=0, lt=1)  # share that is taken, if less sure; after a round, twice that
     folds: int = Field(3, ge=2, le=20)
     # share of real pictures than which made ones must not be easier to a reader out of fold
     easiest: float = Field(EASIEST, ge=0, lt=1)

@@ -21,7 +21,7 @@ from recognizer.progress import Alone, say
 from recognizer.readings import Reading
 from recognizer.samples import Sample
 from recognizer.training.checkpoint import read_weights
-from recognizer.training.pseudo import lengths_of, limit, surely
+from recognizer.training.pseudo import lengths_of, limit, share_at_least, surely
 
 MOST = 10  # times as many pictures as are asked for are read, at most
 EVEN = 5  # the least sure of what is taken is drawn six times as often as the surest
@@ -95,7 +95,7 @@ def take(
     Args:
         readers: the first says what a picture shows, all together how sure that is: the mean of the probabilities of
             that text.
-        number: of the round: the later it is the more may be taken that are not sure.
+        number: of the round: after the first more may be taken that are not sure.
         taken: files that were taken before, as `meta["found"]` names them.
         hard: draw the less sure ones more often, else each alike.
 
@@ -110,7 +110,8 @@ def take(
     _, named, likely, alike = read_together(readers, files, lengths_of(labelled))
     shown = set().union(*(s.text for s in labelled))
     settings = run.settings
-    least = limit(likely, settings.unlabelled_confidence, settings.unlabelled_fewest * number, len(taken))
+    fewest = share_at_least(settings.unlabelled_fewest, number)
+    least = limit(likely, settings.unlabelled_confidence, fewest, len(taken))
     sure = np.flatnonzero(surely([s.text for s in named], likely, least, shown))
     doubt = 1 - likely[sure].clip(least) + (1 - least) / EVEN
     share = doubt / doubt.sum() if hard and len(sure) else None

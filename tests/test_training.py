@@ -62,6 +62,7 @@ from recognizer.training.pseudo import (
     labelled_by,
     last_as_good,
     limit,
+    share_at_least,
     surely,
     train_with_unlabelled,
     without_labels,
@@ -1229,6 +1230,7 @@ def test_where_hardly_any_reading_is_sure_the_likeliest_are_taken() -> None:
     assert limit(likely, 0.4, 0.2) == 0.4, "nor fewer than are sure"
     assert limit(likely, 0.9, 0.2, 26) == 0.9, "where a fifth of all was taken before"
     assert limit(likely, 0.9, 0.4, 26) == pytest.approx(likely[-24])
+    assert [share_at_least(0.2, n) for n in (1, 2, 3)] == [0.2, 0.4, 0.4], "of which the rest would be guessed worse"
 
 
 def test_nothing_sure_ends_after_the_labels_alone(trained: Trained, drawn: Path, tmp_path: Path) -> None:

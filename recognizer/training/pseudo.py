@@ -59,7 +59,7 @@ def train_with_unlabelled(settings: TrainSettings, out: Path, resume: bool = Fal
             reader = Reader(out / f"round-{number - 1}", max_pixels=settings.max_pixels)
             shown = set().union(*(s.text for s in labelled))
             least, lengths = settings.unlabelled_confidence, lengths_of(labelled)
-            fewest = settings.unlabelled_fewest * number
+            fewest = share_at_least(settings.unlabelled_fewest, number)
             kept = take_surest(reader, files, least, pseudo, lengths, shown=shown, fewest=fewest)
             say(process, f"round {number}: {kept} of {len(files)} unlabelled pictures are read surely enough")
         process.wait_for_everyone()
@@ -187,6 +187,11 @@ def limit(likely: ArrayLike, least: float, fewest: float, taken: int = 0) -> flo
     of = np.sort(np.asarray(likely, float))
     wanted = int(min(fewest, 1.0) * (len(of) + taken)) - taken
     return min(least, max(DOUBTED, float(of[-wanted]))) if wanted > 0 else least
+
+
+def share_at_least(fewest: float, number: int) -> float:
+    """The share of pictures without labels that a round, from 1, takes at least: `fewest`, and then twice that."""
+    return fewest * min(number, 2)
 
 
 def surely(

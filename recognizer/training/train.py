@@ -88,7 +88,7 @@ class TrainSettings(Settings):
     unlabelled: tuple[str, ...] = ()  # folders of pictures to take sure readings of for labels (training/pseudo.py)
     unlabelled_rounds: int = Field(2, ge=1, le=10)
     unlabelled_confidence: float = Field(0.95, gt=0, lt=1)  # less, where a character has not its share so
-    unlabelled_fewest: float = Field(0.2, ge=0, lt=1)  # share that is taken, if less sure; in each round as many more
+    unlabelled_fewest: float = Field(0.2, ge=0, lt=1)  # share that is taken, if less sure; after a round, twice that
     unlabelled_share: float = Field(0.5, gt=0, lt=1)  # of each batch, where no other made samples are there
     label_pattern: str | None = None
     limit: int | None = Field(None, ge=1)  # use the first so many samples of data
