@@ -60,16 +60,21 @@ def see_judged(run: Path, baseline: Entry) -> None:
 
 def time_left(entries: Iterable[Entry]) -> float | None:
     """Seconds of training that are to come at most, by what was told after the first readers of each number of rounds
-    that are done; None before, and where rounds have ended."""
+    that are done, where one has guessed as of rounds that learn anew; None before, and where rounds have ended."""
     told: Sequence[float] = ()
+    anew = told
     done, going_on = 0, True
     for entry in entries:
         step = entry["step"]
         if step == "baseline":
             told = entry.get("ahead", ())
+            anew = entry.get("ahead_anew", told)
         elif re.fullmatch(r"round \d+", step):
             done, going_on = done + 1, entry["goes_on"]
-        elif step in ("settled", "chosen") or (re.fullmatch(r"round \d+ mine", step) and not enough(entry)):
+        elif re.fullmatch(r"round \d+ mine", step):
+            going_on = enough(entry)
+            told = anew if entry.get("guessed") else told
+        elif step in ("settled", "chosen"):
             going_on = False
     return told[done] if going_on and done < len(told) else None
 

@@ -156,20 +156,22 @@ def first_readers(run: Run, settings: PracticeSettings) -> None:
     run.ledger.record(
         "baseline", validation=scores.to_dict(), held_out=held.to_dict(), nats=float(nats(readings).mean()),
         mean=mean, ahead=[ahead(run, settings, n) for n in range(settings.rounds + 1)],
+        ahead_anew=[ahead(run, settings, n, anew=True) for n in range(settings.rounds + 1)],
         seconds=time.monotonic() - began,
     )  # fmt: skip
     say(Alone(), f"baseline: {in_words(scores)} on validation, {in_words(held)} of all that was held out of a training")
     say(Alone(), to_come(run.ledger["baseline"]["ahead"][0]))
 
 
-def ahead(run: Run, settings: PracticeSettings, done: int = 0) -> float:
+def ahead(run: Run, settings: PracticeSettings, done: int = 0, anew: bool = False) -> float:
     """Seconds that all trainings after the first readers' and those of `done` rounds take at most, by the baseline's
-    pace; what methods learn is not counted."""
+    pace, where rounds learn all `anew` or not; what methods learn is not counted."""
     folds, methods = len(run.folds), len(settings.methods)
     trials = [settings.trial_share] * (len(ALONE) + methods) if methods > 1 else []
-    per_round = lasting([1.0] * 2 + [1 - 1 / folds] * (2 * folds), run.jobs) + lasting(trials, run.jobs)
+    per_round = lasting([1.0] * 2 + [1 - 1 / folds] * (2 * folds), run.jobs) * (1.0 if anew else settings.round_share)
+    per_round += lasting(trials, run.jobs) * settings.round_share
     controls = [1.0] * (2 + len(settings.controls)) * settings.seeds if settings.controls else []
-    passes = (settings.rounds - done) * settings.round_share * per_round
+    passes = (settings.rounds - done) * per_round
     ends = 2 if UNLABELLED in settings.methods else 1
     passes += ends * lasting([1.0] * settings.starts, run.jobs) + lasting(controls, run.jobs)
     base, told = run.training(run.out / "baseline", run.out / "data" / "train", 0).settings, "pictures_per_second"
@@ -205,6 +207,8 @@ def practise_round(run: Run, settings: PracticeSettings, number: int, best: Path
         say(
             Alone(), f"round {number}: few are read surely: with the likeliest all is learned anew, as long as at first"
         )
+        if left := time_left(run.ledger):
+            say(Alone(), to_come(left))
     pair = [
         round_training(run, settings, number, folder / "pupil", data, best, kept, anew=anew),
         round_training(run, settings, number, folder / "control", data, control, anew=anew),
@@ -423,7 +427,8 @@ def mine_and_make(run: Run, settings: PracticeSettings, number: int, folder: Pat
         out_of_fold=scores_of(samples, readings).to_dict(), kinds=mined.kinds,
         methods={name: together([run.ledger[part]["methods"][name] for part in parts if part in run.ledger])
                  for name in names},
-        weights=weights, kept=len(kept), enough=len(kept) > LITTLE * practised, seconds=time.monotonic() - began,
+        weights=weights, kept=len(kept), enough=len(kept) > LITTLE * practised,
+        guessed=any(guessed(s, settings) for s in kept), seconds=time.monotonic() - began,
     )  # fmt: skip
 
 

@@ -26,7 +26,7 @@ from conftest import kill_at, practice, refusal
 
 from augment.method import Request
 from augment.synthesize import synthesize
-from pipelines.ledger import Ledger, enough, time_left
+from pipelines.ledger import Ledger, enough, time_left, to_come
 from pipelines.portfolio import UNLABELLED
 from pipelines.practice import (
     PracticeSettings,
@@ -80,7 +80,7 @@ start = "nothing"
 tracker = "none"
 """
 COMMAND = [sys.executable, "-m", "pipelines.cli"]
-TIMES = {"seconds", "provenance", "a_second", "ahead"}
+TIMES = {"seconds", "provenance", "a_second", "ahead", "ahead_anew"}
 
 
 def facts(run: Path) -> list[Any]:
@@ -195,13 +195,16 @@ def test_how_long_the_rest_may_take_goes_by_the_baselines_pace(whole: Path) -> N
     # one round of half the pictures: a pupil and a control, as much again for two folds, four trials of a quarter; and
     # twice all of it anew
     assert ahead(run, settings) == pytest.approx(192 / pace * (0.5 * (4 + 4 * 0.25) + 2))
+    # where a round guesses, its trainings are as long as the first ones, and its trials as short as ever
+    assert ahead(run, settings, anew=True) == pytest.approx(192 / pace * (4 + 0.5 * 4 * 0.25 + 2))
     steps = [entry for entry in run.ledger if entry["step"] != "settled"]
     places = {entry["step"]: i for i, entry in enumerate(steps)}
     told = steps[places["baseline"]]["ahead"]
     assert told == [ahead(run, settings), pytest.approx(2 * 192 / pace)], "of each number of rounds that are done"
     begun, mined = places["baseline"] + 1, places["round 1 mine"] + 1
     assert time_left(steps[: begun - 1]) is None and time_left(steps[:begun]) == time_left(steps[:mined]) == told[0]
-    first = steps[mined]
+    first, guessing = steps[mined], [*steps[: mined - 1], {**steps[mined - 1], "guessed": True}]
+    assert time_left(guessing) == steps[places["baseline"]]["ahead_anew"][0] == ahead(run, settings, anew=True)
     assert time_left([*steps[:mined], {**first, "goes_on": True}]) == told[1]
     assert time_left([*steps[:mined], {**first, "goes_on": False}]) is None
     assert time_left([*steps[: mined - 1], {**steps[mined - 1], "enough": False}]) is None is time_left(steps)
@@ -477,6 +480,8 @@ def test_where_few_are_read_surely_rounds_learn_anew_and_read_again_what_was_gue
         *(word for setting in told for word in ("--set", setting)),
     )  # fmt: skip
     assert done.status == 0 and "few are read surely" in done.err, done.err
+    begun, mined, *_ = (e for e in Ledger(out / "ledger.jsonl") if e["step"] in ("baseline", "round 1 mine"))
+    assert mined["guessed"] and to_come(begun["ahead_anew"][0]) in done.err, "a round that guesses takes longer"
     first = load(TrainSettings, out / "baseline/settings.toml", {})
     paths: dict[str, Any] = {"with_synthetic": (), "data": (), "synthetic_share": 0.25, "seed": 0, "pictures": 192}
     for reader, pictures in (("round-1/pupil", 192), ("round-1/control", 192), ("folds/fold-1-pupil-1", 96)):
