@@ -14,7 +14,8 @@ EACH = 25  # pictures that make a look, on average, at least
 def looks_of(features: Features) -> NDArray[np.int64]:
     """The look (N,) of each picture by its features (N, F), the most frequent look 0: k-means over features of mean 0
     and deviation 1."""
-    if (count := min(MOST, len(features) // EACH)) < 2:
+    count = min(MOST, len(features) // EACH)
+    if count < 2 or (count := min(count, len(np.unique(features, axis=0)))) < 2:  # copies are of one look
         return np.zeros(len(features), np.int64)
     from sklearn.cluster import KMeans  # seconds, which small sets do not pay
 

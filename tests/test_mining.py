@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import warnings
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -157,6 +158,10 @@ def test_looks_are_told_apart_by_what_a_reader_sees_of_them(tmp_path: Path) -> N
     others = [(looks[len(texts) :] == look).sum() for look in range(3)]
     assert sum(map(max, theirs, others)) > 0.85 * len(both), "generators share their looks"
     assert set(looks_of(features[:30]).tolist()) == {0}, "so few are of one look"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # k-means warns where it is asked for more clusters than there are pictures
+        assert set(looks_of(np.repeat(features[:1], 60, axis=0)).tolist()) == {0}, "copies of one picture"
+        assert looks_of(np.repeat(features[:3], [60, 50, 40], axis=0)).tolist() == [0] * 60 + [1] * 50 + [2] * 40
 
 
 # --------------------------------------------------------------------------------------------------------------- plan
