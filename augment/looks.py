@@ -9,13 +9,15 @@ from augment.likeness import Features
 
 MOST = 8  # looks that are told apart
 EACH = 25  # pictures that make a look, on average, at least
+ALIKE = 1e-3  # deviation of features under which pictures are copies
 
 
 def looks_of(features: Features) -> NDArray[np.int64]:
     """The look (N,) of each picture by its features (N, F), the most frequent look 0: k-means over features of mean 0
     and deviation 1."""
-    count = min(MOST, len(features) // EACH)
-    if count < 2 or (count := min(count, len(np.unique(features, axis=0)))) < 2:  # copies are of one look
+    count = min(MOST, len(features) // EACH, len(np.unique(features, axis=0)))
+    # copies are of one look, and in other batches differ by rounding
+    if count < 2 or features.std(0).max() < ALIKE:
         return np.zeros(len(features), np.int64)
     from sklearn.cluster import KMeans  # seconds, which small sets do not pay
 

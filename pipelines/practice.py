@@ -166,17 +166,22 @@ def first_readers(run: Run, settings: PracticeSettings) -> None:
 def ahead(run: Run, settings: PracticeSettings, done: int = 0, anew: bool = False) -> float:
     """Seconds that all trainings after the first readers' and those of `done` rounds take at most, by the baseline's
     pace, where rounds learn all `anew` or not; what methods learn is not counted."""
+    base, told = run.training(run.out / "baseline", run.out / "data" / "train", 0).settings, "pictures_per_second"
+    first = base.pictures_for(len(run.train))
     folds, methods = len(run.folds), len(settings.methods)
     trials = [settings.trial_share] * (len(ALONE) + methods) if methods > 1 else []
-    per_round = lasting([1.0] * 2 + [1 - 1 / folds] * (2 * folds), run.jobs) * (1.0 if anew else settings.round_share)
+    if anew:
+        own = base.pictures_for(round(len(run.train) * (1 - 1 / folds))) / first
+        per_round = lasting([1.0] * 2 + [own] * (2 * folds), run.jobs)
+    else:
+        per_round = lasting([1.0] * 2 + [1 - 1 / folds] * (2 * folds), run.jobs) * settings.round_share
     per_round += lasting(trials, run.jobs) * settings.round_share
     controls = [1.0] * (2 + len(settings.controls)) * settings.seeds if settings.controls else []
     passes = (settings.rounds - done) * per_round
     ends = 2 if UNLABELLED in settings.methods else 1
     passes += ends * lasting([1.0] * settings.starts, run.jobs) + lasting(controls, run.jobs)
-    base, told = run.training(run.out / "baseline", run.out / "data" / "train", 0).settings, "pictures_per_second"
     pace = json.loads((run.out / "baseline" / "metrics.jsonl").read_text().splitlines()[-1])[told]
-    return passes * base.pictures_for(len(run.train)) / float(pace)
+    return passes * first / float(pace)
 
 
 def lasting(trainings: Sequence[float], jobs: int) -> float:
@@ -201,8 +206,7 @@ def practise_round(run: Run, settings: PracticeSettings, number: int, best: Path
         say(Alone(), f"round {number}: {more} to practise on is found or made: practice ends")
         return
     began, kept = time.monotonic(), practised_on(run, number)
-    data = run.out / "data" / "train"
-    anew = any(guessed(s, settings) for path in kept for s in read_manifest(path))
+    data, anew = run.out / "data" / "train", learns_anew(run, number)
     if anew:
         say(
             Alone(), f"round {number}: few are read surely: with the likeliest all is learned anew, as long as at first"
@@ -238,6 +242,12 @@ def practise_round(run: Run, settings: PracticeSettings, number: int, best: Path
         say(Alone(), f"round {number} earned nothing over its control: practice ends")
 
 
+def learns_anew(run: Run, number: int) -> bool:
+    """Whether the readers of a round learn from the run's start, for as long as the first ones did: where it or one
+    before it has guessed, by its mining."""
+    return any(run.ledger.get(f"round {n} mine", {}).get("guessed", False) for n in range(1, number + 1))
+
+
 def practised_on(run: Run, number: int, last: int | None = None) -> list[str]:
     """The folders of made pictures that a round practises on: its own and those of the rounds before, less what came of
     labels that are likely wrong by then, or by a `last` round that was mined, and less what was guessed in pictures
@@ -248,7 +258,8 @@ def practised_on(run: Run, number: int, last: int | None = None) -> list[str]:
     for n in range(1, number + 1):
         folder = run.out / f"round-{n}" / "kept"
         made = read_manifest(folder).samples
-        sure = [s for s in made if not (again and n < number and guessed(s, run.settings))]
+        gives_way = again and n < number and learns_anew(run, n)
+        sure = [s for s in made if not (gives_way and guessed(s, run.settings))]
         trusted = [s for s in sure if not came_of(s) & doubted]
         if len(trusted) < len(made):
             folder = run.out / f"round-{last}" / (f"kept-{n}" if len(sure) == len(made) else f"sure-{n}")
@@ -264,6 +275,13 @@ def share_of(settings: PracticeSettings, folders: Sequence[str]) -> float:
     methods = [s.meta["method"] for path in folders for s in read_manifest(path)]
     found = methods.count(UNLABELLED) / max(len(methods), 1)
     return settings.made_share + found * (settings.found_share - settings.made_share)
+
+
+def told_of(made: Sample) -> tuple[str, ...]:
+    """What a kept picture teaches: one without a label is the same where it is read again as before."""
+    if made.meta["method"] == UNLABELLED:
+        return made.meta["found"], made.text
+    return (str(made.path),)
 
 
 def came_of(made: Sample) -> set[str]:
@@ -365,18 +383,18 @@ def round_training(
     share: float = 1.0, again: bool = False, anew: bool = False, **changed: Any,
 ) -> Training:  # fmt: skip
     """A training of a round, or a share of one, at a share of the learning rate that the first readers had; `again`
-    with another seed. `anew` is as the first readers' was, from the run's start: a reader that has guessed what a
-    picture shows would in a short training be taught little by it but to be sure."""
+    with another seed. `anew` is as those were, from the run's start: a reader that has guessed what a picture shows
+    would in a short training be taught little by it but to be sure."""
     base = run.training(out, data, settings.seed + number).settings
-    pictures = base.pictures_for(len(run.train)) * share
     if not anew:
+        pictures = base.pictures_for(len(run.train)) * share * settings.round_share
         changed |= {
             "start": str(start), "schedule": "constant", "average": settings.average,
             "learning_rate": base.rate(find_start(settings.start, base.size)[0] is None) * settings.round_rate,
+            "pictures": max(1, round(pictures)),
         }  # fmt: skip
     return run.training(
         out, data, settings.seed + number + AGAIN * again, with_synthetic=list(made), patience=NEVER,
-        pictures=max(1, round(pictures if anew else pictures * settings.round_share)),
         synthetic_share=share_of(settings, made), **changed,
     )  # fmt: skip
 
@@ -420,14 +438,15 @@ def mine_and_make(run: Run, settings: PracticeSettings, number: int, folder: Pat
     shutil.rmtree(folder / "kept", ignore_errors=True)  # of a run that was killed before it could say so
     if kept:
         write_folder(kept, folder / "kept")
-    practised = sum(run.ledger[f"round {n} mine"]["kept"] for n in range(1, number))
+    practised = {told_of(s) for n in range(1, number) for s in read_manifest(run.out / f"round-{n}" / "kept")}
+    new = {told_of(s) for s in kept} - practised
     run.ledger.record(
         f"{step} mine", read=len(samples), misread=misread, near=nearly, suspects=len(mined.suspects) + len(also),
         set_aside=[h.sample.name for h in mined.suspects], looks=by_look(mined),
         out_of_fold=scores_of(samples, readings).to_dict(), kinds=mined.kinds,
         methods={name: together([run.ledger[part]["methods"][name] for part in parts if part in run.ledger])
                  for name in names},
-        weights=weights, kept=len(kept), enough=len(kept) > LITTLE * practised,
+        weights=weights, kept=len(kept), enough=len(new) > LITTLE * len(practised),
         guessed=any(guessed(s, settings) for s in kept), seconds=time.monotonic() - began,
     )  # fmt: skip
 
@@ -500,7 +519,7 @@ def taken_before(run: Run, settings: PracticeSettings, number: int) -> set[str]:
         s.meta["found"]
         for path in run.out.glob(f"round-*/*/kept/{UNLABELLED}")
         for s in read_manifest(path)
-        if number_of(path.parent.parent) == number or not guessed(s, settings)
+        if (n := number_of(path.parent.parent)) == number or not (learns_anew(run, n) and guessed(s, settings))
     }
 
 
@@ -543,10 +562,15 @@ def together(parts: Sequence[Entry]) -> dict[str, Any]:
 
 
 def winners(run: Run, settings: PracticeSettings) -> list[Path]:
-    """The pupils that beat their control, the one first that read most of what was held out."""
+    """The pupils that beat their control, the one first that read most of what was held out; but those that learned
+    anew before others, which saw more pictures in training."""
     rounds = range(1, settings.rounds + 1)
     won = [n for n in rounds if run.ledger.get(f"round {n}", {"goes_on": False})["goes_on"]]
-    return sorted((run.out / f"round-{n}" / "pupil" for n in won), key=lambda path: rank(run, path), reverse=True)
+    return sorted(
+        (run.out / f"round-{n}" / "pupil" for n in won),
+        key=lambda path: (learns_anew(run, number_of(path)), *rank(run, path)),
+        reverse=True,
+    )
 
 
 def settle(run: Run, settings: PracticeSettings) -> None:
@@ -602,14 +626,18 @@ def read_again(run: Run, out: Path, made: Sequence[str], reader: Path, number: i
 def choose(run: Run, settings: PracticeSettings, control: Path) -> None:
     """Keep as the run's weights what learned anew all that the best pupil practised on, where a round beat its control,
     unless it reads fewer validation pictures right than the reader from before, beyond chance; else that one. Beside it
-    goes the control that trained on as long without made pictures: of that pupil, or the last."""
+    goes the control that trained on as long without made pictures: of that pupil, or the last; but the reader from
+    before, which was trained as often and as long, where the round learned anew."""
     if "chosen" in run.ledger:
         return
     began, won, winner, practised = time.monotonic(), winners(run, settings), begun_with(run), False
+    control = won[0].with_name("control") if won else control
+    if control != winner and learns_anew(run, number_of(control)):
+        control = winner
     readings = {path: read(path, run.validation) for path in (winner, control)}
     if won:
-        settled, control = run.out / run.ledger["settled"]["reader"], won[0].with_name("control")
-        readings |= {path: read(path, run.validation) for path in (settled, control)}
+        settled = run.out / run.ledger["settled"]["reader"]
+        readings[settled] = read(settled, run.validation)
         practised = not worse(run.validation, readings[settled], readings[winner])
         winner = settled if practised else winner
     scores = {path: scores_of(run.validation, own) for path, own in readings.items()}

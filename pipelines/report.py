@@ -118,6 +118,11 @@ class PracticeRun:
         return step in self.steps and asked <= {*done.get("names", asked), *done.get("failed", ())}
 
     @property
+    def control_is_before(self) -> bool:
+        """Whether the control is the reader from before practice: of rounds that learned anew."""
+        return str(self.steps.get("chosen", {}).get("control", "")).startswith("baseline")
+
+    @property
     def resume(self) -> str:
         return f"practice run --resume {shlex.quote(str(self.path))}"
 
@@ -408,7 +413,8 @@ def verdict(run: PracticeRun) -> Verdict:
     elif chosen["reader"].startswith("baseline"):
         said = [
             f"{of} the reader from before practice reads {_count(after)} without a fault, and the run keeps it.",
-            f"A control that trained on with the real pictures alone reads {_count(control)}.",
+            *[f"A control that trained on with the real pictures alone reads {_count(control)}."]
+            * (not run.control_is_before),
             "What learned all that was practised read fewer validation pictures, beyond chance."
             if run.steps.get("settled", {}).get("reader")
             else "None that practised read more of the labels that were held out.",
@@ -421,10 +427,13 @@ def verdict(run: PracticeRun) -> Verdict:
             "None that practised read more of the labels that were held out.",
         ]
     else:
-        said = [
-            f"{of} the reader reads {_count(after)} without a fault after practice, {_count(before)} before it, and a "
-            f"control that saw no fewer pictures in training, none of them made, {_count(control)}."
-        ]
+        beside = (
+            f"{_count(before)} before it, when it was trained as often and as long, with the labels alone."
+            if run.control_is_before
+            else f"{_count(before)} before it, and a control that saw no fewer pictures in training, none of them "
+            f"made, {_count(control)}."
+        )
+        said = [f"{of} the reader reads {_count(after)} without a fault after practice, {beside}"]
         if test is None:
             title = "Practice paid on validation, and no test set confirms it"
         elif test["p_before"] >= BEYOND_CHANCE:
@@ -439,7 +448,9 @@ def verdict(run: PracticeRun) -> Verdict:
             )
         else:
             title = "Practice paid"
-            said.append("Both differences are beyond chance.")
+            said.append(
+                "The difference is beyond chance." if run.control_is_before else "Both differences are beyond chance."
+            )
     if test and "alone" in test:
         said.append(
             "Before practice the reader is the mean of several trainings' weights; "

@@ -111,7 +111,7 @@ def take(
     shown = set().union(*(s.text for s in labelled))
     settings = run.settings
     fewest = share_at_least(settings.unlabelled_fewest, number)
-    least = limit(likely, settings.unlabelled_confidence, fewest, len(taken))
+    least = limit(likely, settings.unlabelled_confidence, fewest, len(taken), count)
     sure = np.flatnonzero(surely([s.text for s in named], likely, least, shown))
     doubt = 1 - likely[sure].clip(least) + (1 - least) / EVEN
     share = doubt / doubt.sum() if hard and len(sure) else None
@@ -134,13 +134,18 @@ def take(
 
 def relabelled(samples: Sequence[Sample], reader: Path, least: float) -> list[Sample]:
     """Pictures without labels as another reader reads them, those of which it is sure itself, as sure as those were by
-    whom they were taken; none as shorter or longer than what was taken."""
-    least = min([least, *(s.meta.get("least", least) for s in samples)])
+    whom each was taken; none as shorter or longer than what was taken."""
     found, known = read_some(reader, samples), lengths_of(samples)
     named = [replace(s, text=found[s.name].text) for s in samples if s.name in found]
-    named = [s for s in named if len(s.text) in known]
-    sure = surely([s.text for s in named], [found[s.name].confidence for s in named], least)
-    return [s for s, yes in zip(named, sure, strict=True) if yes]
+    by_limit: dict[float, list[Sample]] = {}
+    for s in named:
+        if len(s.text) in known:
+            by_limit.setdefault(min(least, s.meta.get("least", least)), []).append(s)
+    taken: list[Sample] = []
+    for own, group in by_limit.items():
+        sure = surely([s.text for s in group], [found[s.name].confidence for s in group], own)
+        taken += [s for s, yes in zip(group, sure, strict=True) if yes]
+    return taken
 
 
 def guessed(made: Sample, settings: RunSettings) -> bool:

@@ -160,7 +160,10 @@ def test_looks_are_told_apart_by_what_a_reader_sees_of_them(tmp_path: Path) -> N
     assert set(looks_of(features[:30]).tolist()) == {0}, "so few are of one look"
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # k-means warns where it is asked for more clusters than there are pictures
-        assert set(looks_of(np.repeat(features[:1], 60, axis=0)).tolist()) == {0}, "copies of one picture"
+        copies = np.repeat(features[:1], 60, axis=0)
+        assert set(looks_of(copies).tolist()) == {0}, "copies of one picture"
+        copies[50:] *= 1 + 1e-6
+        assert set(looks_of(copies).tolist()) == {0}, "in two batches"
         assert looks_of(np.repeat(features[:3], [60, 50, 40], axis=0)).tolist() == [0] * 60 + [1] * 50 + [2] * 40
 
 

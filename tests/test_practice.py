@@ -36,6 +36,7 @@ from pipelines.practice import (
     choose,
     doubted_to_validate,
     fold_trainings,
+    learns_anew,
     practise_round,
     practised_on,
     rank,
@@ -44,6 +45,7 @@ from pipelines.practice import (
     share_of,
     taken_before,
     taught,
+    told_of,
     winners,
     with_others,
     worse,
@@ -196,7 +198,7 @@ def test_how_long_the_rest_may_take_goes_by_the_baselines_pace(whole: Path) -> N
     # twice all of it anew
     assert ahead(run, settings) == pytest.approx(192 / pace * (0.5 * (4 + 4 * 0.25) + 2))
     # where a round guesses, its trainings are as long as the first ones, and its trials as short as ever
-    assert ahead(run, settings, anew=True) == pytest.approx(192 / pace * (4 + 0.5 * 4 * 0.25 + 2))
+    assert ahead(run, settings, anew=True) == pytest.approx(192 / pace * (6 + 0.5 * 4 * 0.25 + 2))
     steps = [entry for entry in run.ledger if entry["step"] != "settled"]
     places = {entry["step"]: i for i, entry in enumerate(steps)}
     told = steps[places["baseline"]]["ahead"]
@@ -470,6 +472,10 @@ def test_where_readers_are_sure_of_hardly_any_picture_the_likeliest_are_taken(wh
     assert alike, "a reader is held to the likelihood by which they were taken"
     bare = [replace(s, meta={k: v for k, v in s.meta.items() if k != "least"}) for s in first]
     assert relabelled(bare, readers[0], 0.999999) == [], "which runs of before do not name"
+    both = [*first, *(replace(s, name=f"bare-{s.name}") for s in bare)]
+    assert relabelled(both, readers[0], 0.999999) == alike, "each by its own"
+    few, told = take(opened, 2, readers, 0, 1)
+    assert few and told["read"] == facts["read"] and told["least"] > facts["least"], "no more than are asked for"
 
 
 def test_where_few_are_read_surely_rounds_learn_anew_and_read_again_what_was_guessed(drawn: Path) -> None:
@@ -484,7 +490,7 @@ def test_where_few_are_read_surely_rounds_learn_anew_and_read_again_what_was_gue
     assert mined["guessed"] and to_come(begun["ahead_anew"][0]) in done.err, "a round that guesses takes longer"
     first = load(TrainSettings, out / "baseline/settings.toml", {})
     paths: dict[str, Any] = {"with_synthetic": (), "data": (), "synthetic_share": 0.25, "seed": 0, "pictures": 192}
-    for reader, pictures in (("round-1/pupil", 192), ("round-1/control", 192), ("folds/fold-1-pupil-1", 96)):
+    for reader, pictures in (("round-1/pupil", 192), ("round-1/control", 192), ("folds/fold-1-pupil-1", 192)):
         own = load(TrainSettings, out / reader / "settings.toml", {})
         assert own.pictures == pictures and own.model_copy(update=paths) == first.model_copy(update=paths)
 
@@ -493,6 +499,9 @@ def test_where_few_are_read_surely_rounds_learn_anew_and_read_again_what_was_gue
     kept = read_manifest(out / "round-1/kept").samples
     unsure = {s.meta["found"] for s in kept if guessed(s, settings)}
     assert unsure == {s.meta["found"] for s in kept if s.meta["method"] == "unlabelled"} != set()
+    assert run.ledger["chosen"]["control"] == "baseline", "what learned anew is compared with what learned as long"
+    facts = run.ledger["test"]
+    assert facts["control"] == facts["before"] and facts["p_control"] == facts["p_before"]
     assert taken_before(run, settings, 1) == unsure and taken_before(run, settings, 2) == set()
     again = drawn / "guessed-again"  # as if round 2 had kept what round 1 did
     shutil.copytree(out, again)
@@ -505,6 +514,18 @@ def test_where_few_are_read_surely_rounds_learn_anew_and_read_again_what_was_gue
     own_of = [[s.name for s in read_manifest(path)] for path in practised_on(opened, 2)]
     assert own_of == [drawn_ones, [s.name for s in kept]], "what a round guessed gives way to what a later one reads"
     assert [[s.name for s in read_manifest(path)] for path in practised_on(opened, 1, 2)] == [[s.name for s in kept]]
+    found = {told_of(s) for part in ("round-1", "round-2") for s in read_manifest(again / part / "kept")}
+    assert len(found) == len(unsure) + 2 * len(drawn_ones), "what is read again as before is nothing new"
+
+    won = {"goes_on": True, "nats": [1.0, 2.0]}
+    for n, exact in ((1, 0.9), (2, 0.8)):
+        opened.ledger.record(f"round {n}", **won, held_out={"pupil": {"exact": exact}})
+    first_one, last_one = (again / f"round-{n}" / "pupil" for n in (1, 2))
+    two = settings.model_copy(update={"rounds": 2})
+    assert learns_anew(opened, 1) and winners(opened, two) == [first_one, last_one]
+    opened.ledger.record("round 1 mine", **{k: run.ledger["round 1 mine"][k] for k in ("set_aside", "kept")})
+    assert not learns_anew(opened, 1) and winners(opened, two) == [last_one, first_one], "which saw more pictures"
+    assert taken_before(opened, settings, 3) == unsure, "a round from before this was told kept what it guessed"
 
 
 def test_all_labels_judge_a_round_each_read_by_who_did_not_learn_it(whole: Path) -> None:

@@ -240,6 +240,19 @@ def test_practice_pays_only_beyond_chance_over_both(
     assert verdict(PracticeRun.open(run)).title == title
 
 
+def test_what_learned_anew_is_compared_with_what_learned_as_long_before(run: Path) -> None:
+    before = Ledger(run / "ledger.jsonl")["test"]["before"]
+    alone = f"{round(before['exact'] * 60)} ({100 * before['exact']:.1f} %) before it, when it was trained as often"
+    assert alone not in page_of(run).text
+    change(run, "chosen", control="baseline-mean")
+    change(run, "test", control=before)
+    text = page_of(run).text
+    assert alone in text and "The difference is beyond chance." in text and "control that saw no fewer" not in text
+    assert "The control is the reader from before" in text
+    change(run, "chosen", reader="baseline-mean", practised=False)
+    assert "A control that trained on" not in page_of(run).text
+
+
 def test_the_headline_tells_one_training_from_the_mean_of_several(run: Path) -> None:
     assert "one of them alone" not in page_of(run).text
     entry = Ledger(run / "ledger.jsonl")["test"]

@@ -683,6 +683,7 @@ def test_the_last_round_is_kept_unless_it_is_worse_beyond_chance() -> None:
     assert last_as_good(rounds(13, 11)) == 1 and last_as_good(rounds(13, 10)) == 0
     assert last_as_good(rounds(13, 10, 12)) == 2 and last_as_good(rounds(10, 13, 12, 9)) == 2
     assert last_as_good(rounds(0, 0)) == 1 and last_as_good(rounds(5)) == 0
+    assert last_as_good([Scores.of([("a", "a" + "b" * k)]) for k in (4, 3)]) == 1, "more errors than characters"
 
 
 def test_weights_that_read_nothing_are_compared_by_their_character_errors() -> None:
@@ -1230,6 +1231,7 @@ def test_where_hardly_any_reading_is_sure_the_likeliest_are_taken() -> None:
     assert limit(likely, 0.4, 0.2) == 0.4, "nor fewer than are sure"
     assert limit(likely, 0.9, 0.2, 26) == 0.9, "where a fifth of all was taken before"
     assert limit(likely, 0.9, 0.4, 26) == pytest.approx(likely[-24])
+    assert limit(likely, 0.9, 0.4, most=7) == pytest.approx(likely[-7]), "no more than are asked for"
     assert [share_at_least(0.2, n) for n in (1, 2, 3)] == [0.2, 0.4, 0.4], "of which the rest would be guessed worse"
 
 

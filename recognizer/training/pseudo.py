@@ -61,7 +61,7 @@ def train_with_unlabelled(settings: TrainSettings, out: Path, resume: bool = Fal
             least, lengths = settings.unlabelled_confidence, lengths_of(labelled)
             fewest = share_at_least(settings.unlabelled_fewest, number)
             kept = take_surest(reader, files, least, pseudo, lengths, shown=shown, fewest=fewest)
-            say(process, f"round {number}: {kept} of {len(files)} unlabelled pictures are read surely enough")
+            say(process, f"round {number}: {kept} of {len(files)} unlabelled pictures are taken as they are read")
         process.wait_for_everyone()
         if not any(pseudo.iterdir()):
             break
@@ -82,7 +82,7 @@ def train_with_unlabelled(settings: TrainSettings, out: Path, resume: bool = Fal
 def last_as_good(scores: Sequence[Scores]) -> int:
     """The round whose reader is kept, by what each read of validation: the last that was as good as the best before,
     as far as so few pictures can tell."""
-    kept, best = 0, (0.0, -1.0)
+    kept, best = 0, (0.0, float("-inf"))
     for number, own in enumerate(scores):
         if number == 0 or as_good(own, best):
             kept = number
@@ -158,13 +158,14 @@ def take_surest(
     likely = [r.confidence for _, r in found]
     least = limit(likely, least, fewest)
     sure = np.flatnonzero(surely([r.text for _, r in found], likely, least, shown)).tolist()
+    if not sure:  # an empty folder says that there was nothing
+        out.mkdir(parents=True)
+        return 0
     with FolderWriter(out) as writer:
         for kept, (file, reading) in enumerate(found[i] for i in sure):
             text = "".join(known_as.get(c, c) for c in reading.text)
             about = {"source": str(file), "confidence": round(reading.confidence, 4)}
             writer.add(f"{kept:06d}{file.suffix.lower()}", file.read_bytes(), text, about)
-    if not sure:  # an empty folder says that there was nothing
-        (out / "metadata.jsonl").unlink()
     return len(sure)
 
 
@@ -174,7 +175,7 @@ def lengths_of(samples: Sequence[Sample]) -> range:
     return range(min(lengths, default=0), max(lengths, default=0) + 1)
 
 
-def limit(likely: ArrayLike, least: float, fewest: float, taken: int = 0) -> float:
+def limit(likely: ArrayLike, least: float, fewest: float, taken: int = 0, most: int | None = None) -> float:
     """How likely a reading must be to be taken: `least`, or where fewer than a share `fewest` of all would be taken so,
     as likely as the likeliest of that share are, but for `DOUBTED` ones. A reader that is sure of hardly any picture
     would else never be taught by those that it reads best (Cascante-Bonilla et al. 2021, "Curriculum labeling", arXiv
@@ -183,9 +184,11 @@ def limit(likely: ArrayLike, least: float, fewest: float, taken: int = 0) -> flo
     Args:
         likely: n probabilities of readings.
         taken: how many more were taken before.
+        most: no more are wanted, however many there are.
     """
     of = np.sort(np.asarray(likely, float))
     wanted = int(min(fewest, 1.0) * (len(of) + taken)) - taken
+    wanted = wanted if most is None else min(wanted, most)
     return min(least, max(DOUBTED, float(of[-wanted]))) if wanted > 0 else least
 
 

@@ -23,7 +23,7 @@ from recognizer.training.train import TrainSettings, as_good, read_data, train
 
 def train_seeds(settings: TrainSettings, out: Path, resume: bool = False) -> Scores:
     """Train as often as `settings` have `seeds`, into `out/seed-S` of each, and make the mean of the weights the run's;
-    where that reads less of the validation pictures than the best of them, beyond chance, the best one's.
+    where that reads less of the validation pictures than the interval of the best of them holds, the best one's.
     One seed is one training, into `out` itself.
 
     A killed run goes on where it was. Gives the validation scores of the weights that are kept.
