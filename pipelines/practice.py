@@ -3,7 +3,7 @@
     baseline and fold readers
     -> [ mine -> make some by each method -> a short trial of each -> make the rest by those that earned
          -> keep the faithful -> train beside a control, and so for each fold ] each round
-    -> learn all of it anew, once more where it reads pictures without labels -> test once
+    -> learn all of it anew where pictures without labels are among it, once more as they are read then -> test once
 
 A control follows the pupil round by round: the same start, the same pictures seen, and never a made one. A round that
 does not beat it ends practice. The labels that validate are too few to tell, so that each fold has its pupil and its
@@ -11,9 +11,9 @@ control as well, and a round is judged by all labels: those that validate and, o
 learning rate stays as it is through the rounds, and readers are averages of weights, so that no round is judged by how
 far its rate had fallen.
 
-What it begins with, and what it ends with, are means of the weights of several trainings from the run's start, which
-read more than each: at first of the labels alone, and at last, where a round earned something, of all that was
-practised as well. These two see as many pictures and differ in those alone.
+What it begins with is the mean of the weights of several trainings from the run's start, which reads more than each.
+It ends with the pupil of the best round; or, where pictures without labels are among what that practised on, with the
+mean of as many trainings again, of all that too: they are real ones, and what learns them from the start reads more.
 """
 
 from __future__ import annotations
@@ -178,7 +178,7 @@ def ahead(run: Run, settings: PracticeSettings, done: int = 0, anew: bool = Fals
     per_round += lasting(trials, run.jobs) * settings.round_share
     controls = [1.0] * (2 + len(settings.controls)) * settings.seeds if settings.controls else []
     passes = (settings.rounds - done) * per_round
-    ends = 2 if UNLABELLED in settings.methods else 1
+    ends = 2 if UNLABELLED in settings.methods else 0
     passes += ends * lasting([1.0] * settings.starts, run.jobs) + lasting(controls, run.jobs)
     pace = json.loads((run.out / "baseline" / "metrics.jsonl").read_text().splitlines()[-1])[told]
     return passes * first / float(pace)
@@ -272,9 +272,13 @@ def practised_on(run: Run, number: int, last: int | None = None) -> list[str]:
 
 def share_of(settings: PracticeSettings, folders: Sequence[str]) -> float:
     """What is practised on has this share of each batch: more, the more of it are pictures that nobody made."""
+    return settings.made_share + share_found(folders) * (settings.found_share - settings.made_share)
+
+
+def share_found(folders: Sequence[str]) -> float:
+    """How much of what is practised on are pictures without labels."""
     methods = [s.meta["method"] for path in folders for s in read_manifest(path)]
-    found = methods.count(UNLABELLED) / max(len(methods), 1)
-    return settings.made_share + found * (settings.found_share - settings.made_share)
+    return methods.count(UNLABELLED) / max(len(methods), 1)
 
 
 def told_of(made: Sample) -> tuple[str, ...]:
@@ -574,15 +578,19 @@ def winners(run: Run, settings: PracticeSettings) -> list[Path]:
 
 
 def settle(run: Run, settings: PracticeSettings) -> None:
-    """Learn anew, from the run's start, all that the best pupil which beat its control practised on. Where pictures
-    without labels were among it, learn all anew once more with what that reader, which reads more than those of the
-    rounds, is sure of in them: unless less is then read of what validates, beyond chance."""
+    """Where the best pupil that beat its control practised on pictures without labels, learn anew, from the run's
+    start, all that it practised on, and then once more with what that reader, which reads more than those of the
+    rounds, is sure of in them: unless less is then read of what validates, beyond chance. Else it is the pupil: to
+    learn what is made from the start as well costs more of what real pictures teach than it adds (docs/log.md)."""
     pupils = winners(run, settings)
     if "settled" in run.ledger or not pupils:
         return
     began, folder = time.monotonic(), pupils[0].parent
     made, before = taught(run, settings), run.ledger["baseline"]["validation"]
-    reader, own = learn_anew(run, settings, folder / "settled", made)
+    if share_found(made):
+        reader, own = learn_anew(run, settings, folder / "settled", made)
+    else:
+        reader, own = pupils[0], read(pupils[0], run.validation)
     again = read_again(run, folder / "kept-again", made, reader, number_of(pupils[0]) + 1)
     if again:
         last, theirs = learn_anew(run, settings, folder / "settled-again", again)
@@ -624,10 +632,10 @@ def read_again(run: Run, out: Path, made: Sequence[str], reader: Path, number: i
 
 
 def choose(run: Run, settings: PracticeSettings, control: Path) -> None:
-    """Keep as the run's weights what learned anew all that the best pupil practised on, where a round beat its control,
-    unless it reads fewer validation pictures right than the reader from before, beyond chance; else that one. Beside it
-    goes the control that trained on as long without made pictures: of that pupil, or the last; but the reader from
-    before, which was trained as often and as long, where the round learned anew."""
+    """Keep as the run's weights what practice ends with (`settle`), where a round beat its control, unless it reads
+    fewer validation pictures right than the reader from before, beyond chance; else that one. Beside it goes the
+    control that trained on as long without made pictures: of that pupil, or the last; but the reader from before,
+    which was trained as often and as long, where the round learned anew."""
     if "chosen" in run.ledger:
         return
     began, won, winner, practised = time.monotonic(), winners(run, settings), begun_with(run), False

@@ -376,7 +376,7 @@ def name_of(step: str) -> str:
     names = {
         "prepare": "Open and split the pictures", "baseline": "Train the first readers",
         "controls trained": "Train the controls", "controls": "Read the test set with the controls",
-        "settled": "Learn anew all that was practised", "chosen": "Choose the reader", "test": "Read the test set",
+        "settled": "End with what was practised", "chosen": "Choose the reader", "test": "Read the test set",
     }  # fmt: skip
     if match := re.fullmatch(r"round (\d+)( mine)?", step):
         what = "read out of fold, make, try and judge pictures" if match[2] else "train pupil and control"
@@ -739,7 +739,8 @@ def learning(run: PracticeRun) -> tuple[int, list[Panel]]:
     """How the first training and the first that learned all anew went: how many pictures they saw, and a panel for each
     of `LEARNED`; none where nothing is trained, someone has cleared it away, or settings are just being written."""
     folders = {"before": ("the first training", run.path / "baseline")}
-    if reader := run.steps.get("settled", {}).get("reader"):
+    reader = run.steps.get("settled", {}).get("reader") or ""
+    if "settled" in reader:  # else a pupil, which learned for another while at another rate
         folders["after"] = ("learned anew with what was practised", run.path / reader.removesuffix("-mean"))
     rows = {
         role: [row for row in _entries(folder / "metrics.jsonl", "step").values() if {*LEARNED, "steps"} <= row.keys()]

@@ -194,15 +194,17 @@ def test_how_long_the_rest_may_take_goes_by_the_baselines_pace(whole: Path) -> N
     settings = load(PracticeSettings, whole / "settings.toml", {})
     run = prepare(settings, whole, Ledger(whole / "ledger.jsonl"))
     pace = json.loads((whole / "baseline/metrics.jsonl").read_text().splitlines()[-1])["pictures_per_second"]
-    # one round of half the pictures: a pupil and a control, as much again for two folds, four trials of a quarter; and
-    # twice all of it anew
-    assert ahead(run, settings) == pytest.approx(192 / pace * (0.5 * (4 + 4 * 0.25) + 2))
+    # one round of half the pictures: a pupil and a control, as much again for two folds, four trials of a quarter
+    assert ahead(run, settings) == pytest.approx(192 / pace * 0.5 * (4 + 4 * 0.25))
     # where a round guesses, its trainings are as long as the first ones, and its trials as short as ever
-    assert ahead(run, settings, anew=True) == pytest.approx(192 / pace * (6 + 0.5 * 4 * 0.25 + 2))
+    assert ahead(run, settings, anew=True) == pytest.approx(192 / pace * (6 + 0.5 * 4 * 0.25))
+    # with pictures without labels one more trial, and twice all of it anew, two trainings each
+    found = settings.model_copy(update={"methods": (*settings.methods, UNLABELLED)})
+    assert ahead(run, found) == pytest.approx(192 / pace * (0.5 * (4 + 5 * 0.25) + 4))
     steps = [entry for entry in run.ledger if entry["step"] != "settled"]
     places = {entry["step"]: i for i, entry in enumerate(steps)}
     told = steps[places["baseline"]]["ahead"]
-    assert told == [ahead(run, settings), pytest.approx(2 * 192 / pace)], "of each number of rounds that are done"
+    assert told == [ahead(run, settings), 0], "of each number of rounds that are done"
     begun, mined = places["baseline"] + 1, places["round 1 mine"] + 1
     assert time_left(steps[: begun - 1]) is None and time_left(steps[:begun]) == time_left(steps[:mined]) == told[0]
     first, guessing = steps[mined], [*steps[: mined - 1], {**steps[mined - 1], "guessed": True}]
@@ -561,17 +563,42 @@ def as_if_round_1_was_won(whole: Path, run: Path, settings: PracticeSettings) ->
     return prepare(settings, run, Ledger(run / "ledger.jsonl"))
 
 
+def test_practice_on_what_was_made_ends_with_its_best_pupil_unless_it_is_worse(whole: Path, tmp_path: Path) -> None:
+    settings = load(PracticeSettings, whole / "settings.toml", {})
+    run = as_if_round_1_was_won(whole, tmp_path / "run", settings)
+    settle(run, settings)
+    pupil = run.out / "round-1" / "pupil"
+    assert run.ledger["settled"]["reader"] == "round-1/pupil" and not (run.out / "round-1/settled").exists()
+    assert run.ledger["settled"]["pupil"] == run.ledger["round 1"]["pupil"]
+    choose(run, settings, run.out / "round-1/control")
+    chosen = run.ledger["chosen"]
+    assert (chosen["reader"], chosen["control"], chosen["practised"]) == ("round-1/pupil", "round-1/control", True)
+    assert same_file(run.out, pupil) and not same_file(run.out, run.out / "baseline-mean")
+
+
+def with_found(run: Run) -> None:
+    """As if the last of what a run's first round kept had been a picture without a label."""
+    *drawn, last = read_manifest(run.out / "round-1/kept").samples
+    found = replace(last, meta={"method": UNLABELLED, "source": None, "found": str(last.path)})
+    write_folder([*drawn, found], run.out / "kept-before")
+    shutil.rmtree(run.out / "round-1/kept")
+    (run.out / "kept-before").rename(run.out / "round-1/kept")
+    (run.out / "data/unlabelled.json").write_text("[]")
+
+
 def test_what_was_practised_is_learned_anew_and_kept_unless_it_is_worse(whole: Path, tmp_path: Path) -> None:
     settings = load(PracticeSettings, whole / "settings.toml", {})
     run = as_if_round_1_was_won(whole, tmp_path / "run", settings)
+    with_found(run)
     settle(run, settings)
     folder, baseline = run.out / "round-1", run.out / "baseline"
     told = [load(TrainSettings, path / "settings.toml", {}) for path in (folder / "settled", folder / "settled-1")]
     firsts = [load(TrainSettings, path / "settings.toml", {}) for path in (baseline, run.out / "baseline-1")]
     for own, first in zip(told, firsts, strict=True):
         assert own.with_synthetic == tuple(practised_on(run, 1)) != ()
-        paths: dict[str, Any] = {"with_synthetic": (), "data": (), "validation": None}
+        paths: dict[str, Any] = {"with_synthetic": (), "data": (), "validation": None, "synthetic_share": 0.25}
         assert own.model_copy(update=paths) == first.model_copy(update=paths)
+        assert own.synthetic_share == share_of(settings, own.with_synthetic) > settings.made_share
     assert_mean(folder / "settled-mean", [folder / "settled", folder / "settled-1"])
     assert run.ledger["settled"]["reader"] == "round-1/settled-mean"
 
@@ -819,17 +846,20 @@ def test_folds_that_cannot_practise_are_no_judges(drawn: Path) -> None:
     assert round(held["pupil"]["n"] * apart[0]) == there
 
 
-def test_a_second_round_mines_again_and_practises_on_both(whole: Path, tmp_path: Path) -> None:
+def test_a_second_round_mines_again_and_practises_on_both(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = shutil.copytree(whole, tmp_path / "run", ignore=shutil.ignore_patterns("settled*"))
     rows = [json.loads(line) for line in (run / "ledger.jsonl").read_text().splitlines()]
     rows = [row for row in rows if row["step"] not in ("settled", "chosen", "test")]
     first = next(row for row in rows if row["step"] == "round 1 mine")
-    few = [{**row, "kept": 100_000} if row is first else row for row in rows]  # beside which the second are few
-    (run / "ledger.jsonl").write_text("".join(json.dumps(row) + "\n" for row in few))
+    (run / "ledger.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     settings = load(PracticeSettings, run / "settings.toml", {"rounds": 2})
     before = run / "round-1"
     opened = prepare(settings, run, Ledger(run / "ledger.jsonl"))
-    practise_round(opened, settings, 2, before / "pupil", before / "control")
+    with monkeypatch.context() as patched:
+        patched.setattr("pipelines.practice.LITTLE", 100.0)  # beside the first the second are few
+        practise_round(opened, settings, 2, before / "pupil", before / "control")
     second = opened.ledger["round 2 mine"]
     assert not enough(second) and "round 2" not in opened.ledger and not (run / "round-2/pupil").exists()
     assert enough(first) and enough({k: v for k, v in second.items() if k != "enough"}), "0 alone was, before"
