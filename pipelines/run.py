@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -404,7 +405,7 @@ def watched(command: Sequence[str], what: str, metrics: Path) -> tuple[int, str,
     told, row = time.monotonic(), {"step": 0, "steps": 0}
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err, Bar(Alone(), what, 0) as bar:
         process = subprocess.Popen(
-            command, stdout=out, stderr=err, preexec_fn=die_with_parent,
+            command, stdout=out, stderr=err, preexec_fn=partial(die_with_parent, os.getpid()),
             start_new_session=True,  # Ctrl-C reaches this process alone, which passes it on once
         )  # fmt: skip
         try:

@@ -1235,6 +1235,45 @@ def test_where_hardly_any_reading_is_sure_the_likeliest_are_taken() -> None:
     assert [share_at_least(0.2, n) for n in (1, 2, 3)] == [0.2, 0.4, 0.4], "of which the rest would be guessed worse"
 
 
+BEGINS_AND_IS_KILLED = """
+import os, signal, sys
+from multiprocessing import forkserver
+from pathlib import Path
+from recognizer.settings import load
+from recognizer.training.side_by_side import Training, _start, train_side_by_side
+from recognizer.training.train import TrainSettings
+own, out = load(TrainSettings, Path(sys.argv[1]), {}), Path(sys.argv[2])
+train_side_by_side([Training(own, out / "first")], 1)  # which starts the process that the others are forked from
+told = forkserver.read_signed
+
+
+def killed(pipe):
+    begun = told(pipe)
+    os.kill(begun, signal.SIGSTOP)  # as on a busy machine: it is there, and has not run yet
+    (out / "begun").write_text(str(begun))
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+forkserver.read_signed = killed
+_start(Training(own, out / "next"))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no other system ends a training whose parent was killed")
+def test_a_training_that_begins_while_its_command_is_killed_writes_nothing(
+    trained: Trained, drawn: Path, tmp_path: Path
+) -> None:
+    own = settings(drawn / "eight", drawn / "validation", start=str(trained.run), pictures=16)
+    (tmp_path / "own.toml").write_text(to_toml(own))
+    words = [sys.executable, "-c", BEGINS_AND_IS_KILLED, str(tmp_path / "own.toml"), str(tmp_path)]
+    done = subprocess.run(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
+    assert done.returncode == -signal.SIGKILL and (tmp_path / "first/scores.json").exists()
+    time.sleep(1)  # until what it was forked from is gone as well
+    os.kill(int((tmp_path / "begun").read_text()), signal.SIGCONT)
+    time.sleep(4)
+    assert not (tmp_path / "next").exists(), "the same command would go on beside it, and two write one run"
+
+
 def test_nothing_sure_ends_after_the_labels_alone(trained: Trained, drawn: Path, tmp_path: Path) -> None:
     own = settings(
         drawn / "eight", drawn / "validation", start=str(trained.run), pictures=16,

@@ -119,6 +119,9 @@ def _start(training: Training) -> BaseProcess:
 def _run(config: Path, out: Path, log: Path) -> None:
     """What the process of one training runs."""
     die_with_parent()
+    begun_by = multiprocessing.parent_process()
+    if begun_by and not begun_by.is_alive():  # killed just now, and its server with it, before they could tell this one
+        return
     os.setsid()  # Ctrl-C reaches the process that asked for it alone, which passes it on once
     with log.open("ab") as told, open(os.devnull) as nothing:
         for standard, file in enumerate((nothing, told, told)):
@@ -128,10 +131,13 @@ def _run(config: Path, out: Path, log: Path) -> None:
         train(load(TrainSettings, config, {}), out, resume)
 
 
-def die_with_parent() -> None:
-    """Where the system can (Linux), end a training whose parent was killed: two must never write one run."""
+def die_with_parent(parent: int | None = None) -> None:
+    """Where the system can (Linux), end this process when its parent is killed: two must never write one run. One that
+    was killed before this is told of no more, but where its process number is given."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        if parent is not None and os.getppid() != parent:
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _log(training: Training) -> Path:
