@@ -81,7 +81,7 @@ NOTHING_KEPT = Earned(-1.0, 1e-9)  # what a method earned of whose pictures none
 class PracticeSettings(RunSettings):
     """Everything that `practice run` can be told."""
 
-    starts: int = Field(3, ge=1, le=20)  # trainings, of other seeds, whose mean it begins with, and as many at the end
+    starts: int = Field(3, ge=1, le=20)  # trainings, of other seeds, whose mean it begins with; as many learn anew
     rounds: int = Field(3, ge=1, le=100)
     made: float = Field(2.0, gt=0)  # pictures to make in a round, for each training picture, all methods together
     # unlabelled pictures to take where a method would make one: they cost nothing, and none is like another
@@ -166,7 +166,7 @@ def first_readers(run: Run, settings: PracticeSettings) -> None:
 def ahead(run: Run, settings: PracticeSettings, done: int = 0, anew: bool = False) -> float:
     """Seconds that all trainings after the first readers' and those of `done` rounds take at most, by the baseline's
     pace, where rounds learn all `anew` or not; what methods learn is not counted."""
-    base, told = run.training(run.out / "baseline", run.out / "data" / "train", 0).settings, "pictures_per_second"
+    base = run.training(run.out / "baseline", run.out / "data" / "train", 0).settings
     first = base.pictures_for(len(run.train))
     folds, methods = len(run.folds), len(settings.methods)
     trials = [settings.trial_share] * (len(ALONE) + methods) if methods > 1 else []
@@ -180,8 +180,8 @@ def ahead(run: Run, settings: PracticeSettings, done: int = 0, anew: bool = Fals
     passes = (settings.rounds - done) * per_round
     ends = 2 if UNLABELLED in settings.methods else 0
     passes += ends * lasting([1.0] * settings.starts, run.jobs) + lasting(controls, run.jobs)
-    pace = json.loads((run.out / "baseline" / "metrics.jsonl").read_text().splitlines()[-1])[told]
-    return passes * first / float(pace)
+    last = json.loads((run.out / "baseline" / "metrics.jsonl").read_text().splitlines()[-1])
+    return passes * first / float(last["pictures_per_second"])
 
 
 def lasting(trainings: Sequence[float], jobs: int) -> float:
@@ -389,8 +389,8 @@ def round_training(
     """A training of a round, or a share of one, at a share of the learning rate that the first readers had; `again`
     with another seed. `anew` is as those were, from the run's start: a reader that has guessed what a picture shows
     would in a short training be taught little by it but to be sure."""
-    base = run.training(out, data, settings.seed + number).settings
     if not anew:
+        base = run.training(out, data, settings.seed + number).settings
         pictures = base.pictures_for(len(run.train)) * share * settings.round_share
         changed |= {
             "start": str(start), "schedule": "constant", "average": settings.average,
