@@ -77,7 +77,7 @@ def main() -> None:
 
 def begin_like(before: Sequence[Path], settings: PracticeSettings, run: Path) -> None:
     """Begin a run with the first readers of another, which differs in its methods alone, and with what methods have
-    learned in others."""
+    learned in others. On labels alone the controls of the first round are the same as well."""
     if not before or (run / "ledger.jsonl").exists():
         return
     shutil.rmtree(run, ignore_errors=True)
@@ -89,6 +89,9 @@ def begin_like(before: Sequence[Path], settings: PracticeSettings, run: Path) ->
                 lines.setdefault(step, line)
     firsts = ["data", *(path.name for path in before[0].glob("baseline*") if path.is_dir())]
     firsts += [f"folds/fold-{k}" for k in range(settings.folds)]
+    if not settings.unlabelled:
+        firsts += [f"folds/fold-{k}-control-1" for k in range(settings.folds)] + ["round-1/control"]
+        firsts = [name for name in firsts if (before[0] / name).exists()]
     learned = {f"fitted/{path.name}": path for other in before for path in (other / "fitted").glob("*")}
     for part, path in {**{name: before[0] / name for name in firsts}, **learned}.items():
         shutil.copytree(path, run / part, copy_function=os.link)
