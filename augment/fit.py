@@ -363,10 +363,9 @@ def begin_folder(
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         (out / "grids").mkdir(parents=True, exist_ok=True)
-        (out / "asked.json.tmp").write_text(json.dumps(asked) + "\n", encoding="utf-8")
-        (out / "asked.json.tmp").replace(out / "asked.json")
-        (out / "settings.toml").write_text(to_toml(settings), encoding="utf-8")
-        file.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        checkpoint.write_whole(out / "asked.json", json.dumps(asked) + "\n")
+        checkpoint.write_whole(out / "settings.toml", to_toml(settings))
+        checkpoint.write_whole(file, json.dumps(facts, indent=2) + "\n")
 
 
 def share_gradients(accelerator: Accelerator, networks: Iterable[nn.Module]) -> None:

@@ -63,7 +63,9 @@ def run(
     folds: Annotated[int | None, typer.Option(help="Parts for reading out of fold; 3.")] = None,
     controls: Annotated[
         str | None,
-        typer.Option(help="Say what mining added, with several seeds: classical, random, third, with commas."),
+        typer.Option(
+            help="Say what mining added, with several seeds: classical, random, third, random-third, with commas."
+        ),
     ] = None,
     seeds: Annotated[int | None, typer.Option(help="Trainings of each control; 3.")] = None,
     pictures: Annotated[int | None, typer.Option(help="Pictures that the first readers see; else by labels.")] = None,

@@ -60,28 +60,35 @@ def see_judged(run: Path, baseline: Entry) -> None:
 
 def time_left(entries: Iterable[Entry]) -> float | None:
     """Seconds of training that are to come at most, by what was told after the first readers of each number of rounds
-    that are done, where one has guessed as of rounds that learn anew; None before, and where rounds have ended."""
+    that are done, where one has guessed as of rounds that learn anew; None before, and where nothing is trained."""
     told: Sequence[float] = ()
     anew = told
-    done, going_on = 0, True
+    done, going_on, won, kept, controls = 0, True, False, False, 0.0
     for entry in entries:
         step = entry["step"]
         if step == "baseline":
             told = entry.get("ahead", ())
             anew = entry.get("ahead_anew", told)
+            controls = entry.get("ahead_controls", 0.0)
         elif re.fullmatch(r"round \d+", step):
             done, going_on = done + 1, entry["goes_on"]
+            won = won or going_on
         elif re.fullmatch(r"round \d+ mine", step):
             going_on = enough(entry)
             told = anew if entry.get("guessed") else told
+            kept = kept or entry["kept"] > 0
         elif step in ("settled", "chosen"):
-            going_on = False
-    return told[done] if going_on and done < len(told) else None
+            going_on = won = False
+        elif step == "controls trained":
+            controls = 0.0
+    if told and (going_on or won):
+        return told[done if going_on else -1] or None
+    return controls if kept and controls else None
 
 
 def to_come(seconds: float) -> str:
     """`time_left` in words."""
-    return f"about {spell(seconds)} of training to come, if every round pays"
+    return f"about {spell(seconds)} of training to come, at most"
 
 
 def enough(mined: Entry) -> bool:

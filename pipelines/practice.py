@@ -72,7 +72,6 @@ from recognizer.training.train import as_good
 PRACTISED = "practised"  # the arm with the pictures that practice made
 AGAIN = 1_000_000  # added to a seed
 ALONE = ("alone", "alone again")  # trials without made pictures, of two seeds
-FEW = 6  # of fewer pairs McNemar's exact test says that all differ by chance (p .0625 of 5)
 LITTLE = 0.05  # of what is practised on already: a round that adds no more to it is not worth its trainings
 NOTHING_MADE: dict[str, Any] = {"asked": 0, "kept": 0, "refused": {}, "read_right": 0.0, "seconds": 0.0}
 NOTHING_KEPT = Earned(-1.0, 1e-9)  # what a method earned of whose pictures none was kept
@@ -92,7 +91,9 @@ class PracticeSettings(RunSettings):
     round_share: float = Field(0.5, gt=0)  # of the pictures that the first readers see, seen in a round's training
     round_rate: float = Field(0.3, gt=0)  # of the learning rate, in a round's training
     average: float = Field(0.2, ge=0, lt=1)  # share of a round's training that its reader's weights are averaged over
-    controls: tuple[Literal["classical", "random", "third"], ...] = ()  # besides none; see `train_controls`
+    controls: tuple[
+        Literal["classical", "random", "third", "random-third"], ...
+    ] = ()  # besides none; see `train_controls`
     seeds: int = Field(3, ge=1, le=50)  # of the controls
     fold_case: bool = False  # the controls count a reading as right whatever its case
 
@@ -157,15 +158,17 @@ def first_readers(run: Run, settings: PracticeSettings) -> None:
         "baseline", validation=scores.to_dict(), held_out=held.to_dict(), nats=float(nats(readings).mean()),
         mean=mean, ahead=[ahead(run, settings, n) for n in range(settings.rounds + 1)],
         ahead_anew=[ahead(run, settings, n, anew=True) for n in range(settings.rounds + 1)],
+        ahead_controls=ahead(run, settings, settings.rounds, ends=0),
         seconds=time.monotonic() - began,
     )  # fmt: skip
     say(Alone(), f"baseline: {in_words(scores)} on validation, {in_words(held)} of all that was held out of a training")
     say(Alone(), to_come(run.ledger["baseline"]["ahead"][0]))
 
 
-def ahead(run: Run, settings: PracticeSettings, done: int = 0, anew: bool = False) -> float:
+def ahead(run: Run, settings: PracticeSettings, done: int = 0, anew: bool = False, ends: int | None = None) -> float:
     """Seconds that all trainings after the first readers' and those of `done` rounds take at most, by the baseline's
-    pace, where rounds learn all `anew` or not; what methods learn is not counted."""
+    pace, where rounds learn all `anew` or not and at the end all is learned so often; what methods learn is not
+    counted."""
     base = run.training(run.out / "baseline", run.out / "data" / "train", 0).settings
     first = base.pictures_for(len(run.train))
     folds, methods = len(run.folds), len(settings.methods)
@@ -178,7 +181,7 @@ def ahead(run: Run, settings: PracticeSettings, done: int = 0, anew: bool = Fals
     per_round += lasting(trials, run.jobs) * settings.round_share
     controls = [1.0] * (2 + len(settings.controls)) * settings.seeds if settings.controls else []
     passes = (settings.rounds - done) * per_round
-    ends = 2 if UNLABELLED in settings.methods else 0
+    ends = ends if ends is not None else 2 if UNLABELLED in settings.methods else 0
     passes += ends * lasting([1.0] * settings.starts, run.jobs) + lasting(controls, run.jobs)
     last = json.loads((run.out / "baseline" / "metrics.jsonl").read_text().splitlines()[-1])
     return passes * first / float(last["pictures_per_second"])
@@ -222,10 +225,12 @@ def practise_round(run: Run, settings: PracticeSettings, number: int, best: Path
     held = {role: read_held_out(run, folder / role, [t.out for t in own]) for role, own in folds.items()}
     samples, apart = held["pupil"][0], [own for _, own in held.values()]
     gained = beats(samples, *apart)
+    begun = read_held_out(run, begun_with(run), fold_readers(run, 1))[1]
+    lost = worse(samples, apart[0], begun)  # more than its control, and less than practice began with
     told = [scores_of(samples, own) for own in apart]
     before = scores_of(run.validation, read(best, run.validation))
     run.ledger.record(
-        step, before=before.to_dict(), goes_on=gained,
+        step, before=before.to_dict(), goes_on=gained and not lost, lost=gained and lost,
         **{role: scores_of(run.validation, own[: len(run.validation)]).to_dict() for role, (_, own) in held.items()},
         held_out={role: own.to_dict() for role, own in zip(held, told, strict=True)},
         nats=[float(nats(own).mean()) for own in apart],
@@ -240,6 +245,8 @@ def practise_round(run: Run, settings: PracticeSettings, number: int, best: Path
         say(Alone(), f"  as many; the labels are unlikely by {own:.3f} nats with them, {other:.3f} without")
     if not gained:
         say(Alone(), f"round {number} earned nothing over its control: practice ends")
+    elif lost:
+        say(Alone(), f"round {number} reads less than was read before practice, beyond chance: practice ends")
 
 
 def learns_anew(run: Run, number: int) -> bool:
@@ -708,20 +715,25 @@ def arms_of(run: Run, settings: PracticeSettings) -> Arms:
 def train_controls(run: Run, settings: PracticeSettings) -> None:
     """Say what mining adds: readers trained at once, from the run's start, with the same compute and the same number of
     pictures: `none`; `practised`, those that practice made; `classical`, variations of any labelled picture; `random`,
-    by the methods that practice used, as often, of any picture and text; and with a `third` of practice's. The readers
-    that judged the last of practice's pictures judge theirs: those from before are sure of too few without labels."""
+    by the methods that practice used, as often, of any picture and text; with a `third` of practice's; and with as few
+    of the random ones (`random-third`), without which nobody could tell whether fewer of any would do. The readers that
+    judged the last of practice's pictures judge theirs: those from before are sure of too few without labels."""
     if set(settings.controls) <= set(run.ledger.get("controls trained", {"names": ()})["names"]):
         return
     began, arms = time.monotonic(), arms_of(run, settings)
     practised = [s for path in taught(run, settings) for s in read_manifest(path)]
-    rng = np.random.default_rng(settings.seed)
-    chosen = sorted(rng.permutation(len(practised))[: max(1, len(practised) // 3)].tolist())
-    for name, own in ((PRACTISED, practised), ("third", [practised[i] for i in chosen])):
+    few = max(1, len(practised) // 3)
+
+    def some(samples: Sequence[Sample]) -> list[Sample]:
+        chosen = np.random.default_rng(settings.seed).permutation(len(samples))[:few]
+        return [samples[i] for i in sorted(chosen.tolist())]
+
+    for name, own in ((PRACTISED, practised), ("third", some(practised))):
         if name in (PRACTISED, *settings.controls) and not (arms.folder(name) / "kept").exists():
             write_folder(own, arms.folder(name) / "kept")
     wanted = {"classical": {"classical": len(practised)}, "random": Counter(str(s.meta["method"]) for s in practised)}
     judges, failed = None, set[str]()
-    for name in settings.controls:
+    for name in dict.fromkeys(name.removesuffix("-third") for name in settings.controls):
         if name in wanted and f"made {name}" not in run.ledger:
             won = winners(run, settings)
             number = number_of(won[0]) if won else 1
@@ -733,7 +745,10 @@ def train_controls(run: Run, settings: PracticeSettings) -> None:
                 raise
             except UserError as error:  # one control must not cost a run the others
                 say(Alone(), f"{name} is left out: {error}")
-                failed.add(name)
+                failed |= {name, f"{name}-third"} & set(settings.controls)
+    few_random = arms.folder("random-third") / "kept"
+    if "random-third" in {*settings.controls} - failed and not few_random.exists():
+        write_folder(some(read_manifest(arms.folder("random") / "kept").samples), few_random)
     controls = [name for name in settings.controls if name not in failed]
     names = arms.compared([NONE, PRACTISED, *controls])
     train_side_by_side(arms.trainings(names), run.jobs, "controls")
@@ -757,7 +772,7 @@ def read_controls(run: Run, settings: PracticeSettings) -> None:
         raise UserError(f"{settings.test} has changed since it was read: its controls cannot be")
     arms.read(names, test)
     right = arms.rights(names, texts, settings.fold_case)
-    against = [name for name in (NONE, "classical", "random") if name in names]
+    against = [name for name in (NONE, "classical", "random", "random-third") if name in names]
     rows = difference_rows(right, against)
     kept = {name: arms.folder(name) / "kept" for name in (*settings.controls, PRACTISED)}
     pictures = {name: len(read_manifest(folder)) if folder.exists() else 0 for name, folder in kept.items()}
@@ -783,13 +798,12 @@ def beats(samples: Sequence[Sample], own: Sequence[Reading], others: Sequence[Re
 
 
 def worse(samples: Sequence[Sample], own: Sequence[Reading], others: Sequence[Reading]) -> bool:
-    """Whether a reader reads fewer pictures right than another, beyond chance; where they are too few for a paired
-    test, by `as_good`."""
+    """Whether a reader reads fewer pictures right than another, beyond chance: by a paired test, or by `as_good`, as of
+    few pictures, where the test calls five lost of ten chance."""
     right = [[r.text == s.text for s, r in zip(samples, readings, strict=True)] for readings in (own, others)]
-    if len(samples) < FEW:
-        theirs = scores_of(samples, others)
-        return not as_good(scores_of(samples, own), (theirs.exact, -theirs.character_error_rate))
-    return sum(right[0]) < sum(right[1]) and mcnemar(*right) < BEYOND_CHANCE
+    mine, theirs = (scores_of(samples, readings) for readings in (own, others))
+    by_far = not as_good(mine, (theirs.exact, -theirs.character_error_rate))
+    return mine.exact < theirs.exact and (by_far or mcnemar(*right) < BEYOND_CHANCE)
 
 
 def rank(run: Run, pupil: Path) -> tuple[float, float]:

@@ -315,7 +315,7 @@ def controls_cells(controls: Entry, row: Entry) -> list[str]:
 def _outcome(mine: Entry, done: Entry | None) -> str:
     if done is None:
         return "not trained yet" if enough(mine) else "made too little" if mine["kept"] else "made nothing"
-    return "earned something" if done["goes_on"] else "earned nothing"
+    return "earned something" if done["goes_on"] else "read less than before" if done.get("lost") else "earned nothing"
 
 
 def _plain_table(console: Console, first: str, *others: str) -> Table:
@@ -358,7 +358,8 @@ def write_report(run: Path) -> Path:
         axis=axis_of(list(scores.values())),
         opening=[tile_of(s) for s in _samples(found.path / "data" / "train")[:OPENING]],
         rounds=[hard_round(found, n) for n in dict.fromkeys(shown[:1] + shown[-1:])],
-        changes=changes(found), curve=curve(found), confused=confused(found), learning=learning(found),
+        doubted=suspects(found), changes=changes(found), curve=curve(found), confused=confused(found),
+        learning=learning(found),
         cost=[(name_of(step), entry["seconds"]) for step, entry in found.steps.items()
               if "seconds" in entry and not step.startswith(("fit ", "made "))],  # which are part of other steps
         trainings=seen_in_training(run), provenance=_provenance(found),
@@ -417,6 +418,9 @@ def verdict(run: PracticeRun) -> Verdict:
             * (not run.control_is_before),
             "What learned all that was practised read fewer validation pictures, beyond chance."
             if run.steps.get("settled", {}).get("reader")
+            else "What practised read more than its control of the labels that were held out, but fewer than were read "
+            "before practice, beyond chance."
+            if any(run.steps[f"round {n}"].get("lost") for n in run.rounds)
             else "None that practised read more of the labels that were held out.",
         ]
     elif not chosen["practised"]:  # in runs from before practice kept nothing but what it began with
@@ -435,7 +439,8 @@ def verdict(run: PracticeRun) -> Verdict:
         )
         said = [f"{of} the reader reads {_count(after)} without a fault after practice, {beside}"]
         if test is None:
-            title = "Practice paid on validation, and no test set confirms it"
+            more = after["exact"] > max(before["exact"], control["exact"])
+            title = f"Practice {'paid' if more else 'shows no gain'} on validation, and no test set confirms it"
         elif test["p_before"] >= BEYOND_CHANCE:
             said.append("On so many pictures the difference from before is within chance.")
         elif after["exact"] < before["exact"]:
@@ -495,8 +500,8 @@ class HardCase:
 class HardRound:
     """The hardest pictures of a round, and what its judges refused, with (reason, what that says).
 
-    `suspects` are pictures whose labels are likely wrong. `looks` has how many pictures look alike, how many of
-    them are misread, and hard ones to show it. `gone` says that no hard picture is there.
+    `looks` has how many pictures look alike, how many of them are misread, and hard ones to show it. `gone` says that
+    no hard picture is there.
     """
 
     number: int
@@ -504,9 +509,14 @@ class HardRound:
     cases: tuple[HardCase, ...]
     refused: tuple[Tile, ...]
     reasons: tuple[tuple[str, str], ...]
-    suspects: tuple[Tile, ...]
     looks: tuple[tuple[int, int, tuple[Tile, ...]], ...]
     gone: bool
+
+
+def suspects(run: PracticeRun) -> list[Tile]:
+    """Pictures whose labels are likely wrong, by the last round that was mined, which tells of those before as well."""
+    found = _samples(run.path / f"round-{run.mined[-1]}" / "mined" / "suspects") if run.mined else []
+    return [tile_of(s, (), f"read {s.meta['read']}", f", read as {s.meta['read']}") for s in found[:SUSPECTS]]
 
 
 def hard_round(run: PracticeRun, number: int) -> HardRound:
@@ -540,18 +550,13 @@ def hard_round(run: PracticeRun, number: int) -> HardRound:
         tile_of(s, (), "{method}: {reason}, {detail}".format_map(s.meta), f", refused: {s.meta['reason']}")
         for s in _in_turn(refused)[:REFUSED]
     ]
-    suspects = [
-        tile_of(s, (), f"read {s.meta['read']}", f", read as {s.meta['read']}")
-        for s in _samples(folder / "mined" / "suspects")[:SUSPECTS]
-    ]
     looks = [
         (n, misread, tuple(tile_of(s) for s in [s for s in hard if s.meta["look"] == look][:LOOK]))
         for look, (n, misread) in enumerate(facts.get("looks", []))
     ]
     return HardRound(
-        number, facts, tuple(cases), tuple(tiles), reasons, tuple(suspects), tuple(looks) if len(looks) > 1 else (),
-        not hard,
-    )  # fmt: skip
+        number, facts, tuple(cases), tuple(tiles), reasons, tuple(looks) if len(looks) > 1 else (), not hard
+    )
 
 
 def _in_turn(samples: Sequence[Sample]) -> list[Sample]:

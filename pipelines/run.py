@@ -48,7 +48,7 @@ from recognizer.samples import (
 )
 from recognizer.settings import Settings, load, make, to_toml
 from recognizer.training.batches import Pictures
-from recognizer.training.checkpoint import charset_of, find_start
+from recognizer.training.checkpoint import charset_of, find_start, write_whole
 from recognizer.training.evaluate import default_case, evaluate
 from recognizer.training.folds import folds_of, tell_learned
 from recognizer.training.pseudo import without_labels
@@ -242,8 +242,7 @@ def open_run(settings: S, out: Path, *free: str) -> None:
         out.mkdir(parents=True, exist_ok=True)
     if before != settings:
         with locked(out):
-            kept.with_name("settings.toml.tmp").write_text(to_toml(settings), encoding="utf-8")
-            kept.with_name("settings.toml.tmp").replace(kept)
+            write_whole(kept, to_toml(settings))
 
 
 def resumed_settings(cls: type[S], out: Path, what: str) -> S:

@@ -82,7 +82,7 @@ start = "nothing"
 tracker = "none"
 """
 COMMAND = [sys.executable, "-m", "pipelines.cli"]
-TIMES = {"seconds", "provenance", "a_second", "ahead", "ahead_anew"}
+TIMES = {"seconds", "provenance", "a_second", "ahead", "ahead_anew", "ahead_controls"}
 
 
 def facts(run: Path) -> list[Any]:
@@ -209,9 +209,22 @@ def test_how_long_the_rest_may_take_goes_by_the_baselines_pace(whole: Path) -> N
     assert time_left(steps[: begun - 1]) is None and time_left(steps[:begun]) == time_left(steps[:mined]) == told[0]
     first, guessing = steps[mined], [*steps[: mined - 1], {**steps[mined - 1], "guessed": True}]
     assert time_left(guessing) == steps[places["baseline"]]["ahead_anew"][0] == ahead(run, settings, anew=True)
-    assert time_left([*steps[:mined], {**first, "goes_on": True}]) == told[1]
+    assert time_left([*steps[:mined], {**first, "goes_on": True}]) is None, "neither learned anew nor controls"
     assert time_left([*steps[:mined], {**first, "goes_on": False}]) is None
     assert time_left([*steps[: mined - 1], {**steps[mined - 1], "enough": False}]) is None is time_left(steps)
+    # what is learned anew at the end, and controls, are to come where a round has lost as well
+    more = {**steps[places["baseline"]], "ahead": [9.0, 5.0], "ahead_anew": [12.0, 5.0], "ahead_controls": 2.0}
+    rounds = [{**first, "goes_on": won} for won in (True, False)]
+    begun_anew = [*steps[: places["baseline"]], more, *steps[begun:mined]]
+    settled, chosen, controls = ({"step": step} for step in ("settled", "chosen", "controls trained"))
+    assert (
+        time_left([*begun_anew, rounds[0]])
+        == 5
+        == time_left([*begun_anew, rounds[0], {**rounds[1], "step": "round 2"}])
+    )
+    assert time_left([*begun_anew, rounds[1]]) == 2 == time_left([*begun_anew, rounds[0], settled])
+    assert time_left([*begun_anew, rounds[1], chosen]) == 2
+    assert time_left([*begun_anew, rounds[1], chosen, controls]) is None
 
 
 def test_pictures_that_are_gone_end_in_one_line_and_the_run_goes_on_when_they_are_back(
@@ -334,14 +347,14 @@ def test_a_loss_that_is_not_finite_ends_the_run_in_one_line(drawn: Path) -> None
 
 def test_controls_are_added_to_a_finished_run(whole: Path, drawn: Path) -> None:
     run = shutil.copytree(whole, drawn / "controlled")
-    asked = [*words(drawn, "controlled"), "--controls", "random,third", "--seeds", "2"]
+    asked = [*words(drawn, "controlled"), "--controls", "random,third,random-third", "--seeds", "2"]
     assert "other settings" in refusal(practice(*asked))
-    asked = [*words(drawn, "controlled"), "--controls", "random,third"]
+    asked = [*words(drawn, "controlled"), "--controls", "random,third,random-third"]
     done = practice(*asked)
     assert done.status == 0, done.err
     before, steps = facts(whole), facts(run)
     assert steps[: len(before)] == before
-    arms = ["none", "random", "third", "practised"]
+    arms = ["none", "random", "third", "random-third", "practised"]
     assert [entry["step"] for entry in steps[len(before) :]] == [
         "made random", "controls trained", *(f"read {arm} 0" for arm in arms), "controls",
     ]  # fmt: skip
@@ -349,15 +362,23 @@ def test_controls_are_added_to_a_finished_run(whole: Path, drawn: Path) -> None:
     count = named["controls trained"]["practised"]
     assert count == named["round 1 mine"]["kept"] == named["made random"]["wanted"]
     pictures = {arm: len(read_manifest(run / f"controls/{arm}/kept")) for arm in arms[1:]}
-    assert pictures == {"random": named["made random"]["kept"], "third": count // 3, "practised": count}
-    methods = [Counter(s.meta["method"] for s in read_manifest(run / f"controls/{arm}/kept")) for arm in arms[1::2]]
-    assert methods[0] == methods[1] or pictures["random"] < count
+    random = named["made random"]["kept"]
+    assert pictures == {"random": random, "third": count // 3, "random-third": count // 3, "practised": count}
+    practised, third, plain, few = (
+        Counter((s.meta["method"], s.text, s.path.read_bytes()) for s in read_manifest(run / f"controls/{arm}/kept"))
+        for arm in ("practised", "third", "random", "random-third")
+    )
+    assert third < practised and few < plain and not few & practised
+    methods = [Counter(method for method, *_ in own.elements()) for own in (practised, plain)]
+    assert methods[0] == methods[1] or random < count
     truth = {row["file_name"]: row["text"] for row in named["test"]["readings"]}
     for row in named["controls"]["rows"]:
         read = named[f"read {row['name']} 0"]["readings"]
         assert row["by_seed"] == [np.mean([read[k] == t for k, t in truth.items()])]
     assert "What practice added, by its controls" in (run / "report.html").read_text()
-    assert "against random" in done.out and "| third |" in (run / "controls.md").read_text()
+    told = {row["name"]: row["against"] for row in named["controls"]["rows"]}
+    assert set(told["third"]) == {"none", "random", "random-third"} and "random-third" not in told["random-third"]
+    assert "against random-third" in done.out and "| third |" in (run / "controls.md").read_text()
 
 
 @pytest.mark.parametrize(
@@ -584,6 +605,29 @@ def with_found(run: Run) -> None:
     shutil.rmtree(run.out / "round-1/kept")
     (run.out / "kept-before").rename(run.out / "round-1/kept")
     (run.out / "data/unlabelled.json").write_text("[]")
+
+
+def test_a_round_that_reads_less_than_before_practice_earned_nothing(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = load(PracticeSettings, whole / "settings.toml", {})
+    run = as_if_round_1_was_won(whole, tmp_path / "run", settings)
+    rows = [entry for entry in run.ledger if entry["step"] != "round 1"]
+    (run.out / "ledger.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run = prepare(settings, run.out, Ledger(run.out / "ledger.jsonl"))
+    for role in ("pupil", "control"):
+        for path in (run.out / "round-1" / role, *(run.out / f"folds/fold-{k}-{role}-1" for k in range(2))):
+            state, description = read_weights(path)
+            never = description.charset[: 3 if role == "pupil" else None]  # it reads none of these
+            for name in [name for name in state if name.endswith("classify.bias")]:
+                for character in never:
+                    state[name][1 + description.charset.index(character)] = -1000.0
+            save_weights(path / "weights.safetensors", state, description)
+    practise_round(run, settings, 1, begun_with(run), begun_with(run))
+    done, before = run.ledger["round 1"], run.ledger["baseline"]["held_out"]["exact"]
+    assert done["held_out"]["control"]["exact"] == 0 < done["held_out"]["pupil"]["exact"] < before
+    assert done["lost"] and not done["goes_on"] and winners(run, settings) == []
+    assert "round 1 reads less than was read before practice, beyond chance: practice ends" in capsys.readouterr().err
 
 
 def test_what_was_practised_is_learned_anew_and_kept_unless_it_is_worse(whole: Path, tmp_path: Path) -> None:
@@ -904,7 +948,9 @@ def test_a_reader_is_worse_beyond_chance_alone() -> None:
     best = [right] * 20
     assert not worse(samples, [wrong, *best[1:]], best), "one of twenty is chance"
     assert worse(samples, [wrong] * 6 + best[6:], best) and not worse(samples, best, [wrong] * 6 + best[6:])
-    few = samples[:5]  # of which McNemar's test can tell nothing
+    half = [*[wrong] * 5, *[right] * 5]  # McNemar's test calls five lost of ten chance, whatever they are out of
+    assert worse(samples[:10], half, best[:10]) and not worse(samples[:10], [wrong, *best[:9]], best[:10])
+    few = samples[:5]
     assert worse(few, [wrong] * 5, best[:5]) and worse(few, [right, *[wrong] * 4], best[:5])
     assert not worse(few, best[:5], best[:5]) and not worse(few, best[:5], [wrong] * 5)
 

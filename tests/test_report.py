@@ -305,7 +305,8 @@ def test_wrong_characters_and_lookalikes_stand_beside_the_hardest_picture(run: P
 
 def test_likely_label_errors_and_looks_are_shown_where_there_are_any(run: Path) -> None:
     page = Page(write_report(run).read_text())
-    assert "Labels that are likely wrong in round 1: 2" in page.words and f"read {SURELY}" in page.words
+    assert page.words.count("Labels that are likely wrong") == 1, "the last round tells of those before as well"
+    assert "Labels that are likely wrong in round 2: 2" in page.words and f"read {SURELY}" in page.words
     facts = json.loads((run / "ledger.jsonl").read_text().splitlines()[2])
     assert len(facts["looks"]) == 2
     for n, misread in facts["looks"]:
@@ -392,7 +393,7 @@ def test_status_says_how_long_it_may_take(run: Path, capsys: pytest.CaptureFixtu
     rows[begun]["ahead"] = [3000.0, 2000.0]
     (run / "ledger.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[: begun + 1]))
     print_summary(run)
-    assert "about 50 min 0 s of training to come, if every round pays" in capsys.readouterr().out
+    assert "about 50 min 0 s of training to come, at most" in capsys.readouterr().out
 
 
 def test_a_run_from_before_a_fact_was_told_is_reported(run: Path) -> None:
@@ -484,7 +485,13 @@ def test_without_a_test_set_validation_speaks_and_says_so(run: Path) -> None:
     lines = (run / "ledger.jsonl").read_text().splitlines(keepends=True)
     (run / "ledger.jsonl").write_text("".join(lines[:-1]))
     page = page_of(run)
-    assert "There is no test set" in page.text and "no test set confirms it" in page.text and "≤" in page.text
+    assert "There is no test set" in page.text and "≤" in page.text
+    assert "Practice paid on validation, and no test set confirms it" in page.text
+    for other, own in (("validation", 0.94), ("control_validation", 0.9)):  # less than before, no more than the control
+        shown = json.loads(lines[-2])[other] | {"exact": own if other == "control_validation" else 0.1}
+        change(run, "chosen", **{other: shown})
+        assert "Practice shows no gain on validation, and no test set confirms it" in page_of(run).text
+        change(run, "chosen", **{other: json.loads(lines[-2])[other]})
 
 
 def test_what_is_no_run_or_did_nothing_yet_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

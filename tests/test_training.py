@@ -873,6 +873,23 @@ def test_a_full_disk_ends_in_one_line_and_the_run_goes_on_with_room(
     assert_same_run(run, whole)
 
 
+def test_a_disk_without_room_for_its_first_file_leaves_nothing_to_go_on_from(
+    recipe: TrainSettings, whole: Path, tmp_path: Path
+) -> None:
+    run, config = tmp_path / "run", tmp_path / "recipe.toml"
+    config.write_text(to_toml(recipe))
+    command = [sys.executable, "-m", "recognizer.cli", "train", "--config", str(config), "--out", str(run)]
+    ended = subprocess.run(
+        command, capture_output=True, text=True, check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64)),
+    )  # fmt: skip
+    assert ended.returncode == 2 and "settings.toml could not be written" in ended.stderr.splitlines()[-1]
+    assert list(run.iterdir()) == []
+    (run / "settings.toml.tmp").write_text("pictures = 1")  # as a kill leaves it
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 0
+    assert_same_run(run, whole)
+
+
 def test_ctrl_c_saves_and_says_how_to_go_on(recipe: TrainSettings, whole: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     process = started(recipe.model_copy(update={"checkpoint_seconds": 60.0}), run)  # it saves because it is stopped

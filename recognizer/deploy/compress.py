@@ -33,7 +33,7 @@ from recognizer.training.checkpoint import (
     read_weights,
     save_weights,
     widths_of,
-    written,
+    write_whole,
 )
 from recognizer.training.evaluate import shown_case
 from recognizer.training.pseudo import labelled_by, take_surest, without_labels
@@ -136,9 +136,7 @@ def _open(out: Path, asked: Mapping[str, Any], settings: TrainSettings) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} exists and holds something else: name a new folder")
     out.mkdir(parents=True, exist_ok=True)
-    with written(kept):
-        kept.with_name("asked.json.tmp").write_text(told, encoding="utf-8")
-        kept.with_name("asked.json.tmp").replace(kept)
+    write_whole(kept, told)
 
 
 def _trained(settings: TrainSettings, out: Path) -> Scores:

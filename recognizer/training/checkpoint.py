@@ -79,6 +79,18 @@ def save_weights(path: Path, state: Mapping[str, Tensor], description: Descripti
     save_tensors(path, tensors, {"lookalike": about})
 
 
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all.
+
+    Raises:
+        MachineError: it could not be; what was there before still is.
+    """
+    tmp = path.with_name(path.name + ".tmp")
+    with written(path):
+        tmp.write_text(text, encoding="utf-8")
+        tmp.replace(path)
+
+
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     """Write a safetensors file, whole or not at all, readable to whom other files are: safetensors makes it the owner's
     alone, and a server need not be its trainer."""

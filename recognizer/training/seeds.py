@@ -16,7 +16,7 @@ from recognizer.progress import say
 from recognizer.readings import Scores
 from recognizer.settings import to_toml
 from recognizer.training.average import NoMean, average
-from recognizer.training.checkpoint import with_a_mean
+from recognizer.training.checkpoint import with_a_mean, write_whole
 from recognizer.training.evaluate import evaluate, no_device
 from recognizer.training.train import TrainSettings, as_good, read_data, train
 
@@ -63,7 +63,7 @@ def train_seeds(settings: TrainSettings, out: Path, resume: bool = False) -> Sco
         if as_good(read, (scores.exact, -scores.character_error_rate)):
             kept, scores = mean, read
     if process.is_main_process:
-        (kept / "scores.json").write_text(json.dumps(scores.to_dict(), indent=2) + "\n", encoding="utf-8")
+        write_whole(kept / "scores.json", json.dumps(scores.to_dict(), indent=2) + "\n")
         keep(kept, out)
     say(process, f"validation: {told}; kept is {kept.name}")
     process.wait_for_everyone()
@@ -77,12 +77,16 @@ def open_folder(settings: TrainSettings, out: Path, resume: bool, process: Parti
         UserError: it holds something, and is not to be resumed.
     """
     # settings alone are of a run that ended before it had learned anything, as by a slip in them
-    if not resume and out.exists() and (not out.is_dir() or {p.name for p in out.iterdir()} - {"settings.toml"}):
+    if (
+        not resume
+        and out.exists()
+        and (not out.is_dir() or {p.name for p in out.iterdir()} - {"settings.toml", "settings.toml.tmp"})
+    ):
         raise UserError(f"{out} exists and is not empty: name a new folder, or go on with --resume {quoted(out)}")
     process.wait_for_everyone()
     if process.is_main_process:
         out.mkdir(parents=True, exist_ok=True)
-        (out / "settings.toml").write_text(to_toml(settings), encoding="utf-8")
+        write_whole(out / "settings.toml", to_toml(settings))
     process.wait_for_everyone()
 
 

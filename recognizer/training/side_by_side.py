@@ -10,6 +10,7 @@ import ctypes
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -148,7 +149,9 @@ def _last_line(training: Training) -> str:
     lines = []
     with suppress(FileNotFoundError):  # it ended before it could write one
         lines = _log(training).read_text(errors="replace").strip().splitlines()
-    return lines[-1].removeprefix("error: ") if lines else "it said nothing"
+    if not lines:  # a log as well needs room
+        return f"it said nothing; {shutil.disk_usage(training.out.parent).free / 1e6:,.0f} MB are free there"
+    return lines[-1].removeprefix("error: ")
 
 
 def _where(training: Training) -> tuple[int, int | None, str]:

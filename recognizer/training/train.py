@@ -434,7 +434,7 @@ def train(settings: TrainSettings, out: Path, resume: bool = False) -> Scores:
     pairs = list(zip([s.text for s in data.validation.samples], [r.text for r in outcome.readings], strict=True))
     scores = Scores.of(pairs)
     if accelerator.is_main_process:
-        (out / "scores.json").write_text(json.dumps(scores.to_dict(), indent=2) + "\n", encoding="utf-8")
+        checkpoint.write_whole(out / "scores.json", json.dumps(scores.to_dict(), indent=2) + "\n")
     metrics.close()
     return scores
 
@@ -642,14 +642,14 @@ def open_run(settings: TrainSettings, out: Path, data: Data, resume: bool) -> No
             before = None
         if before is not None and before != data.hash:
             raise UserError(f"{out} cannot be resumed: its pictures or labels have changed since; start a new run")
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+    elif out.exists() and (not out.is_dir() or {p.name for p in out.iterdir()} - {"settings.toml.tmp"}):
         raise UserError(f"{out} exists and is not empty: name a new folder, or go on with --resume {quoted(out)}")
     out.mkdir(parents=True, exist_ok=True)
-    (out / "settings.toml").write_text(to_toml(settings), encoding="utf-8")
+    checkpoint.write_whole(out / "settings.toml", to_toml(settings))
     rows = [json.dumps({"file_name": p.name, "reason": p.kind, "detail": p.detail}) + "\n" for p in data.problems]
-    (out / "problems.jsonl").write_text("".join(rows), encoding="utf-8")
+    checkpoint.write_whole(out / "problems.jsonl", "".join(rows))
     read = {"data_sha256": data.hash, "charset": data.charset.characters}
-    (out / "run.json").write_text(json.dumps(provenance() | read, indent=2) + "\n")
+    checkpoint.write_whole(out / "run.json", json.dumps(provenance() | read, indent=2) + "\n")
 
 
 def characters_of(out: Path) -> str | None:
