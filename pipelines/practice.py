@@ -3,7 +3,8 @@
     baseline and fold readers
     -> [ mine -> make some by each method -> a short trial of each -> make the rest by those that earned
          -> keep the faithful -> train beside a control, and so for each fold ] each round
-    -> learn all of it anew where pictures without labels are among it, once more as they are read then -> test once
+    -> learn all of it anew where pictures without labels are among it, once more, and for longer, as they are read then
+    -> test once
 
 A control follows the pupil round by round: the same start, the same pictures seen, and never a made one. A round that
 does not beat it ends practice. The labels that validate are too few to tell, so that each fold has its pupil and its
@@ -67,7 +68,7 @@ from recognizer.samples import Manifest, Sample, content_hash, read_manifest, wr
 from recognizer.training.average import NoMean, average
 from recognizer.training.checkpoint import find_start, with_a_mean
 from recognizer.training.side_by_side import Training, train_side_by_side
-from recognizer.training.train import as_good
+from recognizer.training.train import TrainSettings, as_good
 
 PRACTISED = "practised"  # the arm with the pictures that practice made
 AGAIN = 1_000_000  # added to a seed
@@ -158,19 +159,18 @@ def first_readers(run: Run, settings: PracticeSettings) -> None:
         "baseline", validation=scores.to_dict(), held_out=held.to_dict(), nats=float(nats(readings).mean()),
         mean=mean, ahead=[ahead(run, settings, n) for n in range(settings.rounds + 1)],
         ahead_anew=[ahead(run, settings, n, anew=True) for n in range(settings.rounds + 1)],
-        ahead_controls=ahead(run, settings, settings.rounds, ends=0),
+        ahead_controls=ahead(run, settings, settings.rounds, ends=False),
         seconds=time.monotonic() - began,
     )  # fmt: skip
     say(Alone(), f"baseline: {in_words(scores)} on validation, {in_words(held)} of all that was held out of a training")
     say(Alone(), to_come(run.ledger["baseline"]["ahead"][0]))
 
 
-def ahead(run: Run, settings: PracticeSettings, done: int = 0, anew: bool = False, ends: int | None = None) -> float:
+def ahead(run: Run, settings: PracticeSettings, done: int = 0, anew: bool = False, ends: bool = True) -> float:
     """Seconds that all trainings after the first readers' and those of `done` rounds take at most, by the baseline's
-    pace, where rounds learn all `anew` or not and at the end all is learned so often; what methods learn is not
-    counted."""
-    base = run.training(run.out / "baseline", run.out / "data" / "train", 0).settings
-    first = base.pictures_for(len(run.train))
+    pace, where rounds learn all `anew` or not, with or without what is learned anew at the `ends`; what methods learn
+    is not counted."""
+    base, first = base_settings(run), due_to(run)
     folds, methods = len(run.folds), len(settings.methods)
     trials = [settings.trial_share] * (len(ALONE) + methods) if methods > 1 else []
     if anew:
@@ -181,10 +181,22 @@ def ahead(run: Run, settings: PracticeSettings, done: int = 0, anew: bool = Fals
     per_round += lasting(trials, run.jobs) * settings.round_share
     controls = [1.0] * (2 + len(settings.controls)) * settings.seeds if settings.controls else []
     passes = (settings.rounds - done) * per_round
-    ends = ends if ends is not None else 2 if UNLABELLED in settings.methods else 0
-    passes += ends * lasting([1.0] * settings.starts, run.jobs) + lasting(controls, run.jobs)
+    if ends and UNLABELLED in settings.methods:
+        longest = base.pictures_for(len(run.train) + run.ledger["prepare"]["unlabelled"]) / first
+        passes += sum(lasting([own] * settings.starts, run.jobs) for own in (1.0, longest))
+    passes += lasting(controls, run.jobs)
     last = json.loads((run.out / "baseline" / "metrics.jsonl").read_text().splitlines()[-1])
     return passes * first / float(last["pictures_per_second"])
+
+
+def base_settings(run: Run) -> TrainSettings:
+    """The settings of a training on all labels."""
+    return run.training(run.out / "baseline", run.out / "data" / "train", 0).settings
+
+
+def due_to(run: Run, made: Sequence[str] = ()) -> int:
+    """The pictures that a training sees on all labels and those that were found without."""
+    return base_settings(run).pictures_for(len(run.train) + count_found(made))
 
 
 def lasting(trainings: Sequence[float], jobs: int) -> float:
@@ -284,8 +296,12 @@ def share_of(settings: PracticeSettings, folders: Sequence[str]) -> float:
 
 def share_found(folders: Sequence[str]) -> float:
     """How much of what is practised on are pictures without labels."""
-    methods = [s.meta["method"] for path in folders for s in read_manifest(path)]
-    return methods.count(UNLABELLED) / max(len(methods), 1)
+    return count_found(folders) / max(sum(len(read_manifest(path)) for path in folders), 1)
+
+
+def count_found(folders: Sequence[str]) -> int:
+    """How many pictures without labels are practised on."""
+    return sum(s.meta["method"] == UNLABELLED for path in folders for s in read_manifest(path))
 
 
 def told_of(made: Sample) -> tuple[str, ...]:
@@ -592,7 +608,7 @@ def settle(run: Run, settings: PracticeSettings) -> None:
     pupils = winners(run, settings)
     if "settled" in run.ledger or not pupils:
         return
-    began, folder = time.monotonic(), pupils[0].parent
+    began, folder, longer = time.monotonic(), pupils[0].parent, 1.0
     made, before = taught(run, settings), run.ledger["baseline"]["validation"]
     if share_found(made):
         reader, own = learn_anew(run, settings, folder / "settled", made)
@@ -600,20 +616,23 @@ def settle(run: Run, settings: PracticeSettings) -> None:
         reader, own = pupils[0], read(pupils[0], run.validation)
     again = read_again(run, folder / "kept-again", made, reader, number_of(pupils[0]) + 1)
     if again:
-        last, theirs = learn_anew(run, settings, folder / "settled-again", again)
+        last, theirs = learn_anew(run, settings, folder / "settled-again", again, last=True)
         if not worse(run.validation, theirs, own):
-            reader, own = last, theirs
+            reader, own, longer = last, theirs, due_to(run, again) / due_to(run)
     run.ledger.record(
         "settled", reader=str(reader.relative_to(run.out)), pupil=scores_of(run.validation, own).to_dict(),
-        control=before, seconds=time.monotonic() - began,
+        control=before, longer=longer, seconds=time.monotonic() - began,
     )  # fmt: skip
 
 
-def learn_anew(run: Run, settings: PracticeSettings, out: Path, made: Sequence[str]) -> tuple[Path, Sequence[Reading]]:
+def learn_anew(
+    run: Run, settings: PracticeSettings, out: Path, made: Sequence[str], last: bool = False
+) -> tuple[Path, Sequence[Reading]]:
     """The reader that is trained from the run's start on all labels and made pictures, as often as the baseline was and
-    with its seeds, for the mean of the weights; and what it reads in what validates. Its control is what practice began
-    with, which saw as many pictures."""
-    first, *again = from_the_start(run, settings, out, with_synthetic=made, synthetic_share=share_of(settings, made))
+    with its seeds, for the mean of the weights; and what it reads in what validates. It sees as many pictures as the
+    baseline; the `last` as many as are due to all real ones that it learns from, labelled or found."""
+    own = {"with_synthetic": made, "synthetic_share": share_of(settings, made)}
+    first, *again = from_the_start(run, settings, out, **own, **({"pictures": due_to(run, made)} if last else {}))
     train_side_by_side([first, *again], run.jobs, "learning all anew")
     own, mean = with_others(run, first.out, again, read(first.out, run.validation))
     say(Alone(), f"learned anew: {in_words(scores_of(run.validation, own))} on validation")
@@ -642,7 +661,7 @@ def choose(run: Run, settings: PracticeSettings, control: Path) -> None:
     """Keep as the run's weights what practice ends with (`settle`), where a round beat its control, unless it reads
     fewer validation pictures right than the reader from before, beyond chance; else that one. Beside it goes the
     control that trained on as long without made pictures: of that pupil, or the last; but the reader from before,
-    which was trained as often and as long, where the round learned anew."""
+    which was trained as often, where the round learned anew."""
     if "chosen" in run.ledger:
         return
     began, won, winner, practised = time.monotonic(), winners(run, settings), begun_with(run), False

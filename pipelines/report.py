@@ -123,6 +123,15 @@ class PracticeRun:
         return str(self.steps.get("chosen", {}).get("control", "")).startswith("baseline")
 
     @property
+    def longer(self) -> float:
+        """How many times as long as the first readers the one learned that practice ended with."""
+        return float(self.steps.get("settled", {}).get("longer", 1.0))
+
+    @property
+    def as_long(self) -> str:
+        return "" if self.longer > 1 else " and as long"
+
+    @property
     def resume(self) -> str:
         return f"practice run --resume {shlex.quote(str(self.path))}"
 
@@ -432,12 +441,16 @@ def verdict(run: PracticeRun) -> Verdict:
         ]
     else:
         beside = (
-            f"{_count(before)} before it, when it was trained as often and as long, with the labels alone."
+            f"{_count(before)} before it, when it was trained as often{run.as_long}, with the labels alone."
             if run.control_is_before
-            else f"{_count(before)} before it, and a control that saw no fewer pictures in training, none of them "
-            f"made, {_count(control)}."
+            else f"{_count(before)} before it, and the rounds' control, which saw as many pictures as their pupils and "
+            f"none of them made, {_count(control)}."
         )
         said = [f"{of} the reader reads {_count(after)} without a fault after practice, {beside}"]
+        if run.longer > 1:
+            said.append(
+                f"At the end it learned for {run.longer:.1f} times as long, as is due to so many more real pictures."
+            )
         if test is None:
             more = after["exact"] > max(before["exact"], control["exact"])
             title = f"Practice {'paid' if more else 'shows no gain'} on validation, and no test set confirms it"

@@ -190,7 +190,9 @@ def test_a_run_goes_on_with_another_number_of_trainings_beside_each_other(whole:
     assert "with other settings (rounds, seed; see" in refusal(practice(*asked, "--rounds", 2, "--seed", 1))
 
 
-def test_how_long_the_rest_may_take_goes_by_the_baselines_pace(whole: Path) -> None:
+def test_how_long_the_rest_may_take_goes_by_the_baselines_pace(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = load(PracticeSettings, whole / "settings.toml", {})
     run = prepare(settings, whole, Ledger(whole / "ledger.jsonl"))
     pace = json.loads((whole / "baseline/metrics.jsonl").read_text().splitlines()[-1])["pictures_per_second"]
@@ -201,6 +203,16 @@ def test_how_long_the_rest_may_take_goes_by_the_baselines_pace(whole: Path) -> N
     # with pictures without labels one more trial, and twice all of it anew, two trainings each
     found = settings.model_copy(update={"methods": (*settings.methods, UNLABELLED)})
     assert ahead(run, found) == pytest.approx(192 / pace * (0.5 * (4 + 5 * 0.25) + 4))
+    shutil.copy(whole / "ledger.jsonl", tmp_path)
+    more = replace(run, ledger=Ledger(tmp_path / "ledger.jsonl"))
+    more.ledger.record(
+        "prepare", **{k: v for k, v in run.ledger["prepare"].items() if k != "step"} | {"unlabelled": 48}
+    )
+    with monkeypatch.context() as patched:
+        patched.setattr(TrainSettings, "pictures_for", lambda self, n: 4 * n)
+        assert ahead(more, found) == pytest.approx(192 / pace * (0.5 * (4 + 5 * 0.25) + 2 + 2 * 2)), (
+            "the last is longer"
+        )
     steps = [entry for entry in run.ledger if entry["step"] != "settled"]
     places = {entry["step"]: i for i, entry in enumerate(steps)}
     told = steps[places["baseline"]]["ahead"]
@@ -662,7 +674,10 @@ def test_what_was_practised_is_learned_anew_and_kept_unless_it_is_worse(whole: P
     assert not chosen_again.ledger["chosen"]["practised"]
 
 
-def test_pictures_without_labels_are_read_again_by_what_learned_anew(whole: Path, tmp_path: Path) -> None:
+def test_pictures_without_labels_are_read_again_by_what_learned_anew(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TrainSettings, "pictures_for", lambda self, n: 4 * n)  # 192 of 48 labels, as the others see
     settings = load(PracticeSettings, whole / "settings.toml", {})
     run = as_if_round_1_was_won(whole, tmp_path / "run", settings)
     loose = [s.path.resolve() for s in read_manifest(whole.parent / "scheme/test").samples if s.path]
@@ -682,9 +697,10 @@ def test_pictures_without_labels_are_read_again_by_what_learned_anew(whole: Path
     assert {s.name: s.text for s in found} == {name: r.text for name, r in read.items()}, "not as a round read them"
     others = [s for s in read_manifest(again) if s.meta["method"] != UNLABELLED]
     assert sorted((s.text, s.meta["seed"]) for s in others) == sorted((s.text, s.meta["seed"]) for s in drawn)
-    for name, made in (("settled", "kept"), ("settled-again", "kept-again")):
-        learned = load(TrainSettings, run.out / "round-1" / name / "settings.toml", {}).with_synthetic
-        assert learned == (str(run.out / "round-1" / made),)
+    for name, made, real in (("settled", "kept", 48), ("settled-again", "kept-again", 48 + len(found))):
+        learned = load(TrainSettings, run.out / "round-1" / name / "settings.toml", {})
+        assert learned.with_synthetic == (str(run.out / "round-1" / made),)
+        assert learned.pictures == 4 * real, "the last learns as long as is due to labelled and found ones"
     assert run.ledger["settled"]["reader"] in ("round-1/settled-again-mean", "round-1/settled-mean")
     assert taught(run, settings) == [str(run.out / "round-1/kept")], "controls are of what was mined"
 

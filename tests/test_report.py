@@ -247,8 +247,11 @@ def test_what_learned_anew_is_compared_with_what_learned_as_long_before(run: Pat
     change(run, "chosen", control="baseline-mean")
     change(run, "test", control=before)
     text = page_of(run).text
-    assert alone in text and "The difference is beyond chance." in text and "control that saw no fewer" not in text
-    assert "The control is the reader from before" in text
+    assert f"{alone} and as long, with" in text and "The difference is beyond chance." in text
+    assert "the rounds' control" not in text and "The control is the reader from before" in text
+    change(run, "settled", longer=3.5)
+    text = page_of(run).text
+    assert f"{alone}, with" in text and "learned for 3.5 times as long" in text and "as often and as long" not in text
     change(run, "chosen", reader="baseline-mean", practised=False)
     assert "A control that trained on" not in page_of(run).text
 

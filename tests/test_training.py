@@ -1175,8 +1175,9 @@ def test_kept_samples_are_still_read_after_training_on_new_ones(trained: Trained
 
 
 def test_unlabelled_pictures_are_labelled_by_sure_readings_and_trained_on(
-    trained: Trained, drawn: Path, tmp_path: Path
+    trained: Trained, drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(TrainSettings, "pictures_for", lambda self, n: self.pictures or 400 + n)  # else 40,000
     loose, out = tmp_path / "loose", tmp_path / "run"
     truth = {}
     draw_folder(loose, random_labels(48, 21), 21)
@@ -1186,7 +1187,7 @@ def test_unlabelled_pictures_are_labelled_by_sure_readings_and_trained_on(
     (loose / "metadata.jsonl").unlink()
     (loose / "broken.png").write_bytes(b"no picture")
     own = settings(
-        drawn / "train", drawn / "validation", start=str(trained.run), learning_rate=1e-3, pictures=480,
+        drawn / "train", drawn / "validation", start=str(trained.run), learning_rate=1e-3, pictures=None,
         unlabelled=(str(loose),), unlabelled_confidence=0.8,
     )  # fmt: skip
     scores = train_with_unlabelled(own, out)
@@ -1197,8 +1198,10 @@ def test_unlabelled_pictures_are_labelled_by_sure_readings_and_trained_on(
     assert 20 < len(pseudo) <= 48 and all(s.meta["confidence"] >= LIKELY for s in pseudo)
     right = [truth[Path(str(s.meta["source"])).name] == s.text for s in pseudo]
     assert np.mean(right) > 0.85, "and the rest was too unsure to be taken"
-    shares = [load(TrainSettings, out / f"round-{k}" / "settings.toml", {}).synthetic_share for k in range(3)]
-    assert shares == [0.25, 0.5, 0.5], "real pictures are worth more than made ones"
+    rounds = [load(TrainSettings, out / f"round-{k}" / "settings.toml", {}) for k in range(3)]
+    assert [s.synthetic_share for s in rounds] == [0.25, 0.5, 0.5], "real pictures are worth more than made ones"
+    due = 400 + len(labelled_by(own)) + len(read_manifest(out / "pseudo-2"))
+    assert [s.pictures for s in rounds] == [None, None, due], "the last learns as long as is due to all of them"
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
     assert train_with_unlabelled(own, out, resume=True) == scores
     assert {p: p.stat().st_mtime_ns for p in before if p.parent != out} == {

@@ -5,7 +5,7 @@
 What is sure enough goes by character (Zou et al. 2018, "Unsupervised domain adaptation for semantic segmentation via
 class-balanced self-training", arXiv 1810.07911): one that is often confused would else hardly be taken at all, and be
 unlearned for what it is confused with. Every round starts from the same weights, so that what an earlier one misread is
-not learned twice. Validation is always on real labels.
+not learned twice; the last learns for as long as is due to so many real pictures. Validation is always on real labels.
 """
 
 from __future__ import annotations
@@ -68,6 +68,8 @@ def train_with_unlabelled(settings: TrainSettings, out: Path, resume: bool = Fal
         taken, made = (sum(len(read_manifest(f)) for f in folders) for folders in ([pseudo], own.with_synthetic))
         share = own.synthetic_share + taken / (taken + made) * (own.unlabelled_share - own.synthetic_share)
         more = own.model_copy(update={"with_synthetic": (*own.with_synthetic, str(pseudo)), "synthetic_share": share})
+        if number == settings.unlabelled_rounds:  # as real pictures as labelled ones, and nearly as often right
+            more = more.model_copy(update={"pictures": own.pictures_for(len(labelled) + taken)})
         run = out / f"round-{number}"
         with resumed_by(out):
             scores.append(train_seeds(more, run, (run / "settings.toml").is_file()))
