@@ -631,8 +631,10 @@ def learn_anew(
     """The reader that is trained from the run's start on all labels and made pictures, as often as the baseline was and
     with its seeds, for the mean of the weights; and what it reads in what validates. It sees as many pictures as the
     baseline; the `last` as many as are due to all real ones that it learns from, labelled or found."""
-    own = {"with_synthetic": made, "synthetic_share": share_of(settings, made)}
-    first, *again = from_the_start(run, settings, out, **own, **({"pictures": due_to(run, made)} if last else {}))
+    longer = {"pictures": due_to(run, made)} if last else {}
+    first, *again = from_the_start(
+        run, settings, out, with_synthetic=made, synthetic_share=share_of(settings, made), **longer
+    )
     train_side_by_side([first, *again], run.jobs, "learning all anew")
     own, mean = with_others(run, first.out, again, read(first.out, run.validation))
     say(Alone(), f"learned anew: {in_words(scores_of(run.validation, own))} on validation")
