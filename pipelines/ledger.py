@@ -88,7 +88,7 @@ def time_left(entries: Iterable[Entry]) -> float | None:
 
 def to_come(seconds: float) -> str:
     """`time_left` in words."""
-    return f"about {spell(seconds)} of training to come, at most"
+    return f"about {spell(seconds)} of training to come, if every round pays"
 
 
 def enough(mined: Entry) -> bool:

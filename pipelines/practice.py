@@ -73,6 +73,7 @@ from recognizer.training.train import TrainSettings, as_good
 PRACTISED = "practised"  # the arm with the pictures that practice made
 AGAIN = 1_000_000  # added to a seed
 ALONE = ("alone", "alone again")  # trials without made pictures, of two seeds
+FEW = 6  # of fewer pictures a paired test tells hardly anything
 LITTLE = 0.05  # of what is practised on already: a round that adds no more to it is not worth its trainings
 NOTHING_MADE: dict[str, Any] = {"asked": 0, "kept": 0, "refused": {}, "read_right": 0.0, "seconds": 0.0}
 NOTHING_KEPT = Earned(-1.0, 1e-9)  # what a method earned of whose pictures none was kept
@@ -237,12 +238,12 @@ def practise_round(run: Run, settings: PracticeSettings, number: int, best: Path
     held = {role: read_held_out(run, folder / role, [t.out for t in own]) for role, own in folds.items()}
     samples, apart = held["pupil"][0], [own for _, own in held.values()]
     gained = beats(samples, *apart)
-    begun = read_held_out(run, begun_with(run), fold_readers(run, 1))[1]
-    lost = worse(samples, apart[0], begun)  # more than its control, and less than practice began with
+    # more than its control, and less than practice began with
+    lost = gained and worse(samples, apart[0], read_held_out(run, begun_with(run), fold_readers(run, 1))[1])
     told = [scores_of(samples, own) for own in apart]
     before = scores_of(run.validation, read(best, run.validation))
     run.ledger.record(
-        step, before=before.to_dict(), goes_on=gained and not lost, lost=gained and lost,
+        step, before=before.to_dict(), goes_on=gained and not lost, lost=lost,
         **{role: scores_of(run.validation, own[: len(run.validation)]).to_dict() for role, (_, own) in held.items()},
         held_out={role: own.to_dict() for role, own in zip(held, told, strict=True)},
         nats=[float(nats(own).mean()) for own in apart],
@@ -768,8 +769,12 @@ def train_controls(run: Run, settings: PracticeSettings) -> None:
                 say(Alone(), f"{name} is left out: {error}")
                 failed |= {name, f"{name}-third"} & set(settings.controls)
     few_random = arms.folder("random-third") / "kept"
-    if "random-third" in {*settings.controls} - failed and not few_random.exists():
-        write_folder(some(read_manifest(arms.folder("random") / "kept").samples), few_random)
+    if "random-third" in {*settings.controls} - failed:
+        if not arms.compared(["random"]):
+            say(Alone(), "random-third is left out: too few random pictures were kept")
+            failed.add("random-third")
+        elif not few_random.exists():
+            write_folder(some(read_manifest(arms.folder("random") / "kept").samples), few_random)
     controls = [name for name in settings.controls if name not in failed]
     names = arms.compared([NONE, PRACTISED, *controls])
     train_side_by_side(arms.trainings(names), run.jobs, "controls")
@@ -819,12 +824,13 @@ def beats(samples: Sequence[Sample], own: Sequence[Reading], others: Sequence[Re
 
 
 def worse(samples: Sequence[Sample], own: Sequence[Reading], others: Sequence[Reading]) -> bool:
-    """Whether a reader reads fewer pictures right than another, beyond chance: by a paired test, or by `as_good`, as of
-    few pictures, where the test calls five lost of ten chance."""
+    """Whether a reader reads fewer pictures right than another, beyond chance, by McNemar's mid-p, which does not call
+    five lost of ten chance; where they are too few for a paired test, by `as_good`."""
     right = [[r.text == s.text for s, r in zip(samples, readings, strict=True)] for readings in (own, others)]
-    mine, theirs = (scores_of(samples, readings) for readings in (own, others))
-    by_far = not as_good(mine, (theirs.exact, -theirs.character_error_rate))
-    return mine.exact < theirs.exact and (by_far or mcnemar(*right) < BEYOND_CHANCE)
+    if len(samples) < FEW:
+        theirs = scores_of(samples, others)
+        return not as_good(scores_of(samples, own), (theirs.exact, -theirs.character_error_rate))
+    return sum(right[0]) < sum(right[1]) and mcnemar(right[0], right[1], mid=True) < BEYOND_CHANCE
 
 
 def rank(run: Run, pupil: Path) -> tuple[float, float]:

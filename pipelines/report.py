@@ -449,11 +449,12 @@ def verdict(run: PracticeRun) -> Verdict:
         said = [f"{of} the reader reads {_count(after)} without a fault after practice, {beside}"]
         if run.longer > 1:
             said.append(
-                f"At the end it learned for {run.longer:.1f} times as long, as is due to so many more real pictures."
+                f"At the end it learned for {run.longer:.1f} times as long as the first readers, as is due to so many "
+                "more real pictures."
             )
         if test is None:
             more = after["exact"] > max(before["exact"], control["exact"])
-            title = f"Practice {'paid' if more else 'shows no gain'} on validation, and no test set confirms it"
+            title = f"Practice {'reads more' if more else 'shows no gain'} on validation, and no test set confirms it"
         elif test["p_before"] >= BEYOND_CHANCE:
             said.append("On so many pictures the difference from before is within chance.")
         elif after["exact"] < before["exact"]:

@@ -964,8 +964,9 @@ def test_a_reader_is_worse_beyond_chance_alone() -> None:
     best = [right] * 20
     assert not worse(samples, [wrong, *best[1:]], best), "one of twenty is chance"
     assert worse(samples, [wrong] * 6 + best[6:], best) and not worse(samples, best, [wrong] * 6 + best[6:])
-    half = [*[wrong] * 5, *[right] * 5]  # McNemar's test calls five lost of ten chance, whatever they are out of
-    assert worse(samples[:10], half, best[:10]) and not worse(samples[:10], [wrong, *best[:9]], best[:10])
+    half = [*[wrong] * 5, *[right] * 5]  # its exact p calls five lost of ten chance
+    assert worse(samples[:10], half, best[:10]) and not worse(samples[:10], [*[wrong] * 4, *best[:6]], best[:10])
+    assert not worse(samples, [wrong] * 20, [right, *[wrong] * 19]), "none where there was one"
     few = samples[:5]
     assert worse(few, [wrong] * 5, best[:5]) and worse(few, [right, *[wrong] * 4], best[:5])
     assert not worse(few, best[:5], best[:5]) and not worse(few, best[:5], [wrong] * 5)

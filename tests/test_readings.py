@@ -168,7 +168,8 @@ def test_mcnemar_by_hand_and_symmetric() -> None:
     b = [False] * 9 + [True] + [True] * 50
     assert mcnemar(a, b) == 22 / 1024
     assert mcnemar(b, a) == 22 / 1024
-    assert mcnemar(a, a) == 1.0
+    assert mcnemar(a, b, mid=True) == mcnemar(b, a, mid=True) == 12 / 1024, "less half of what is as likely"
+    assert mcnemar(a, a) == mcnemar(a, a, mid=True) == 1.0
     assert mcnemar([True, False], [False, True]) == 1.0
     with pytest.raises(ValueError):
         mcnemar([True], [True, False])

@@ -1200,7 +1200,7 @@ def test_unlabelled_pictures_are_labelled_by_sure_readings_and_trained_on(
     assert np.mean(right) > 0.85, "and the rest was too unsure to be taken"
     rounds = [load(TrainSettings, out / f"round-{k}" / "settings.toml", {}) for k in range(3)]
     assert [s.synthetic_share for s in rounds] == [0.25, 0.5, 0.5], "real pictures are worth more than made ones"
-    due = 400 + len(labelled_by(own)) + len(read_manifest(out / "pseudo-2"))
+    due = 400 + len(read_manifest(drawn / "train")) + len(read_manifest(out / "pseudo-2"))
     assert [s.pictures for s in rounds] == [None, None, due], "the last learns as long as is due to all of them"
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
     assert train_with_unlabelled(own, out, resume=True) == scores

@@ -68,8 +68,8 @@ def train_with_unlabelled(settings: TrainSettings, out: Path, resume: bool = Fal
         taken, made = (sum(len(read_manifest(f)) for f in folders) for folders in ([pseudo], own.with_synthetic))
         share = own.synthetic_share + taken / (taken + made) * (own.unlabelled_share - own.synthetic_share)
         more = own.model_copy(update={"with_synthetic": (*own.with_synthetic, str(pseudo)), "synthetic_share": share})
-        if number == settings.unlabelled_rounds:  # as real pictures as labelled ones, and nearly as often right
-            more = more.model_copy(update={"pictures": own.pictures_for(len(labelled) + taken)})
+        if number == settings.unlabelled_rounds:  # pictures as real as labelled ones, and nearly as often right
+            more = more.model_copy(update={"pictures": own.pictures_for(learned_from(settings) + taken)})
         run = out / f"round-{number}"
         with resumed_by(out):
             scores.append(train_seeds(more, run, (run / "settings.toml").is_file()))
@@ -90,6 +90,12 @@ def last_as_good(scores: Sequence[Scores]) -> int:
             kept = number
         best = max(best, (own.exact, -own.character_error_rate))
     return kept
+
+
+def learned_from(settings: TrainSettings) -> int:
+    """About how many labels a training learns from, those apart that validate or are kept from before."""
+    known = len(labelled_by(settings.model_copy(update={"keep": (), "validation": None})))
+    return known if settings.validation else round(known * (1 - settings.validation_share))
 
 
 def labelled_by(settings: TrainSettings) -> list[Sample]:

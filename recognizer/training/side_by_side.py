@@ -150,7 +150,8 @@ def _last_line(training: Training) -> str:
     with suppress(FileNotFoundError):  # it ended before it could write one
         lines = _log(training).read_text(errors="replace").strip().splitlines()
     if not lines:  # a log as well needs room
-        return f"it said nothing; {shutil.disk_usage(training.out.parent).free / 1e6:,.0f} MB are free there"
+        where = training.out.parent
+        return f"it said nothing; {shutil.disk_usage(where).free / 1e6:,.0f} MB are free in {where}"
     return lines[-1].removeprefix("error: ")
 
 
