@@ -93,9 +93,8 @@ class PracticeSettings(RunSettings):
     round_share: float = Field(0.5, gt=0)  # of the pictures that the first readers see, seen in a round's training
     round_rate: float = Field(0.3, gt=0)  # of the learning rate, in a round's training
     average: float = Field(0.2, ge=0, lt=1)  # share of a round's training that its reader's weights are averaged over
-    controls: tuple[
-        Literal["classical", "random", "third", "random-third"], ...
-    ] = ()  # besides none; see `train_controls`
+    # besides none; see `train_controls`
+    controls: tuple[Literal["classical", "random", "third", "random-third"], ...] = ()
     seeds: int = Field(3, ge=1, le=50)  # of the controls
     fold_case: bool = False  # the controls count a reading as right whatever its case
 
