@@ -67,6 +67,7 @@ from recognizer.training.pseudo import (
     train_with_unlabelled,
     without_labels,
 )
+from recognizer.training.side_by_side import Training, _last_line
 from recognizer.training.teach import Teachers
 from recognizer.training.train import (
     Average,
@@ -888,6 +889,16 @@ def test_a_disk_without_room_for_its_first_file_leaves_nothing_to_go_on_from(
     (run / "settings.toml.tmp").write_text("pictures = 1")  # as a kill leaves it
     assert subprocess.run(command, capture_output=True, check=False).returncode == 0
     assert_same_run(run, whole)
+
+
+def test_a_training_whose_log_had_no_room_ends_with_the_room_that_is_left(
+    recipe: TrainSettings, tmp_path: Path
+) -> None:
+    (tmp_path / "run.log").touch()  # it could be made, and not be written
+    said = _last_line(Training(recipe, tmp_path / "run"))
+    assert re.fullmatch(rf"it said nothing; [\d,]+ MB are free in {re.escape(str(tmp_path))}", said)
+    (tmp_path / "run.log").write_text("first\nerror: the loss is nan\n")
+    assert _last_line(Training(recipe, tmp_path / "run")) == "the loss is nan"
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(recipe: TrainSettings, whole: Path, tmp_path: Path) -> None:

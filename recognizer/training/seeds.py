@@ -77,11 +77,8 @@ def open_folder(settings: TrainSettings, out: Path, resume: bool, process: Parti
         UserError: it holds something, and is not to be resumed.
     """
     # settings alone are of a run that ended before it had learned anything, as by a slip in them
-    if (
-        not resume
-        and out.exists()
-        and (not out.is_dir() or {p.name for p in out.iterdir()} - {"settings.toml", "settings.toml.tmp"})
-    ):
+    begun = {"settings.toml", "settings.toml.tmp"}
+    if not resume and out.exists() and (not out.is_dir() or {p.name for p in out.iterdir()} - begun):
         raise UserError(f"{out} exists and is not empty: name a new folder, or go on with --resume {quoted(out)}")
     process.wait_for_everyone()
     if process.is_main_process:
