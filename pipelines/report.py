@@ -456,6 +456,7 @@ def verdict(run: PracticeRun) -> Verdict:
             more = after["exact"] > max(before["exact"], control["exact"])
             title = f"Practice {'reads more' if more else 'shows no gain'} on validation, and no test set confirms it"
         elif test["p_before"] >= BEYOND_CHANCE:
+            title = "Practice shows no gain beyond chance"
             said.append("On so many pictures the difference from before is within chance.")
         elif after["exact"] < before["exact"]:
             title = "Practice did harm here"

@@ -17,8 +17,8 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = [
     line
-    for block in re.findall(r"<!-- run -->\n```sh\n(.*?)```", README, re.DOTALL)
-    for line in block.strip().splitlines()
+    for kind, block in re.findall(r"<!-- run -->\n```(sh|python)\n(.*?)```", README, re.DOTALL)
+    for line in (block.strip().splitlines() if kind == "sh" else [f"python -c {shlex.quote(block)}"])
 ]
 PROGRAMS = {"augment": augment, "practice": practice, "recognizer": recognizer}
 SHORT = " --set reader.validations=2 --set reader.size=tiny"
@@ -60,7 +60,8 @@ def test_commands_smaller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
             if command.startswith(start):
                 command = re.sub(r" --(labelled|test) \d+", "", command) + more
         program, *words = shlex.split(command)
-        if ">" in words or program not in typed:  # the first of each, and what is a shell's, as processes of their own
+        # the first of each, and what is a shell's or Python's, as processes of their own
+        if ">" in words or program not in PROGRAMS or program not in typed:
             typed.add(program)
             run(command, tmp_path)
             continue

@@ -224,7 +224,7 @@ def test_the_headline_says_what_the_test_set_says(run: Path) -> None:
     [
         (0.2, 0.4, 0.001, 0.001, "Practice paid"),
         (0.2, 0.4, 0.001, 0.30, "Practice did not pay here"),
-        (0.2, 0.4, 0.20, 0.001, "Practice did not pay here"),
+        (0.2, 0.4, 0.20, 0.001, "Practice shows no gain beyond chance"),
         (0.9, 0.4, 0.001, 0.001, "Practice did harm here"),
         (0.2, 0.9, 0.001, 0.001, "Practice did not pay here"),
     ],
