@@ -22,7 +22,7 @@ from augment.methods.captcha import HEIGHT as PACKAGE_HEIGHT
 from augment.methods.captcha import Captcha, CaptchaSettings
 from augment.methods.render import Render, RenderSettings, draw
 from augment.style import Dice, Style, throw_style
-from recognizer.charset import NAMED, Charset
+from recognizer.charset import DIGITS, MARKS, NAMED, Charset
 from recognizer.errors import MOST_THREADS, UserError
 from recognizer.images import COLOUR, LUMA, OTHER_WAY, Frame, text_parts
 from recognizer.settings import Settings, make
@@ -33,6 +33,7 @@ SETS = {
     "letters+digits": 0.30, "upper+digits": 0.22, "lower+digits": 0.16, "digits": 0.10, "upper": 0.07, "lower": 0.10,
     "letters": 0.05,
 }  # fmt: skip
+MARKED = 0.15  # share of the texts that are amounts, or codes with marks in them, where the charset holds marks
 LENGTHS: dict[int, float] = {1: 2, 2: 3, 3: 6, 4: 22, 5: 21, 6: 20, 7: 9, 8: 7, 9: 4, 10: 3, 11: 2, 12: 1}  # weights
 WIDTHS = {96: 0.10, 112: 0.16, 128: 0.30, 144: 0.16, 160: 0.15, 208: 0.13}  # as they are read, at a height of 32
 # pictures are drawn larger than they are read, as real ones are, and narrower, since a reader draws narrow ones out
@@ -86,6 +87,7 @@ class Thrower(Dataset[Thrown]):
         if not drawn:
             raise UserError(f"no font draws any of {charset.characters!r}")
         self._sets = sets_of(charset, drawn)
+        self._drawn = drawn
         self._charset, self._height, self._seed = charset, frame.height, seed
         self._trimmed = settings.trimmed if frame.trim else 0.0
 
@@ -100,7 +102,9 @@ class Thrower(Dataset[Thrown]):
         difficulty = self.settings.easy + (1 - self.settings.easy) * risen
         at = [(step << 20) + place for step in range(first, first + BLOCK) for place in places]
         dice = Dice(np.array([((self._seed + 1) << 52) + key for key in at], np.uint64))
-        texts, seeds = thrown_texts(dice, self._sets, min(width / NARROWEST, share * width / NARROWEST_DRAWN))
+        room = min(width / NARROWEST, share * width / NARROWEST_DRAWN)
+        texts, seeds = thrown_texts(dice, self._sets, room)
+        texts = with_marks(dice.of(np.arange(len(texts))), texts, self._drawn, room)
         lengths = torch.tensor([len(text) for text in texts])
         size = (round(width * self._height / 32), self._height)
         scale = height / 32 * self._height / 32
@@ -275,6 +279,45 @@ def thrown_texts(dice: Dice, sets: Sets, room: float) -> tuple[list[str], list[i
         "".join(own[int(u * len(own))] for u in row[:n]) for own, n, row in zip(chosen, lengths, drawn, strict=True)
     ]
     return texts, (dice.throw() * 2**53).astype(int).tolist()
+
+
+def with_marks(dice: Dice, texts: list[str], drawn: Set[str], room: float) -> list[str]:
+    """Texts of which some became amounts, or codes with marks in them, of at most `room` characters, all `drawn`."""
+    chosen, thrown = dice.chance(MARKED), dice.throw(16)
+    found = list(texts)
+    for row in np.flatnonzero(chosen).tolist() if drawn & set(MARKS) else []:
+        kind, *u = thrown[row].tolist()
+        text = _amount(u) if kind < 0.5 else _divided(texts[row], u) if kind < 0.9 else _signed(texts[row], u)
+        if len(text) <= min(room, max(LENGTHS)) and drawn >= set(text):
+            found[row] = text
+    return found
+
+
+def _amount(u: list[float]) -> str:
+    """An amount of money, of 14 numbers in [0, 1)."""
+    whole = "".join(DIGITS[int(10 * x)] for x in u[: 1 + int(5 * u[5])]).lstrip("0") or "0"
+    thousands, point = [(",", "."), (".", ","), ("", "."), ("", ","), ("", "-")][int(5 * u[6])]
+    if len(whole) > 3:
+        whole = whole[:-3] + thousands + whole[-3:]
+    cents = "".join(DIGITS[int(10 * x)] for x in u[7:9])
+    text = whole + point + cents if u[9] < 0.8 else whole
+    currency = "$€£"[int(3 * u[10])]
+    return currency + text if u[11] < 0.25 else text + currency if u[11] < 0.35 else text
+
+
+def _divided(text: str, u: list[float]) -> str:
+    """A text with a mark at one or two places."""
+    mark = "---//.:"[int(7 * u[0])]
+    for x in u[1 : 2 if u[3] < 0.6 else 3]:
+        at = 1 + int(x * (len(text) - 1))
+        text = text[:at] + mark + text[at:] if len(text) > 1 and mark not in text[at - 1 : at + 1] else text
+    return text
+
+
+def _signed(text: str, u: list[float]) -> str:
+    """A text with a mark before or behind it."""
+    mark = "#+-%%"[int(5 * u[0])]
+    return text + mark if mark == "%" else mark + text
 
 
 class Canvases:

@@ -14,11 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from augment.glyphs import Glyphs
+from recognizer.charset import DIGITS
 from recognizer.errors import UserError
 
 LONGEST = 32  # characters of a text
 # what dice mean, raised where a throw is added, moved or read otherwise: looks that were bred (evolve.py) hold throws
-MEANING = 1
+MEANING = 2
+IN_CELLS = 0.1  # share of the wildest pictures whose characters stand in windows of their own
 LINES = 20  # at most, on one side of the text
 BANK = 512  # side of the fixed fields of noise; a picture takes its own window of them, which starts at any place
 Floats = NDArray[np.float64]
@@ -89,12 +91,14 @@ def keys_of(texts: Sequence[str], seeds: Sequence[int]) -> NDArray[np.uint64]:
 @dataclass(frozen=True)
 class Style:
     """All that is thrown for N pictures: numbers a picture (N,) and a character (N, L) by name, lines
-    (2, len(LINE), N, LINES), and the glyphs (N, L), -1 beyond a text's end."""
+    (2, len(LINE), N, LINES), and the glyphs (N, L), -1 beyond a text's end; `beside` (N, L) the glyphs of what shows
+    of the next digits on a counter's wheels, -1 where nothing does."""
 
     picture: dict[str, Floats]
     character: dict[str, Floats]
     lines: Floats
     glyphs: NDArray[np.int64]
+    beside: NDArray[np.int64]
 
 
 def throw_style(
@@ -118,14 +122,17 @@ def throw_style(
     wild = difficulty * dice.within(0.2, 1.0)  # a picture is calm or wild as a whole
     chosen = _choose_glyphs(texts, glyphs, dice, held)
     c = _place(dice, chosen, glyphs, held, size, wild)
+    own = dice.of(np.arange(len(texts)))
+    p = _throw_cells(c, own, chosen, glyphs, held, size, wild)
     c["thick"] = glyphs.thick[chosen].astype(np.float64)
     thinnest = np.where(held, c["thick"] * c["cap"] * np.minimum(c["aspect"], 1), np.inf).min(1)
-    p = _throw_ink(c, dice, thinnest, size[1], wild)
+    p |= _throw_ink(c, dice, thinnest, size[1], wild)
     p |= _throw_disturbance(p, dice, size, wild)
     lines = _throw_lines(p, dice, size, wild)
     p |= _throw_material(p, dice, size[1], wild)
     p["unlit"] = np.where((glyphs.unlit[chosen] >= 0).any(1, where=held), dice.sometimes(0.6, 0.02, 0.2), 0.0)
-    return Style(p, c, lines, chosen)
+    p |= _throw_housing(p, c, own, held, size[1])
+    return Style(p, c, lines, chosen, _beside(p, c, chosen, glyphs))
 
 
 def _choose_glyphs(texts: Sequence[str], glyphs: Glyphs, dice: Dice, held: NDArray[np.bool_]) -> NDArray[np.int64]:
@@ -214,6 +221,83 @@ def _place(
     y = np.clip(y, tall * 0.85, height - tall * 0.85)
     bent = {"shear": shear, "tilt": tilt, "twist": twist, "keel": keel}
     return {"x": x, "y": y, "cap": cap, "aspect": aspect, "turn": turn, **bent}
+
+
+def _throw_cells(
+    c: dict[str, Floats], dice: Dice, chosen: NDArray[np.int64], glyphs: Glyphs, held: NDArray[np.bool_],
+    size: tuple[int, int], d: Floats,
+) -> dict[str, Floats]:  # fmt: skip
+    """In some pictures each character stands in a window of its own, as on a counter's wheels or a form: how wide and
+    high the windows are, and where (`cell_x`, a character). Moves the characters of these there."""
+    width, height = size
+    longest = held.shape[1]
+    some = dice.chance(IN_CELLS * d)
+    pitch = np.minimum(width * dice.within(0.75, 0.98) / held.sum(1), height * dice.within(0.5, 1.1))
+    left = (width - pitch * held.sum(1)) * dice.within(0.1, 0.9)
+    half_x, half_y = pitch / 2 * dice.within(0.75, 1.0), height * dice.within(0.32, 0.48)
+    middle = half_y + (height - 2 * half_y) * dice.within(0.2, 0.8)
+    c["cell_x"] = left[:, None] + (np.arange(longest) + 0.5) * pitch[:, None]
+    cap = (half_y * dice.within(0.8, 1.4))[:, None]
+    wide = np.where(held, glyphs.half[chosen, 0] * c["aspect"] * cap, 0.0).max(1)
+    aspect = c["aspect"] * np.minimum(1.0, half_x * dice.within(0.6, 0.9) / np.maximum(wide, 1e-6))[:, None]
+    rolled = 0.06 * dice.within(-1, 1, longest)
+    last = np.arange(longest) == held.sum(1)[:, None] - 1
+    rolled = np.where(last & dice.chance(0.5)[:, None], dice.within(-0.8, 0.8)[:, None], rolled)
+    rolled = rolled * half_y[:, None]
+    inside = {
+        "x": c["cell_x"] + 0.1 * half_x[:, None] * dice.within(-1, 1, longest),
+        "y": middle[:, None] + glyphs.middle[chosen, 1] * cap + rolled,
+        "cap": np.broadcast_to(cap, held.shape), "aspect": aspect,
+    }  # fmt: skip
+    for name, values in inside.items():
+        c[name] = np.where(some[:, None], values, c[name])
+    for name in ("turn", "shear", "tilt", "twist", "keel"):
+        c[name] = np.where(some[:, None], 0.2, 1.0) * c[name]
+    c["rolled"] = np.where(some[:, None], rolled, 0.0)
+    return {"cells": some.astype(float), "cell_wide": half_x, "cell_high": half_y, "cell_y": middle}
+
+
+def _throw_housing(
+    p: dict[str, Floats], c: dict[str, Floats], dice: Dice, held: NDArray[np.bool_], height: int
+) -> dict[str, Floats]:
+    """What windows are cut into, their rims, and the other colour of the last ones. Their own is the paper's."""
+    more: dict[str, Floats] = {}
+    framed = dice.chance(0.35)  # rims alone
+    up = dice.chance(1 - p["paper"])
+    far = dice.within(0.12, 0.9) * np.where(up, 1 - p["paper"], -p["paper"])
+    more["housing"] = p["paper"] + np.where(framed, 0.0, far)
+    more["housing_hue"] = np.where(framed, p["paper_hue"], dice.throw())
+    more["housing_colour"] = np.where(framed, p["paper_colour"], dice.sometimes(0.6, 0.1, 0.8))
+    more["cell_rim"] = np.where(framed, dice.within(0.6, 1.6), dice.sometimes(0.3, 0.6, 2.0)) * height / 32
+    more["cell_rim_grey"] = np.where(framed, p["ink"], dice.throw())
+    others = np.where(dice.chance(0.4), 1 + np.floor(dice.within(0, 3)), 0.0)
+    c["other"] = (held & (np.arange(held.shape[1]) >= (held.sum(1) - others)[:, None])).astype(float)
+    more["other_grey"] = np.clip(p["paper"] + dice.within(-0.15, 0.15), 0, 1)
+    more["other_hue"] = np.where(dice.chance(0.6), 0.0, dice.throw())  # red, most often
+    more["other_colour"] = dice.within(0.3, 1.0)
+    more["wheels"] = dice.chance(0.6).astype(float)
+    return more
+
+
+def _beside(p: dict[str, Floats], c: dict[str, Floats], chosen: NDArray[np.int64], glyphs: Glyphs) -> NDArray[np.int64]:
+    """The glyphs (N, L) of the digits that follow on a counter's wheels, below, or come before, above; -1 for none.
+    Where these stand goes into `c`."""
+    up = c["rolled"] < 0
+    c["beside_y"] = c["y"] + np.where(up, 2, -2) * p["cell_high"][:, None]
+    beside = np.full(chosen.shape, -1)
+    rows, places = np.nonzero((p["cells"] * p["wheels"] > 0)[:, None] & (chosen >= 0))
+    if not len(rows) or not set(DIGITS) <= set(glyphs.characters):
+        return beside
+    columns = np.array([glyphs.characters.index(digit) for digit in DIGITS])
+    digit_of, font_of = np.full(len(glyphs.span), -1), np.zeros(len(glyphs.span), int)
+    fonts, digits = np.nonzero(glyphs.index[:, columns] >= 0)
+    own = glyphs.index[fonts, columns[digits]]
+    digit_of[own], font_of[own] = digits, fonts
+    shown = chosen[rows, places]
+    following = (digit_of[shown] + np.where(up[rows, places], 1, -1)) % 10
+    found = glyphs.index[font_of[shown], columns[following]]
+    beside[rows, places] = np.where(digit_of[shown] >= 0, found, -1)
+    return beside
 
 
 def _throw_ink(c: dict[str, Floats], dice: Dice, thinnest: Floats, height: int, d: Floats) -> dict[str, Floats]:

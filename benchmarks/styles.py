@@ -10,6 +10,9 @@ ignoring case, by the text parts that the reader sees and by whole pictures. A p
 out. With `--sets` nothing is read: two thirds of each style become `ROOT/STYLE/train` and the rest `ROOT/STYLE/test`,
 for `practice_sets.py`. `serial`: stamped on brushed metal. `segments`: seven-segment digits, of diodes or liquid
 crystal. `framed`: black on white in a frame of a pixel. `coloured`: coloured ink on coloured, noisy paper, with lines.
+`printed`: amounts, dates, times and serial numbers with marks in them, plain. `counter`: the wheels of a meter,
+the last of which turns. `amount`: written by hand on tinted, patterned paper, of the digits that scikit-learn holds,
+which 13 people wrote; `train` and `test` share none of these.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from recognizer.images import open_picture
@@ -45,6 +49,8 @@ class Styles:
     def __init__(self, rng: np.random.Generator) -> None:
         self.rng = rng
         self.flask: Any = None
+        self.written: dict[int, NDArray[np.float64]] | None = None
+        self.part = 0  # which of the folders that are drawn
         faces = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
         self.fonts = [str(path) for path in sorted(faces.glob("DejaVuS*.ttf")) if "Display" not in path.name]
 
@@ -122,6 +128,18 @@ class Styles:
         ImageDraw.Draw(picture).rectangle((0, 0, mask.width - 1, mask.height - 1), outline=0)
         return text, picture
 
+    def printed(self) -> Drawn:
+        rng, whole = self.rng, int(10 ** self.rng.uniform(0.5, 4.5))
+        day, month, cents = rng.integers(1, 29), rng.integers(1, 13), rng.integers(100)
+        serial = f"{self.text(UPPER, 2, 3)}-{self.text(DIGITS, 3, 5)}"
+        forms = [f"{whole:,}.{cents:02}", f"${whole}.{cents:02}", f"{whole},{cents:02}€", f"{day:02}/{month:02}/26",
+                 f"{day:02}.{month:02}.26", f"{month:02}:{cents % 60:02}", serial, f"#{whole}"]  # fmt: skip
+        text = str(rng.choice(forms))
+        mask = self.around(self.line(text, int(rng.integers(18, 40))), 4, 20)
+        ink = np.asarray(mask.filter(ImageFilter.GaussianBlur(rng.uniform(0, 1.2)))) / 255
+        grey = rng.uniform(180, 255) - rng.uniform(90, 180) * ink + rng.normal(0, rng.uniform(0, 12), ink.shape)
+        return text, Image.fromarray(grey.clip(0, 255).astype(np.uint8))
+
     def coloured(self) -> Drawn:
         rng, text = self.rng, self.text(UPPER + DIGITS, 4, 6)
         mask = self.around(self.line(text, int(rng.integers(28, 40))), 6, 24)
@@ -135,6 +153,75 @@ class Styles:
         share = np.asarray(mask)[..., None] / 255
         colours = paper + (ink - paper) * share + rng.normal(0, rng.uniform(2, 12), (*share.shape[:2], 3))
         return text, Image.fromarray(colours.clip(0, 255).astype(np.uint8))
+
+    def counter(self) -> Drawn:
+        rng, text = self.rng, self.text(DIGITS, 5, 7)
+        wide, tall = 34, 56  # of a wheel's window, with the gap beside it
+        font = ImageFont.truetype(self.face(), int(rng.integers(30, 38)))
+        picture = Image.new("RGB", (len(text) * wide + 24, tall + 20), tuple(rng.integers(100, 200, 3).tolist()))
+        red = rng.random() < 0.5
+        for i, digit in enumerate(text):
+            window = Image.new("RGB", (wide - 4, tall), (150, 25, 25) if red and i >= len(text) - 2 else (20, 20, 22))
+            pen = ImageDraw.Draw(window)
+            turned = rng.normal(0, 1.5) if i < len(text) - 1 else rng.uniform(0, 0.45) * tall
+            for k in (-1, 0, 1):
+                shown = str((int(digit) + k) % 10)
+                left = (window.width - pen.textlength(shown, font)) / 2
+                pen.text((left, (0.12 + k) * tall - turned), shown, (235, 235, 225), font)
+            picture.paste(window, (12 + i * wide, 10))
+        y, x = np.mgrid[: picture.height, : picture.width]
+        far = (x - rng.uniform(0, picture.width)) ** 2 / rng.uniform(20, 60) ** 2
+        far = far + (y - rng.uniform(0, picture.height)) ** 2 / rng.uniform(10, 30) ** 2
+        seen = np.asarray(picture) * rng.uniform(0.5, 1.1) + rng.uniform(0, 130) * np.exp(-far)[..., None]
+        seen = seen + rng.normal(0, rng.uniform(2, 10), seen.shape)
+        picture = Image.fromarray(seen.clip(0, 255).astype(np.uint8))
+        picture = picture.rotate(rng.normal(0, 2), Image.Resampling.BICUBIC, fillcolor=(120, 120, 120))
+        return text, picture.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 1.8)))
+
+    def amount(self) -> Drawn:
+        from sklearn.datasets import load_digits
+
+        rng = self.rng
+        if self.written is None:
+            every = load_digits()
+            self.written = {d: every.images[np.flatnonzero(every.target == d)] for d in range(10)}
+        form = ["{:,}.{:02}", "{}.{:02}", "{}-{:02}"][rng.integers(3)]
+        text = form.format(int(10 ** rng.uniform(1.2, 5.7)), rng.integers(100))
+        size, slope, base, x = rng.uniform(24, 34), rng.uniform(-0.06, 0.06), 44, float(rng.integers(6, 20))
+        sheet = Image.new("L", (40 + 40 * len(text), 64))
+        pen = ImageDraw.Draw(sheet)
+        for c in text:
+            y = base + slope * x + rng.normal(0, 1.2)
+            if c.isdigit():
+                own = self.written[int(c)]
+                own = own[: len(own) * 3 // 4] if self.part == 0 else own[len(own) * 3 // 4 :]
+                digit = Image.fromarray((own[rng.integers(len(own))] * 15.9).astype(np.uint8))
+                tall = size * rng.uniform(0.9, 1.1)
+                digit = digit.resize((round(tall * 0.85), round(tall)), Image.Resampling.BICUBIC)
+                digit = digit.rotate(rng.normal(0, 4), Image.Resampling.BICUBIC, expand=True)
+                ink = Image.fromarray(((np.asarray(digit) / 255 - 0.35) * 3 * 255).clip(0, 255).astype(np.uint8))
+                ink = ink.crop(ink.getbbox())
+                sheet.paste(255, (round(x), round(y - ink.height)), ink)
+                x += ink.width + rng.normal(2, 1.5)
+            elif c == "-":
+                pen.line([(x + 1, y - 12), (x + 10, y - 12 + rng.normal(0, 1))], 255, 3)
+                x += 13
+            else:
+                pen.line([(x + 3, y - 2), (x + 3, y) if c == "." else (x + 1, y + 6)], 255, 3)
+                x += 7
+        sheet = sheet.crop((0, 0, round(x) + int(rng.integers(4, 30)), 64)).filter(ImageFilter.GaussianBlur(0.5))
+        across, down = np.meshgrid(np.arange(sheet.width), np.arange(64))
+        pattern = 8 * np.sin(across * rng.uniform(0.2, 0.6) + down * rng.uniform(-0.4, 0.4))
+        paper = rng.uniform(190, 245, 3) + (pattern + rng.normal(0, 4, pattern.shape))[..., None]
+        colour = np.array([[20, 30, 110], [15, 15, 20], [40, 40, 60]])[rng.integers(3)]
+        page = paper + (colour - paper) * 0.9 * np.asarray(sheet)[..., None] / 255
+        picture = Image.fromarray(page.clip(0, 255).astype(np.uint8))
+        pen = ImageDraw.Draw(picture)
+        if rng.random() < 0.5:
+            pen.rectangle([1, 4, picture.width - 2, 59], outline=(90, 90, 90))
+        else:
+            pen.line([(0, base + 4), (picture.width, base + 4 + slope * picture.width)], (120, 120, 120))
+        return text, picture.filter(ImageFilter.GaussianBlur(rng.uniform(0, 0.8)))
 
     def claptcha(self) -> Drawn:
         from claptcha import Claptcha
@@ -203,7 +290,7 @@ class Styles:
 
 
 NAMES = (
-    "serial", "segments", "framed", "coloured", "claptcha", "wheezy", "easy",
+    "serial", "segments", "framed", "coloured", "printed", "counter", "amount", "claptcha", "wheezy", "easy",
     "gvcode", "kaptcha", "simpel", "captchagen", "flask_simple",
 )  # fmt: skip
 
@@ -217,8 +304,9 @@ def draw(name: str, *parts: tuple[Path, int]) -> None:
     seed = zlib.crc32(name.encode())
     random.seed(seed)  # what the packages throw
     np.random.seed(seed)
-    drawn: Callable[[], Drawn] = getattr(Styles(np.random.default_rng(seed)), name)
-    for folder, count in parts:
+    styles = Styles(np.random.default_rng(seed))
+    drawn: Callable[[], Drawn] = getattr(styles, name)
+    for styles.part, (folder, count) in enumerate(parts):
         with FolderWriter(folder) as writer:
             for i in range(count):
                 text, picture = drawn()

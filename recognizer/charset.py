@@ -14,6 +14,7 @@ TOLD_FROM = 0.02  # share of further texts with a new character, to be told
 DIGITS = "0123456789"
 LOWER = "abcdefghijklmnopqrstuvwxyz"
 UPPER = LOWER.upper()
+MARKS = ".,-/:$€£%#+"  # of amounts, dates and serial numbers
 NAMED = {
     "digits": DIGITS,
     "lower": LOWER,
@@ -22,6 +23,8 @@ NAMED = {
     "upper+digits": DIGITS + UPPER,
     "letters": UPPER + LOWER,
     "letters+digits": DIGITS + UPPER + LOWER,
+    "digits+marks": DIGITS + MARKS,
+    "letters+digits+marks": DIGITS + UPPER + LOWER + MARKS,
 }
 
 

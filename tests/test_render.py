@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +16,12 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch.nn import functional as F
 
-from augment.glyphs import REACH, SHIPPED, TILE, _field, _small_capitals, font_files, load_glyphs
+from augment.glyphs import REACH, SHIPPED, TILE, Glyphs, _field, _small_capitals, font_files, load_glyphs
 from augment.methods.render import Render, RenderSettings, draw, noise_bank, window
-from augment.stream import BLOCK, LENGTHS, Stream, _shrinking, seen
-from augment.style import BANK, Dice, keys_of, throw_style
+from augment.stream import BLOCK, LENGTHS, Stream, _shrinking, seen, with_marks
+from augment.style import BANK, Dice, Style, keys_of, throw_style
 from augment.weather import blurred, coarse, jpeg
-from recognizer.charset import Charset
+from recognizer.charset import MARKS, NAMED, Charset
 from recognizer.errors import UserError
 from recognizer.images import Frame, grey_of, normalise, text_parts
 from recognizer.training.batches import normalised
@@ -195,6 +197,62 @@ def test_boxes_hold_the_ink_of_each_character() -> None:
         assert abs(float(columns.max()) + 1 - float(held[:, 2].max())) < 2
         centres = (held[:, 0] + held[:, 2]) / 2
         assert (centres.diff() > 0).all()
+
+
+def counters(n: int = 200) -> tuple[Style, Glyphs]:
+    """Pictures of 96 x 32 of counters of four wheels, without disturbance; `rolled` is of the last wheel."""
+    glyphs = load_glyphs(tuple(font_files(())), NAMED["digits"])
+    style = throw_style(["1234"] * n, range(n), (96, 32), glyphs, 0.3)
+    disturbance = (
+        "wave_x wave_y bend swing hollow rim shadow dots holes blur coarse grain levels jpeg cloud stripes blocks "
+        "gradient brushed relief fade many tint worn hatched rough"
+    )
+    for name in disturbance.split():
+        style.picture[name][:] = 0
+    style.lines[:] = 0
+    return style, glyphs
+
+
+def test_characters_stand_in_windows_cut_into_a_housing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("augment.style.IN_CELLS", 1e9)
+    style, glyphs = counters()
+    p, c = style.picture, style.character
+    p["cell_rim"][:] = 0
+    assert p["cells"].all() and (np.diff(c["cell_x"], axis=1) >= 2 * p["cell_wide"][:, None] - 1e-9).all()
+    assert (np.abs(c["x"] - c["cell_x"]) <= 0.1 * p["cell_wide"][:, None]).all()
+    ids = np.full_like(style.glyphs, -1)
+    ids[:, 0] = style.glyphs[:, 0]
+    grey = draw(replace(style, glyphs=ids), (96, 32), glyphs, 1, CPU, layout=False).pictures[:, 0].numpy()
+    y, x = np.mgrid[:32, :96] + 0.5
+    across = np.abs(x - c["cell_x"][:, :1, None]) - p["cell_wide"][:, None, None]
+    outside = np.maximum(across, np.abs(y - p["cell_y"][:, None, None]) - p["cell_high"][:, None, None]) > 0.5
+    # of one character there is one window, and no ink outside it, however far its wheel is rolled
+    assert all(
+        np.abs(own[out] - housing).max() < 0.01 for own, out, housing in zip(grey, outside, p["housing"], strict=True)
+    )
+    paper = np.array([np.median(own[~out]) for own, out in zip(grey, outside, strict=True)])
+    same = np.where(c["other"][:, 0] > 0, p["other_grey"], p["paper"])
+    assert (np.abs(paper - same) < 0.02).mean() > 0.9
+
+
+def test_a_counter_shows_the_digits_that_come_next_and_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("augment.style.IN_CELLS", 1e9)
+    style, glyphs = counters()
+    on = (style.picture["wheels"] > 0)[:, None] & (style.glyphs >= 0)
+    assert 0.4 < on.mean() < 0.8 and (style.beside[~on] == -1).all()
+    places = {int(glyphs.index[f, k]): (f, k) for f in range(len(glyphs.index)) for k in range(10)}
+    for row, j in np.argwhere(on).tolist():
+        font, digit = places[int(style.glyphs[row, j])]
+        further = 1 if style.character["rolled"][row, j] < 0 else -1
+        assert places[int(style.beside[row, j])] == (font, (digit + further) % 10)
+    away = style.character["beside_y"] - style.character["y"]
+    assert np.array_equal(away > 0, style.character["rolled"] < 0)
+    shown = draw(style, (96, 32), glyphs, 1, CPU, layout=False).pictures
+    none = draw(replace(style, beside=np.full_like(style.beside, -1)), (96, 32), glyphs, 1, CPU, layout=False).pictures
+    differ = (shown != none).flatten(1).any(1).numpy()
+    assert not differ[~on.any(1)].any() and differ[on.any(1)].mean() > 0.5
+    letters = throw_style(["ABCD"] * 50, range(50), (96, 32), load_glyphs(tuple(font_files(())), "ABCD0"), 1.0)
+    assert letters.picture["cells"].all() and (letters.beside == -1).all()
 
 
 def test_boxes_hold_the_ink_of_letters_that_are_turned_and_bent_to_other_quadrangles() -> None:
@@ -413,6 +471,20 @@ def test_a_share_of_a_stream_is_cut_to_the_part_with_the_text() -> None:
     assert left(0.0).mean() < 0.75 < 0.9 < np.median(left(1.0)), (left(0.0).mean(), np.median(left(1.0)))
     mixed = [torch.equal(a, b) for a, b in zip(shown[0.5].pictures, shown[1.0].pictures, strict=True)]
     assert 6 < sum(mixed) < 26
+
+
+def test_marks_stand_in_amounts_and_codes_where_the_charset_holds_them() -> None:
+    dice = Dice(np.arange(4000, dtype=np.uint64))
+    plain = ["AB12CD"] * 4000
+    found = with_marks(dice, plain, set(NAMED["letters+digits+marks"]), 10)
+    marked = [text for text in found if text != "AB12CD"]
+    assert 0.1 < len(marked) / 4000 < 0.16 and {c for text in marked for c in text} >= set(MARKS)
+    assert max(map(len, found)) == 10 and all(set(text) & set(MARKS) or text.isdigit() for text in marked)
+    amounts = [text for text in marked if re.fullmatch(r"[$€£]?\d{1,3}([.,]?\d{3})?([.,-]\d\d)?[$€£]?", text)]
+    assert len(amounts) > len(marked) / 3
+    # nothing is written that cannot be drawn, and nothing changes where no mark can be
+    few = with_marks(dice, plain, set("AB12CD-"), 10)
+    assert {c for text in few for c in text} == set("AB12CD-") and with_marks(dice, plain, set("AB12CD"), 10) == plain
 
 
 def test_a_stream_of_a_charset_of_ones_own() -> None:

@@ -161,10 +161,19 @@ def draw(
         return window(noise_bank(kind, device), at, height, width)
 
     picture = _paper(pt, channels, height, width)
+    if len(in_cells := _some(pt["cells"])):
+        far = _far_from_cells(in_cells, style, ct, pt, shift)
+        _draw_other_cells(picture, in_cells, far, ct, pt)
+        at = ct | {"y": ct["beside_y"]}
+        _draw_more(picture, in_cells, style.beside[in_cells.cpu().numpy()], pt["wheels"], at, pt, glyphs, shift)
     _draw_lines(picture, under, shift)
-    if len(some := _some(pt["unlit"])):
-        _draw_unlit(picture, some, style, ct, pt, glyphs, shift)
+    if len(some := _some(pt["unlit"])):  # all segments of each cell of a display, faintly
+        ids = style.glyphs[some.cpu().numpy()]
+        ids = np.where(ids >= 0, glyphs.unlit[ids], -1)
+        _draw_more(picture, some, ids, pt["unlit"], ct, pt, glyphs, shift)
     picture = _shade(picture, field, owner, pt, ct)
+    if len(in_cells):
+        _draw_housing(picture, in_cells, far.amin(1), pt)
     _draw_lines(picture, above, shift)
     _dots(picture, pt)
     picture = weather(picture.clamp_(0, 1), pt, noise).clamp_(0, 1)
@@ -358,16 +367,45 @@ def _paper(pt: dict[str, Tensor], channels: int, h: int, w: int) -> Tensor:
     return picture
 
 
-def _draw_unlit(
-    picture: Tensor, some: Tensor, style: Style, ct: dict[str, Tensor], pt: dict[str, Tensor], glyphs: Glyphs,
-    shift: Tensor,
+def _far_from_cells(some: Tensor, style: Style, ct: dict[str, Tensor], pt: dict[str, Tensor], shift: Tensor) -> Tensor:
+    """How far outside each character's window each pixel of some pictures lies, pixels (n, L, h, w)."""
+    h, w = shift.shape[2:]
+    y, x = _grid(h, w, shift.device)
+    across = (x + shift[some, 0])[:, None] - ct["cell_x"][some, :, None, None]
+    down = (y + shift[some, 1] - pt["cell_y"][some, None, None])[:, None]
+    wide, high = (pt[name][some, None, None, None] for name in ("cell_wide", "cell_high"))
+    far = torch.maximum(across.abs() - wide, down.abs() - high)
+    held = torch.from_numpy(style.glyphs >= 0).to(shift.device)[some]
+    return far.where(held[:, :, None, None], torch.inf)
+
+
+def _draw_other_cells(picture: Tensor, some: Tensor, far: Tensor, ct: dict[str, Tensor], pt: dict[str, Tensor]) -> None:
+    """Paint the windows that are of another colour than the others."""
+    cover = (0.5 - far.where(ct["other"][some, :, None, None] > 0, torch.inf).amin(1)).clamp(0, 1)
+    grey, hue, full = (pt["other_" + part][some] for part in ("grey", "hue", "colour"))
+    colour = _coloured(grey, hue, full, picture.shape[1])
+    picture[some] = torch.lerp(picture[some], colour[:, :, None, None], cover[:, None])
+
+
+def _draw_housing(picture: Tensor, some: Tensor, far: Tensor, pt: dict[str, Tensor]) -> None:
+    """Cover some of the pictures but for their windows (`far` outside the nearest of which pixels lie, (n, h, w)), and
+    draw the windows' rims."""
+    grey, hue, full = (pt["housing" + part][some] for part in ("", "_hue", "_colour"))
+    housing = _coloured(grey, hue, full, picture.shape[1])
+    picture[some] = torch.lerp(picture[some], housing[:, :, None, None], (far + 0.5).clamp(0, 1)[:, None])
+    rim = ((pt["cell_rim"][some, None, None] / 2 - far.abs()) + 0.5).clamp(0, 1)
+    rim = rim * (pt["cell_rim"][some, None, None] > 0)
+    picture[some] = torch.lerp(picture[some], pt["cell_rim_grey"][some, None, None, None], rim[:, None])
+
+
+def _draw_more(
+    picture: Tensor, some: Tensor, ids: NDArray[np.int64], strength: Tensor, ct: dict[str, Tensor],
+    pt: dict[str, Tensor], glyphs: Glyphs, shift: Tensor,
 ) -> None:  # fmt: skip
-    """Draw all segments of each cell of a display, faintly, in some of the pictures."""
-    ids = style.glyphs[some.cpu().numpy()]
-    ids = np.where(ids >= 0, glyphs.unlit[ids], -1)
+    """Draw further glyphs (n, L) in some of the pictures, in the picture's ink, before the text is drawn."""
     cells, own = {k: v[some] for k, v in ct.items()}, {k: v[some] for k, v in pt.items()}
     field, _ = _glyph_fields(ids, cells, own, glyphs, shift[some])
-    cover = (field / own["soft"][:, None, None] + 0.5).clamp(0, 1) * own["unlit"][:, None, None]
+    cover = (field / own["soft"][:, None, None] + 0.5).clamp(0, 1) * strength[some, None, None]
     ink = _coloured(own["ink"], own["hue"], own["colour"], picture.shape[1])[:, :, None, None]
     picture[some] = torch.lerp(picture[some], ink, cover[:, None])
 
