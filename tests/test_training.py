@@ -26,7 +26,7 @@ from conftest import Trained, draw_folder, random_labels, recognizer
 from PIL import Image
 from torch import Tensor, nn
 
-from recognizer.charset import Charset
+from recognizer.charset import NAMED, Charset
 from recognizer.deploy import export as exports
 from recognizer.deploy.export import export
 from recognizer.errors import UserError
@@ -1351,7 +1351,7 @@ def test_pretraining_streams_rendered_text_and_goes_on_exactly(drawn: Path, tmp_
     rows = metrics(tmp_path / "whole")
     assert [row["step"] for row in rows] == [5, 10] and all(row["loss"] > 0 for row in rows)
     description = read_weights(tmp_path / "whole")[1]
-    assert len(description.charset) == 62 and description.frame.min_width == 128
+    assert description.charset == NAMED["letters+digits+marks"] and description.frame.min_width == 128
     train(own, tmp_path / "again")
     assert_same_weights(tmp_path / "whole", tmp_path / "again")
 
