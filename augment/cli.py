@@ -78,6 +78,7 @@ def mine_errors(
     from augment.looks import looks_of
     from augment.mining import mine, plan, read_out_of_folds, write_mined
     from augment.synthesize import as_shown
+    from recognizer.data.label import how_to_review
     from recognizer.progress import CONSOLE
     from recognizer.samples import merge, problem_table, read_manifest
     from recognizer.training.evaluate import default_case
@@ -112,8 +113,7 @@ def mine_errors(
         print(f"{len(mined.suspects)} labels are likely wrong, and were set aside: {out / 'suspects'}")
         for h in mined.suspects[:10]:
             print(f"  {h.sample.name}: {h.sample.text} is read {h.reading.text}, {-h.margin:.0f} nats likelier")
-        words = ["recognizer", "label", *map(str, data), "--review", str(out / "suspects.jsonl")]
-        print(f"look at them with: {shlex.join(words)}")
+        print(how_to_review(data, label_pattern, out / "suspects.jsonl", "mine"))
     words = ["augment", "synthesize", "--method", "classical", "--requests", str(out / "requests.jsonl")]
     words += [word for path in data for word in ("--data", str(path))]
     words += ["--label-pattern", label_pattern] if label_pattern else []

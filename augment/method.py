@@ -58,7 +58,8 @@ class Method(Protocol):
     `Settings` is its own settings class. `needs_source` says that it varies real pictures. `exact_text` says that its
     pictures show their text by construction (drawn from a font), so that no reader need judge whether they do: one that
     never saw the font would refuse them all. One that draws from a real picture where a request names one, and from
-    nothing where it does not, says `takes_source = True`. One that may lack a text's characters has
+    nothing where it does not, says `takes_source = True`. One that puts pieces of samples together names these,
+    `pieces(request)`, so that what came of a wrong label can be found. One that may lack a text's characters has
     `can_draw(requests)`, a boolean for each, so that practice asks it for no such text.
     """
 

@@ -15,7 +15,7 @@ from augment.method import Request, write_requests
 from augment.sheet import Cell, contact_sheet
 from recognizer.errors import UserError
 from recognizer.images import open_picture
-from recognizer.readings import Confusion, Reading, confusions, error_kinds, label_margin, marked
+from recognizer.readings import Confusion, Reading, confusions, error_kinds, label_margin, marked, slips
 from recognizer.samples import FolderWriter, Problem, Sample
 
 if TYPE_CHECKING:
@@ -69,6 +69,8 @@ class Mined:
         suspects: misread samples whose labels are likely wrong, the likeliest first. They count nowhere else: practice
             on a wrong label teaches it.
         confused: which characters were read as which.
+        taken_for: what was read as what: one character as another, two as one, one as two, and a pair of like ones as
+            one of them, or one as such a pair.
         kinds: how often readings went wrong in each of `readings.KINDS`.
         read: how many samples were read.
         looks: how many of all samples have each look.
@@ -80,6 +82,7 @@ class Mined:
     kinds: Counter[str]
     read: int
     looks: Counter[int]
+    taken_for: Counter[Confusion]
 
 
 def by_look(mined: Mined) -> list[tuple[int, int]]:
@@ -111,7 +114,10 @@ def mine(
     hard.sort(key=lambda h: (not h.misread, -h.hardness, h.margin, h.sample.name))
     suspects = sorted((h for h in all_read if h.suspect), key=lambda h: (h.margin, h.sample.name))
     pairs = [(h.sample.text, h.reading.text) for h in trusted]
-    return Mined(tuple(hard), tuple(suspects), confusions(pairs), error_kinds(pairs), len(samples), Counter(looks))
+    return Mined(
+        tuple(hard), tuple(suspects), confusions(pairs), error_kinds(pairs), len(samples), Counter(looks),
+        Counter((slip.truth, slip.read) for slip in slips(pairs) if slip.truth and slip.read),
+    )  # fmt: skip
 
 
 def plan(mined: Mined, samples: Sequence[Sample], count: int, seed: int) -> tuple[list[Request], list[Request]]:
@@ -120,7 +126,8 @@ def plan(mined: Mined, samples: Sequence[Sample], count: int, seed: int) -> tupl
     Sources are drawn by hardness, so that what is misread comes most often, and by how rare their look is. None is a
     suspect, and of none comes more than about a tenth: where few are hard, the others have the rest. New texts have the
     lengths of the labels and characters drawn by how often they are misread and how rarely they are seen; half of those
-    drawn from a sample with a confused character are its text with that character swapped for what it was taken for.
+    drawn from a sample with a confused character, or two that were read as one, are its text with that swapped for what
+    it was taken for. Where no label is as long as that then is, an end of it is lengthened or cut.
 
     Raises:
         UserError: no samples.
@@ -143,11 +150,12 @@ def plan(mined: Mined, samples: Sequence[Sample], count: int, seed: int) -> tupl
     seen = Counter(c for s in trusted for c in s.text)
     missed: Counter[str] = Counter()
     taken_for: dict[str, Counter[str]] = {}
-    for (true, read), times in mined.confused.items():
+    for (true, _), times in mined.confused.items():
         if true:
             missed[true] += times
-            if read in seen and not read.isspace():
-                taken_for.setdefault(true, Counter())[read] += times
+    for (true, read), times in mined.taken_for.items():
+        if set(read) <= set(seen) and not any(map(str.isspace, read)):
+            taken_for.setdefault(true, Counter())[read] += times
     # a space at any place of a text, or at its end, is nothing that a label has
     alphabet = sorted(c for c in seen if not c.isspace()) or sorted(seen)
     mean = sum(seen[c] for c in alphabet) / len(alphabet)
@@ -166,12 +174,20 @@ def plan(mined: Mined, samples: Sequence[Sample], count: int, seed: int) -> tupl
         )
         width, height = sizes[int(drawn[1, k])]
         text, why, pair = trusted[drawn[1, k]].text, "contrast pair", trusted[drawn[1, k]].name
-        places = [i for i, c in enumerate(text) if c in taken_for]
+        places = [(i, text[i:j]) for i in range(len(text)) for j in (i + 1, i + 2) if text[i:j] in taken_for]
+        places = sorted(set(places))  # at the end of a text there is no second
         if places and rng.random() < 0.5:
-            i = int(rng.choice(places))
-            others = taken_for[text[i]]
-            swap = rng.choice(list(others), p=np.array(list(others.values())) / others.total())
-            text = text[:i] + str(swap) + text[i + 1 :]
+            i, own = places[int(rng.integers(len(places)))]
+            others = taken_for[own]
+            swap = str(rng.choice(list(others), p=np.array(list(others.values())) / others.total()))
+            text = text[:i] + swap + text[i + len(own) :]
+            if len(text) not in lengths:  # one more or less than before
+                far = i < len(text) / 2  # from the end that is not beside it
+                if len(swap) < len(own):
+                    more = str(rng.choice(alphabet, p=character_weight))
+                    text = text + more if far else more + text
+                else:
+                    text = text[:-1] if far else text[1:]
         else:
             text = "".join(rng.choice(alphabet, int(rng.choice(lengths)), p=character_weight))
             why, pair = "weighted characters", None

@@ -61,11 +61,13 @@ def synthesize(
     digest.update(json.dumps([name, settings, [astuple(request) for request in requests]]).encode())
     try:
         with FolderWriter(out, digest.hexdigest()) as writer:
+            pieces = getattr(method, "pieces", None)
             there = _there(method, requests, sources, writer)
             made = chain([None] * there, _as_png(make(method, requests[there:], sources)))
             for k, (request, data) in enumerate(zip(requests, made, strict=True)):
                 about = {"method": name, "settings": settings, "seed": request.seed, "source": request.source}
                 about |= {"why": request.why} | ({"pair": request.pair} if request.pair else {})
+                about |= {"pieces": pieces(request)} if pieces else {}
                 writer.add(_named(k), data, request.text, about)
                 each()
     except KeyboardInterrupt:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from pipelines.ledger import Ledger, locked
-from pipelines.run import DataSettings, charset_for, frame_for, jobs_of, open_run, read
+from pipelines.run import DataSettings, charset_for, check_kept, frame_for, jobs_of, open_run, read
 from recognizer.errors import UserError
 from recognizer.images import MAX_PIXELS
 from recognizer.progress import Alone, say
@@ -159,7 +159,7 @@ def forecast(settings: ForecastSettings, out: Path) -> Ledger:
     """
     if settings.at and min(settings.at) < 1:
         raise UserError(f"at: {min(settings.at)} is no number of labels")
-    if settings.sizes and (min(settings.sizes) < FEWEST or len(set(settings.sizes)) < 2):
+    if settings.sizes and (min(settings.sizes) < FEWEST or not 1 < len(settings.sizes) == len(set(settings.sizes))):
         raise UserError(f"sizes: at least two, each once, of {FEWEST} labels or more")
     open_run(settings, out, "at", "target")
     with locked(out):
@@ -212,6 +212,7 @@ def prepare(settings: ForecastSettings, out: Path, ledger: Ledger) -> None:
     else:
         share = min(settings.held_out, MOST_HELD / max(len(usable), 1))
         pool, held = split_apart(usable.samples, (1 - share, share), settings.seed)
+    check_kept(settings, [*pool, *held])
     sizes = sorted(settings.sizes or {len(pool) // d for d in (8, 4, 2, 1) if len(pool) // d >= FEWEST})
     if len(sizes) < 2 or not held:
         raise UserError(

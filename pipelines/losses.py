@@ -16,7 +16,7 @@ from pydantic import Field
 
 from pipelines.compare import test_samples
 from pipelines.ledger import Ledger, locked
-from pipelines.run import NEVER, DataSettings, charset_for, frame_for, jobs_of, open_run
+from pipelines.run import NEVER, DataSettings, charset_for, check_kept, frame_for, jobs_of, open_run
 from recognizer.errors import UserError
 from recognizer.images import MAX_PIXELS
 from recognizer.progress import Alone, say
@@ -104,7 +104,9 @@ def _prepare(settings: LossSettings, out: Path, ledger: Ledger) -> None:
     usable = Pictures(whole.samples, charset, frame_for(settings, whole), MAX_PIXELS)
     say(Alone(), problem_table([*whole.problems, *usable.problems], len(whole) + len(whole.problems)))
     assert settings.test is not None
-    tell_leaks(read_manifest(settings.test, settings.label_pattern).samples, usable.samples, "test on", Alone())
+    test = read_manifest(settings.test, settings.label_pattern).samples
+    check_kept(settings, test)
+    tell_leaks(test, usable.samples, "test on", Alone())
     tailed = long_tailed(usable.samples, settings.tail, settings.seed)
     if len(tailed) < FEWEST:
         raise UserError(

@@ -113,6 +113,9 @@ def practice(settings: PracticeSettings, out: Path) -> Ledger:
     with locked(out):
         ledger = Ledger(out / "ledger.jsonl")
         run = prepare(settings, out, ledger)
+        if settings.test and "test" not in ledger:  # what is gone by now is told before hours are spent
+            read_manifest(settings.test, settings.label_pattern)
+            find_start(settings.start, settings.reader.get("size"))
         torch.set_num_threads(run.jobs)
         first_readers(run, settings)
         best = control = begun_with(run)
@@ -312,8 +315,9 @@ def told_of(made: Sample) -> tuple[str, ...]:
 
 
 def came_of(made: Sample) -> set[str]:
-    """The labelled picture that one was made of: its source, or the one whose text, but for a character, it shows."""
-    return {made.meta["source"], made.meta.get("pair")} - {None}
+    """The labelled pictures that one was made of: its source, the one whose text, but for what was swapped, it shows,
+    and those whose strokes it holds."""
+    return {made.meta["source"], made.meta.get("pair"), *made.meta.get("pieces", ())} - {None}
 
 
 def from_the_start(run: Run, settings: PracticeSettings, out: Path, **changed: Any) -> list[Training]:
@@ -753,7 +757,7 @@ def train_controls(run: Run, settings: PracticeSettings) -> None:
         if name in (PRACTISED, *settings.controls) and not (arms.folder(name) / "kept").exists():
             write_folder(own, arms.folder(name) / "kept")
     wanted = {"classical": {"classical": len(practised)}, "random": Counter(str(s.meta["method"]) for s in practised)}
-    judges, failed = None, set[str]()
+    judges, failed = None, dict[str, str]()
     for name in dict.fromkeys(name.removesuffix("-third") for name in settings.controls):
         if name in wanted and f"made {name}" not in run.ledger:
             won = winners(run, settings)
@@ -766,19 +770,19 @@ def train_controls(run: Run, settings: PracticeSettings) -> None:
                 raise
             except UserError as error:  # one control must not cost a run the others
                 say(Alone(), f"{name} is left out: {error}")
-                failed |= {name, f"{name}-third"} & set(settings.controls)
+                failed |= dict.fromkeys({name, f"{name}-third"} & set(settings.controls), str(error))
     few_random = arms.folder("random-third") / "kept"
-    if "random-third" in {*settings.controls} - failed:
+    if "random-third" in {*settings.controls} - failed.keys():
         if not arms.compared(["random"]):
-            say(Alone(), "random-third is left out: too few random pictures were kept")
-            failed.add("random-third")
+            failed["random-third"] = "too few random pictures were kept"
+            say(Alone(), f"random-third is left out: {failed['random-third']}")
         elif not few_random.exists():
             write_folder(some(read_manifest(arms.folder("random") / "kept").samples), few_random)
     controls = [name for name in settings.controls if name not in failed]
     names = arms.compared([NONE, PRACTISED, *controls])
     train_side_by_side(arms.trainings(names), run.jobs, "controls")
     run.ledger.record(
-        "controls trained", names=controls, failed=sorted(failed), practised=len(practised),
+        "controls trained", names=controls, failed=failed, practised=len(practised),
         seconds=time.monotonic() - began,
     )  # fmt: skip
 
@@ -802,15 +806,18 @@ def read_controls(run: Run, settings: PracticeSettings) -> None:
     kept = {name: arms.folder(name) / "kept" for name in (*settings.controls, PRACTISED)}
     pictures = {name: len(read_manifest(folder)) if folder.exists() else 0 for name, folder in kept.items()}
     lines = difference_table(rows, against)
+    failed = run.ledger["controls trained"].get("failed", {})
+    why = dict(failed) if isinstance(failed, dict) else {}  # in runs of before a list of names
     lines += [
-        f"| {name} | not compared: {pictures[name]} pictures were kept, {pictures[PRACTISED]} are needed |"
-        + " |" * (1 + 2 * len(against))
+        f"| {name} | not compared: "
+        + why.get(name, f"{pictures[name]} pictures were kept, {pictures[PRACTISED]} are needed")
+        + " |" * (2 + 2 * len(against))
         for name in settings.controls
         if name not in names
     ]
     (run.out / "controls.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     run.ledger.record(
-        "controls", names=controls, failed=run.ledger["controls trained"].get("failed", []), rows=rows,
+        "controls", names=controls, failed=failed, rows=rows,
         against=against, n=len(test), pictures=pictures, seconds=time.monotonic() - began,
     )  # fmt: skip
 

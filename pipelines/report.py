@@ -27,6 +27,7 @@ from rich.table import Table
 from augment.fidelity import REFUSALS
 from pipelines.ledger import Entry, enough, see_judged, time_left, to_come
 from pipelines.portfolio import PARTS, UNLABELLED
+from recognizer.data.label import can_be_reviewed
 from recognizer.data.pages import Piece, Tile, embedded, percent, pieces_of, read_pieces, templates, tile_of, write_page
 from recognizer.errors import UserError
 from recognizer.journal import locked as held
@@ -373,7 +374,7 @@ def write_report(run: Path) -> Path:
               if "seconds" in entry and not step.startswith(("fit ", "made "))],  # which are part of other steps
         trainings=seen_in_training(run), provenance=_provenance(found),
         settings=(run / "settings.toml").read_text(encoding="utf-8"),
-        quote=shlex.quote, name_of=name_of, enough=enough, PLOT=PLOT, PANEL=PANEL,
+        quote=shlex.quote, can_be_reviewed=can_be_reviewed, name_of=name_of, enough=enough, PLOT=PLOT, PANEL=PANEL,
         controls_head=controls_head, controls_cells=controls_cells,
     )  # fmt: skip
     path = run / "report.html"
@@ -450,7 +451,7 @@ def verdict(run: PracticeRun) -> Verdict:
         if run.longer > 1:
             said.append(
                 f"At the end it learned for {run.longer:.1f} times as long as the first readers, as is due to so many "
-                "more real pictures."
+                "more real pictures; what the labels alone give in as long was not tried here."
             )
         if test is None:
             more = after["exact"] > max(before["exact"], control["exact"])
@@ -467,7 +468,7 @@ def verdict(run: PracticeRun) -> Verdict:
                 "training for longer explains as much as the made pictures do."
             )
         else:
-            title = "Practice paid"
+            title = f"Practice paid, and learned {run.longer:.1f} times as long" if run.longer > 1 else "Practice paid"
             said.append(
                 "The difference is beyond chance." if run.control_is_before else "Both differences are beyond chance."
             )

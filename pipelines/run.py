@@ -43,6 +43,7 @@ from recognizer.samples import (
     merge,
     problem_table,
     read_manifest,
+    shared_pictures,
     split_apart,
     write_folder,
 )
@@ -76,7 +77,7 @@ class RunSettings(DataSettings):
 
     validation: str | None = None  # else a part of data
     validation_share: float | None = Field(None, gt=0, lt=1)  # else that of `share_to_validate`
-    methods: tuple[str, ...] = ("captcha", "classical")
+    methods: tuple[str, ...] = Field(("captcha", "classical"), min_length=1)
     unlabelled: tuple[str, ...] = ()  # folders of pictures without labels; they join the methods as `UNLABELLED`
     # of readers together, to take what they read for a label; less, where a character has not its share so
     unlabelled_confidence: float = Field(0.9, gt=0, lt=1)
@@ -174,6 +175,21 @@ def jobs_of(settings: DataSettings) -> int:
 def reader_settings(settings: DataSettings) -> TrainSettings:
     """Those of `recognizer train` that a run gives its readers."""
     return make(TrainSettings, {**settings.reader, "data": settings.data}, "reader settings")
+
+
+def check_kept(settings: DataSettings, held: Sequence[Sample]) -> None:
+    """See to it that what a run's readers are shown again (`reader.keep`) are none of the pictures `held` that some of
+    them must not have seen.
+
+    Raises:
+        UserError: it holds some of these.
+    """
+    kept = merge([read_manifest(path, settings.label_pattern) for path in reader_settings(settings).keep])
+    if shared := shared_pictures(held, kept.samples):
+        raise UserError(
+            f"reader.keep: {len(shared)} of the run's own pictures are among those that are shown again, as "
+            f"{shared[0].name}, and no reader could be judged by them: take them out of there"
+        )
 
 
 def frame_for(settings: DataSettings, samples: Iterable[Sample]) -> Frame:
@@ -301,6 +317,7 @@ def prepare(settings: RunSettings, out: Path, ledger: Ledger) -> Run:
                 f"{len(parts[0])} samples to train and {len(parts[1])} to validate are too few for "
                 f"{settings.folds} folds: they need {2 * settings.folds} and 1"
             )
+        check_kept(settings, [*parts[0], *parts[1], *test])
         leaks = {
             "test": tell_leaks(test.samples, [*parts[0], *parts[1]], "test on", Alone()),
             "validation": tell_leaks(parts[1], parts[0], "validate on", Alone()),

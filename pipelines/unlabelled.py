@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from pipelines.portfolio import UNLABELLED
 from pipelines.run import Run, RunSettings, read_some
-from recognizer.errors import UserError
+from recognizer.errors import MachineError, UserError
 from recognizer.progress import Alone, say
 from recognizer.readings import Reading
 from recognizer.samples import Sample
@@ -43,7 +43,7 @@ def read_together(readers: Sequence[Path], files: Sequence[str], lengths: Contai
     mean of the probabilities of that text.
 
     Raises:
-        UserError: pictures that are there no more.
+        MachineError: pictures that are there no more.
     """
     see_there(files)
     found = read_some(readers[0], as_known_to(readers[0], [Sample(f, "", Path(f)) for f in files]))
@@ -61,10 +61,10 @@ def see_there(files: Sequence[str]) -> None:
     """See that pictures are still there.
 
     Raises:
-        UserError: some are not.
+        MachineError: some are not.
     """
     if gone := [f for f in files if not Path(f).exists()]:
-        raise UserError(f"{gone[0]}: no such file; {len(gone)} of {len(files)} pictures without labels are gone")
+        raise MachineError(f"{gone[0]}: no such file; {len(gone)} of {len(files)} pictures without labels are gone")
 
 
 def tell_broken(files: Sequence[str], found: Collection[str]) -> None:
@@ -100,7 +100,7 @@ def take(
         hard: draw the less sure ones more often, else each alike.
 
     Raises:
-        UserError: pictures that the run lists are there no more.
+        MachineError: pictures that the run lists are there no more.
     """
     began, rng = time.monotonic(), np.random.default_rng([seed, 19])
     files = [f for f in json.loads((run.out / "data" / "unlabelled.json").read_text()) if f not in taken]

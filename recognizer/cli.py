@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from enum import StrEnum
@@ -868,6 +867,7 @@ def audit_labels(
     """List the labels that look wrong, the surest first. Nothing is changed: look at them with label --review."""
     from recognizer.data.audit import audit, write_doubts
     from recognizer.data.copies import MOST
+    from recognizer.data.label import how_to_review
     from recognizer.samples import merge, printable, problem_table, read_manifest
 
     manifest = merge([read_manifest(path, label_pattern) for path in data])
@@ -881,12 +881,8 @@ def audit_labels(
     for doubt in found[:show]:
         name, why = printable(doubt.sample.name), printable("; ".join(doubt.reasons))
         print(f"  {doubt.score:>5.1f}  {name}  labelled {doubt.sample.text!r}: {why}")
-    listed = label_pattern is None and all((path / "metadata.jsonl").exists() for path in data)
-    if found and listed:
-        words = ["recognizer", "label", *map(str, data), "--review", str(out / "audit.jsonl")]
-        print(f"look at them with: {shlex.join(words)}")
-    elif found:
-        print("to look at them, recognizer merge your data into a folder first, and audit that")
+    if found:
+        print(how_to_review(data, label_pattern, out / "audit.jsonl", "audit"))
     if len(manifest) > MOST:
         print(f"pictures that are nearly the same were looked for among the first {MOST:,} alone")
     if problems:

@@ -28,7 +28,8 @@ class UserError(Exception):
 
 
 class MachineError(UserError):
-    """What is not the fault of what was asked: a full disk, too little memory. The same command goes on with more."""
+    """What is not the fault of what was asked: a full disk, too little memory, pictures that are gone. The same command
+    goes on with more, or once they are back."""
 
 
 class Stopped(Exception):

@@ -110,10 +110,18 @@ KINDS = (
 )  # fmt: skip
 
 
-def error_kinds(pairs: Sequence[Pair]) -> Counter[str]:
-    """How often readings went wrong in each of `KINDS`, the most frequent first. Two edits that make one error (two
-    read as one, one read as two) count once."""
-    found: Counter[str] = Counter()
+class Slip(NamedTuple):
+    """One error of a reading: which of `KINDS`, what stands there, and what was read of it. Where a character was lost
+    or added beside its like, both of that pair stand there, or were read."""
+
+    kind: str
+    truth: str
+    read: str
+
+
+def slips(pairs: Sequence[Pair]) -> list[Slip]:
+    """The errors of readings. Two edits that make one error (two read as one, one read as two) are one."""
+    found: list[Slip] = []
     for truth, read in pairs:
         edits = list(Levenshtein.editops(truth, read))
         taken: set[int] = set()
@@ -121,18 +129,32 @@ def error_kinds(pairs: Sequence[Pair]) -> Counter[str]:
             beside = next((j for j in (i - 1, i + 1) if _one_error(edit, edits, j) and j not in taken), None)
             if edit.tag == "replace" and beside is not None:
                 taken |= {i, beside}
-                found["two read as one" if edits[beside].tag == "delete" else "one read as two"] += 1
+                other, own, seen = edits[beside], truth[edit.src_pos], read[edit.dest_pos]
+                if other.tag == "delete":
+                    at = min(edit.src_pos, other.src_pos)
+                    found.append(Slip("two read as one", truth[at : at + 2], seen))
+                else:
+                    at = min(edit.dest_pos, other.dest_pos)
+                    found.append(Slip("one read as two", own, read[at : at + 2]))
         for i, edit in enumerate(edits):
             if i in taken:
                 continue
             if edit.tag == "replace":
-                same = truth[edit.src_pos].casefold() == read[edit.dest_pos].casefold()
-                found["case only" if same else "one character for another"] += 1
+                own, seen = truth[edit.src_pos], read[edit.dest_pos]
+                same = own.casefold() == seen.casefold()
+                found.append(Slip("case only" if same else "one character for another", own, seen))
             else:
                 text, at = (truth, edit.src_pos) if edit.tag == "delete" else (read, edit.dest_pos)
                 like = text[at] in text[max(at - 1, 0) : at] + text[at + 1 : at + 2]
-                found[("lost" if edit.tag == "delete" else "added") + " beside its like" * like] += 1
-    return Counter(dict(found.most_common()))
+                more, fewer = text[at] * (1 + like), text[at] * like
+                kind, sides = ("lost", (more, fewer)) if edit.tag == "delete" else ("added", (fewer, more))
+                found.append(Slip(kind + " beside its like" * like, *sides))
+    return found
+
+
+def error_kinds(pairs: Sequence[Pair]) -> Counter[str]:
+    """How often readings went wrong in each of `KINDS`, the most frequent first."""
+    return Counter(dict(Counter(slip.kind for slip in slips(pairs)).most_common()))
 
 
 def _one_error(edit: Editop, edits: Sequence[Editop], j: int) -> bool:

@@ -170,6 +170,7 @@ class Page(HTMLParser):
         self.elements: list[tuple[str, dict[str, str]]] = []
         self.words = ""
         self.marked: list[str] = []
+        self.rows: list[list[str]] = []  # the cells of each row of a table
         self.feed(text)
         self.close()
         assert not self.open, f"not closed: {self.open}"
@@ -180,6 +181,10 @@ class Page(HTMLParser):
             self.open.append(tag)
         if tag == "mark":
             self.marked.append("")
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open and self.open.pop() == tag, f"</{tag}> closes nothing, line {self.getpos()}"
@@ -189,6 +194,8 @@ class Page(HTMLParser):
             self.words += data
         if self.open and self.open[-1] == "mark":
             self.marked[-1] += data
+        if "td" in self.open or "th" in self.open:
+            self.rows[-1][-1] += data.strip()
 
     @property
     def text(self) -> str:

@@ -156,6 +156,7 @@ def test_the_words_claim_no_more_than_the_trainings_tell() -> None:
     [
         (["--set", "sizes=[20, 500]"], "500 labels are more than the 80"),
         (["--set", "sizes=[20]"], "sizes: at least two"),
+        (["--set", "sizes=[20,20,30]"], "sizes: at least two, each once"),
         (["--limit", "16", "--set", "sizes=[]"], "16 samples to train on and 24 to read are too few"),
         (["--set", "methods=[]"], "no setting is called 'methods'"),
         (["--target", "1"], "target"),

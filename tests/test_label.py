@@ -23,13 +23,13 @@ from conftest import Trained, draw_folder, random_labels, recognizer, refusal
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from recognizer.data.label import JOURNAL, Desk, Taken, desk_of, merge_answers, read_doubts, standing
+from recognizer.data.label import JOURNAL, Desk, Taken, desk_of, how_to_review, merge_answers, read_doubts, standing
 from recognizer.data.label_page import make_app
 from recognizer.errors import UserError
 from recognizer.journal import Journal
 from recognizer.reader import Reader
 from recognizer.readings import Reading
-from recognizer.samples import read_manifest
+from recognizer.samples import read_manifest, write_folder
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
@@ -166,6 +166,24 @@ def test_a_review_shows_what_is_doubted_with_its_label(folder: Path) -> None:
     assert manifest(folder)[1] == '{"file_name": "001.png", "text": "17"}' and '"a camera"' in manifest(folder)[0]
     with desk_of([folder], rows) as desk:
         assert names(desk) == ["000.png"], "what was reviewed is not asked again"
+
+
+def test_a_review_hides_no_label_that_stands_in_a_file_name(tmp_path: Path) -> None:
+    data = draw_folder(tmp_path / "data", ["01", "12", "23"], 0)
+    (data / "metadata.jsonl").unlink()
+    for k, text in enumerate(("01", "12", "23")):
+        (data / f"{k:03d}.png").rename(data / f"{text}_{k}.png")
+    doubts = tmp_path / "suspects.jsonl"
+    assert "merge your data into a folder first, and mine that" in how_to_review(
+        [data], "{text}_{id}.png", doubts, "mine"
+    )
+    with pytest.raises(UserError, match=r"no metadata\.jsonl or metadata\.csv.*would hide"):
+        desk_of([data], [{"file_name": "12_1.png", "text": "12"}]).__enter__()
+    assert len(read_manifest(data, "{text}_{id}.png")) == 3 and not (data / "metadata.jsonl").exists()
+    write_folder(read_manifest(data, "{text}_{id}.png").samples, tmp_path / "merged")
+    assert how_to_review([tmp_path / "merged"], None, doubts, "mine").endswith(f"merged --review {doubts}")
+    with desk_of([tmp_path / "merged"], [{"file_name": "12_1.png", "text": "12"}]) as desk:
+        assert names(desk) == ["12_1.png"]
 
 
 def test_a_csv_manifest_is_carried_over_and_a_picture_with_two_texts_is_asked_again(tmp_path: Path) -> None:

@@ -259,6 +259,19 @@ def test_spliced_pieces_show_the_text_in_its_order(tmp_path: Path) -> None:
         assert [round((n - 1) / 6) for n in heights(picture, len(text))] == [int(c) for c in text]
 
 
+def test_a_spliced_picture_tells_of_which_samples_it_is(tmp_path: Path) -> None:
+    folder = cut_folder(tmp_path / "cut", ["123", "451", "342"])
+    requests = [Request(text, seed, 80, 40) for seed, text in enumerate(["11", "5", "252"] * 4)]
+    synthesize("splice", {"fitted": str(folder)}, requests, tmp_path / "made")
+    texts = {s.name: s.text for s in read_manifest(folder)}
+    for made in read_manifest(tmp_path / "made"):
+        shown = "".join(texts[name] for name in made.meta["pieces"])
+        assert set(made.text) <= set(shown) and len(made.meta["pieces"]) <= len(made.text)
+        assert all(set(made.text) & set(texts[name]) for name in made.meta["pieces"])
+    (alone,) = [s for s in read_manifest(tmp_path / "made") if s.text == "5"][:1]
+    assert [texts[name] for name in alone.meta["pieces"]] == ["451"]
+
+
 def test_spliced_pieces_come_from_pictures_that_look_alike(tmp_path: Path) -> None:
     red, blue = (200, 0, 0), (0, 0, 200)
     folders = [cut_folder(tmp_path / name, ["12"] * 12, ink) for name, ink in (("red", red), ("blue", blue))]

@@ -223,6 +223,13 @@ def test_few_hard_pictures_do_not_fill_a_plan(samples: list[Sample]) -> None:
     assert {r.why for r in vary if r.source not in hard} == {"any sample"}
 
 
+def test_of_labels_as_hard_the_one_that_another_text_beats_by_more_comes_first(samples: list[Sample]) -> None:
+    four = [replace(s, text="0000") for s in samples[:4]]
+    readings = [Reading("0012", sure, (), nll=500.0) for sure in (0.2, 0.8, 0.5)] + [Reading("0000", 0.9, (), nll=0.1)]
+    found = mine(four, readings).hard
+    assert [h.reading.confidence for h in found] == [0.8, 0.5, 0.2] and len({h.hardness for h in found}) == 1
+
+
 def one_swap(text: str, of: set[str]) -> set[tuple[str, str]]:
     """What could have been swapped for what to make a text of one of several."""
     found = set()
@@ -241,6 +248,33 @@ def test_contrast_pairs_swap_a_character_for_what_it_was_taken_for(mined: Mined,
     swapped = Counter(swap for r in pairs for swap in one_swap(r.text, {t for t in texts if t[0] in "01"}))
     assert swapped["0", "3"] and swapped["1", "2"]
     assert all(r.source is None for r in drawn)
+
+
+@pytest.mark.parametrize("fixed", [True, False])
+def test_two_that_are_read_as_one_are_swapped_whole(samples: list[Sample], fixed: bool) -> None:
+    """A reader that takes rn for m, and of two s sees one, of labels of one length or of several."""
+    texts = ["arnb", "cssd", "mabc", "sdca", "brna", "dass"]
+    texts = [text + "d" * (not fixed and k % 3 == 0) for k, text in enumerate(texts)]
+    own = [replace(s, text=texts[k % 6]) for k, s in enumerate(samples)]
+    seen = [s.text.replace("rn", "m").replace("ss", "s") for s in own]
+    mined = mine(own, [reading(text, nll=4.0 if text != s.text else 0.01) for s, text in zip(own, seen, strict=True)])
+    assert set(mined.taken_for) == {("rn", "m"), ("ss", "s")} and set(mined.kinds) == {
+        "two read as one", "lost beside its like"
+    }  # fmt: skip
+    _, drawn = plan(mined, own, 400, 0)
+    pairs = [(r.text, next(s.text for s in own if s.name == r.pair)) for r in drawn if r.pair]
+    assert len(pairs) > 100
+    lengths = {len(text) for text in texts}
+    for text, source in pairs:
+        assert len(text) in lengths
+        whole = {source.replace("rn", "m", 1), source.replace("ss", "s", 1)} - {source}
+        assert any(one in text and len(text) - len(one) <= 1 for one in whole), (source, text)
+    assert {source for _, source in pairs} == {text for text in texts if "rn" in text or "ss" in text}
+    # the other way about: one read as two, which makes a text longer
+    mined = mine(own, [reading(s.text.replace("m", "rn"), nll=4.0 if "m" in s.text else 0.01) for s in own])
+    assert set(mined.taken_for) == {("m", "rn")}
+    pairs = [(r.text, next(s.text for s in own if s.name == r.pair)) for r in plan(mined, own, 400, 0)[1] if r.pair]
+    assert pairs and all("rn" in text and len(text) in lengths for text, _ in pairs)
 
 
 def test_no_space_is_put_into_a_text(samples: list[Sample]) -> None:

@@ -247,8 +247,12 @@ def test_pictures_that_are_gone_end_in_one_line_and_the_run_goes_on_when_they_ar
     (run / "ledger.jsonl").write_text("".join(line for line in lines if json.loads(line)["step"] != "test"))
     test.rename(away)
     done = practice(*words(drawn, "gone"))
+    early = shutil.copytree(run, drawn / "gone early")
+    (early / "ledger.jsonl").write_text(lines[0])
+    told = practice("run", "--resume", str(early))
     away.rename(test)
     assert (done.status, done.err.splitlines()) == (2, [f"error: {test}: no such file or folder"])
+    assert (told.status, told.err) == (2, done.err) and "training" not in told.out, "before anything is trained"
     done = practice(*words(drawn, "gone"))
     assert done.status == 0 and facts(run) == facts(whole)
 
@@ -413,9 +417,14 @@ def test_controls_are_added_to_a_finished_run(whole: Path, drawn: Path) -> None:
             "without labels are the run's --unlabelled",
         ),
         (["--data", "{scheme}", "--out", "{new}", "--set", "reader.seeds=3"], "each reader of a run is one training"),
+        (
+            ["--data", "{scheme}", "--out", "{new}", "--set", 'reader.keep=["{scheme}"]'],
+            "reader.keep: 60 of the run's own pictures",
+        ),
         (["--data", "{scheme}", "--out", "{new}", "--methods", "unlabelled"], "pictures without labels: --unlabelled"),
         (["--data", "{scheme}", "--out", "{new}", "--controls", "random"], "controls are read on test pictures"),
         (["--data", "{scheme}", "--out", "{new}", "--controls", "rndom"], "controls"),
+        (["--data", "{scheme}", "--out", "{new}", "--set", "methods=[]"], "methods"),
         (["--data", "{scheme}", "--out", "{new}", "--set", "method.clasical.warp=3"], "method.clasical: no such"),
         (["--data", "{scheme}", "--out", "{new}", "--set", "fit.wagn.steps=3"], "fit.wagn: no such method"),
         (["--data", "{scheme}", "--out", "{new}", "--set", "fit.classical.steps=3"], "classical learns nothing"),
@@ -472,13 +481,14 @@ def test_pictures_without_labels_are_practised_as_they_are_read(drawn: Path) -> 
 
     lines = (out / "ledger.jsonl").read_text().splitlines(keepends=True)  # cut off, and the pictures gone
     named = [json.loads(line)["step"] for line in lines]
-    (out / "ledger.jsonl").write_text("".join(lines[: named.index("round 1 even")]))
-    loose.rename(drawn / "away")
-    done = practice("run", "--resume", str(out))
-    assert done.status == 2 and re.search(r"no such file; 40 of 40 pictures without labels are gone", done.err)
-    (drawn / "away").rename(loose)
-    done = practice("run", "--resume", str(out))
-    assert done.status == 0 and facts(out) == list(steps.values())
+    for step in ("round 1 even", "made random"):
+        (out / "ledger.jsonl").write_text("".join(lines[: named.index(step)]))
+        loose.rename(drawn / "away")
+        done = practice("run", "--resume", str(out))
+        assert done.status == 2 and re.search(r"no such file; 40 of 40 pictures without labels are gone", done.err)
+        (drawn / "away").rename(loose)
+        done = practice("run", "--resume", str(out))
+        assert done.status == 0 and facts(out) == list(steps.values())
 
     for k in range(2):  # what one reader of all folds read, each of them must read itself
         again = [s for s in read_manifest(out / f"folds/made-{k}-1") if s.meta["method"] == "unlabelled"]
@@ -798,16 +808,17 @@ def test_what_came_of_a_label_is_seen_by_no_reader_that_it_judges_and_goes_when_
     settings, listed = load(PracticeSettings, run / "settings.toml", {}), run / "round-1/kept/metadata.jsonl"
     opened = prepare(settings, run, Ledger(run / "ledger.jsonl"))
     of = [[s.name for s in fold] for fold in opened.folds]
-    rows = [{**json.loads(line), "method": "captcha"} for line in listed.read_text().splitlines()][:4]
+    rows = [{**json.loads(line), "method": "captcha"} for line in listed.read_text().splitlines()][:5]
     origins: list[dict[str, Any]] = [
         {"source": of[0][0]}, {"source": None, "pair": of[0][1]}, {"source": None, "pair": of[1][0]}, {"source": None},
+        {"source": None, "pieces": [of[0][1], of[1][1]]},
     ]  # fmt: skip
     listed.write_text("".join(json.dumps(row | own) + "\n" for row, own in zip(rows, origins, strict=True)))
     fold_trainings(opened, settings, 1, [str(run / "round-1/kept")])
     names = [row["file_name"] for row in rows]
     shown = [{s.text for s in read_manifest(run / f"folds/made-{k}-1")} for k in range(2)]
     texts = [row["text"] for row in rows]
-    assert shown == [set(texts[2:]), {texts[0], texts[1], texts[3]}]
+    assert shown == [set(texts[2:4]), {texts[0], texts[1], texts[3]}]
 
     assert practised_on(opened, 1) == [str(run / "round-1/kept")]
     mine = {k: v for k, v in opened.ledger["round 1 mine"].items() if k != "step"}
@@ -815,10 +826,10 @@ def test_what_came_of_a_label_is_seen_by_no_reader_that_it_judges_and_goes_when_
     shutil.copytree(run / "round-1/kept", run / "round-2/kept")
     for _ in range(2):
         found = [[s.name for s in read_manifest(path)] for path in practised_on(opened, 2)]
-        assert found == [[names[0], *names[2:]]] * 2
+        assert found == [[names[0], *names[2:4]]] * 2
     settings = settings.model_copy(update={"rounds": 2})
     own = [[s.name for s in read_manifest(path)] for path in taught(opened, settings)]
-    assert own == [[names[0], *names[2:]]], "what came of a label that round 2 doubts is not learned anew of round 1"
+    assert own == [[names[0], *names[2:4]]], "what came of a label that round 2 doubts is not learned anew of round 1"
     assert of[0][1] not in {s.name for s in opened.trusted} and len(opened.trusted) == len(opened.train) - 1
 
 

@@ -22,10 +22,10 @@ from augment.method import Request, sources_of
 from augment.mining import by_look, mine, plan, write_mined
 from augment.synthesize import synthesize
 from pipelines.ledger import Ledger, locked
-from pipelines.report import PANEL, PracticeRun, learning, print_summary, told_aside, verdict, write_report
+from pipelines.report import PANEL, PracticeRun, curve, learning, print_summary, told_aside, verdict, write_report
 from pipelines.scheme import CHARACTERS, write_scheme
 from recognizer.errors import UserError
-from recognizer.readings import Reading, Scores, mcnemar
+from recognizer.readings import Reading, Scores, confusions, mcnemar
 from recognizer.samples import Manifest, Sample, read_manifest, split, write_folder
 from recognizer.settings import Settings
 
@@ -147,6 +147,7 @@ def make_round(run: Path, ledger: Ledger, number: int, train: Sequence[Sample]) 
     ledger.record(
         f"round {number} mine", read=len(train), misread=hard, near=len(mined.hard) - hard, out_of_fold=scores(pairs),
         methods=methods, kept=len(kept), seconds=8.0, suspects=len(mined.suspects), looks=by_look(mined),
+        kinds=mined.kinds, weights={"captcha": 0.5 + 0.1 * number, VARYING: 0.5 - 0.1 * number},
     )  # fmt: skip
 
 
@@ -255,7 +256,9 @@ def test_what_learned_anew_is_compared_with_what_learned_as_long_before(run: Pat
         f"{alone}, with" in text
         and "learned for 3.5 times as long as the first readers" in text
         and "as often and as long" not in text
+        and "what the labels alone give in as long was not tried here" in text
     )
+    assert page_of(run).text.count("Practice paid, and learned 3.5 times as long") == 1
     change(run, "chosen", reader="baseline-mean", practised=False)
     assert "A control that trained on" not in page_of(run).text
 
@@ -308,6 +311,37 @@ def test_wrong_characters_and_lookalikes_stand_beside_the_hardest_picture(run: P
     assert any(alt.endswith("drawn by captcha") for alt in alts)
     assert any(alt.endswith("refused: too hard") for alt in alts) and "Too hard: its label is less likely" in page.text
     assert f"captcha: too hard, {REFUSED['detail']}" in page.text
+
+
+def test_the_budget_the_confusions_and_the_kinds_of_error_are_those_of_the_run(run: Path) -> None:
+    page = page_of(run)
+    budget = {(row[0], row[1]): row[-1] for row in page.rows if row[1:2] in (["captcha"], [VARYING])}
+    assert budget == {
+        ("1", "captcha"): "60 %", ("1", VARYING): "40 %", ("2", "captcha"): "70 %", ("2", VARYING): "30 %",
+    }  # fmt: skip
+    readings = Ledger(run / "ledger.jsonl")["test"]["readings"]
+    before, after = (confusions([(r["text"], r[role]) for r in readings]) for role in ("before", "after"))
+    both = before + after
+    worst = sorted(both, key=lambda pair: (-both[pair], pair))[:10]
+    shown = [row for row in page.rows if len(row) == 4 and row[2].isdigit() and row[3].isdigit()]
+    assert len(worst) == 10 and [row[2:] for row in shown] == [[str(before[p]), str(after[p])] for p in worst]
+    assert [row[0] for row in shown] == [true or "(nothing)" for true, _ in worst]
+    kinds = Ledger(run / "ledger.jsonl")["round 2 mine"]["kinds"]
+    assert kinds and all(f"{kind} {n}" in page.text for kind, n in kinds.items())
+    assert "made = 2.0" in page.text and ["commit", "abc1234"] in page.rows
+
+
+def test_higher_marks_of_the_curve_have_read_more(run: Path) -> None:
+    found = curve(PracticeRun.open(run))
+    assert found is not None
+    held = [Ledger(run / "ledger.jsonl")[f"round {n}"]["held_out"] for n in (1, 2)]
+    reads = {float(own["exact"]) for both in held for own in both.values()}
+    marks = {mark.y for mark in found.marks if "round" in mark.title}
+    assert len(marks) == len(reads) > 1
+    by_height = sorted((m for m in found.marks if "round" in m.title), key=lambda m: m.y)
+    told = [float(re.search(r": ([\d.]+) %", m.title)[1]) for m in by_height]  # type: ignore[index]
+    assert told == sorted(told, reverse=True), "what is higher has read more"
+    assert all(m.low > m.y > m.high or m.low >= m.y >= m.high for m in found.marks)
 
 
 def test_likely_label_errors_and_looks_are_shown_where_there_are_any(run: Path) -> None:
@@ -602,7 +636,11 @@ def test_the_report_shows_trainings_as_they_learned(run: Path) -> None:
     assert places["after"] == ((25.0, PANEL / 4), (75.0, float(PANEL))), "what is no number is left out"
     assert [label for _, label in nats.ticks] == ["0.1", "1"]
     page = Page(write_report(run).read_text(encoding="utf-8"))
-    assert "as many pictures, with the same seed" in page.text and "6,400" in page.text
+    assert "practised: as many pictures, with the same seed" in page.text and "6,400" in page.text
+    change(run, "settled", reader="round-1/settled-again-mean", longer=4.2)
+    shutil.copytree(run / "round-1/settled", run / "round-1/settled-again")
+    assert "practised: 4.2 times as many pictures, with the same seed" in page_of(run).text
+    change(run, "settled", reader="round-1/settled-mean", longer=1.0)
     (run / "baseline/metrics.jsonl").unlink()  # someone has cleared it away, or settings are just being written
     (run / "round-1/settled/settings.toml").write_text("batch = 16\n")
     assert learning(PracticeRun.open(run))[0] == 200 * 16

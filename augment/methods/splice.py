@@ -142,6 +142,19 @@ class Splice:
         """
         return [self._join(request) for request in requests]
 
+    def pieces(self, request: Request) -> list[str]:
+        """The names of the samples whose characters answer a request, each once.
+
+        Raises:
+            UserError: a character that no piece shows.
+        """
+        return sorted({self._names[piece.picture] for piece in self._pick(request)[1]})
+
+    @cached_property
+    def _names(self) -> list[str]:
+        """The sample that each cut picture is of."""
+        return [str(sample.meta.get("source") or sample.name) for sample in read_manifest(self._folder)]
+
     @property
     def known(self) -> Known:
         """What the cut pictures show."""
@@ -193,15 +206,10 @@ class Splice:
     # ------------------------------------------------------------------------------------------------------ one picture
 
     def _join(self, request: Request) -> Image.Image:
-        rng = request.rng()
-        lacking = [c for c in request.text if c not in self._pieces]
-        if lacking or not request.text:
-            raise UserError(f"no piece shows {lacking[0]!r}: it stands in no label" if lacking else "a text is empty")
-        base = int(rng.integers(len(self._pictures)))
+        base, chosen = self._pick(request)
         ground = self._pictures[base]
         w, h = request.width, request.height
         own, scale = ground.borders, h / len(ground.pixels)
-        chosen = [self._choose(c, base, rng) for c in request.text]
         stretches = [self._pictures[p.picture].borders[p.place : p.place + 2] for p in chosen]
         heights = [len(self._pictures[p.picture].pixels) for p in chosen]
         widths = np.array([(b - a) * h / high for (a, b), high in zip(stretches, heights, strict=True)])
@@ -223,6 +231,15 @@ class Splice:
             parts.append(Part(self._pictures[i], a, b, (paths[k], paths[k + 1]), float(at), float(end)))
         parts.append(Part(ground, rest, edge, (rest * rows, (edge + 1) * rows), float(borders[-1]), float(w)))
         return joined(parts, ground.paper, (w, h))
+
+    def _pick(self, request: Request) -> tuple[int, list[Piece]]:
+        """The picture whose paper is under a text, and a piece for each of its characters."""
+        rng = request.rng()
+        lacking = [c for c in request.text if c not in self._pieces]
+        if lacking or not request.text:
+            raise UserError(f"no piece shows {lacking[0]!r}: it stands in no label" if lacking else "a text is empty")
+        base = int(rng.integers(len(self._pictures)))
+        return base, [self._choose(c, base, rng) for c in request.text]
 
     def _choose(self, character: str, base: int, rng: np.random.Generator) -> Piece:
         """A piece that shows a character, cut cleanly, of one of the pictures that look most like the base: with ink as

@@ -10,6 +10,7 @@ from __future__ import annotations
 import heapq
 import json
 import os
+import shlex
 import shutil
 import threading
 import time
@@ -99,6 +100,25 @@ def read_doubts(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def is_listed(folder: Path) -> bool:
+    """Whether a folder lists its labels. One whose labels are in file names or shards cannot be reviewed: a list of
+    what was answered alone would hide all others from whoever reads the folder next."""
+    return any((folder / name).exists() for name in ("metadata.jsonl", "metadata.csv"))
+
+
+def can_be_reviewed(data: Sequence[Path | str], label_pattern: str | None) -> bool:
+    """Whether the labelling page can show labels in doubt of this data, as it is read."""
+    return label_pattern is None and all(is_listed(Path(folder)) for folder in data)
+
+
+def how_to_review(data: Sequence[Path], label_pattern: str | None, doubts: Path, then: str) -> str:
+    """What to type to look at labels in doubt, or, where that cannot be, what to do first and `then`."""
+    if can_be_reviewed(data, label_pattern):
+        words = ["recognizer", "label", *map(str, data), "--review", str(doubts)]
+        return f"look at them with: {shlex.join(words)}"
+    return f"to look at them, recognizer merge your data into a folder first, and {then} that"
+
+
 class Folder:
     """A folder of pictures: its manifest, and the journal of answers that are on their way there."""
 
@@ -121,8 +141,7 @@ class Folder:
             self.write_manifest(self.pending)
             self.written(self.pending)
         self.rows = {name: row for name, row, _ in self._lines() if name is not None}
-        listed = (root / "metadata.jsonl").exists() or (root / "metadata.csv").exists()
-        self.texts = {s.name: s.text for s in read_manifest(root)} if listed else {}
+        self.texts = {s.name: s.text for s in read_manifest(root)} if is_listed(root) else {}
 
     def _lines(self) -> Iterator[tuple[str | None, Row, str]]:
         """The lines of the manifest on disk: the file that each names, None where it names none, what it says, and
@@ -215,6 +234,9 @@ class Desk:
     Args:
         review: rows of an audit: these pictures are shown, in that order, with the label that they have. Else those
             without a label are, the least sure first.
+
+    Raises:
+        UserError: a review of pictures whose folder does not list its labels.
     """
 
     def __init__(
@@ -248,6 +270,11 @@ class Desk:
                 else:
                     shown = label if label is not None or note is None else note["text"]
                     self.pictures.append(Picture(name, path, folder, shown, note or {}))
+        for root in dict.fromkeys(p.folder.root for p in self.pictures if self.review and not is_listed(p.folder.root)):
+            raise UserError(
+                f"{root} has no metadata.jsonl or metadata.csv, and one with the answers of a review alone would hide "
+                "its other labels: recognizer merge it into a folder first"
+            )
         place = {id(row): k for k, row in enumerate(review or ())}
         self.pictures.sort(key=lambda p: place.get(id(p.note), 0))
         self._lock = threading.Lock()
