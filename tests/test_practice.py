@@ -425,6 +425,8 @@ def test_controls_are_added_to_a_finished_run(whole: Path, drawn: Path) -> None:
         (["--data", "{scheme}", "--out", "{new}", "--controls", "random"], "controls are read on test pictures"),
         (["--data", "{scheme}", "--out", "{new}", "--controls", "rndom"], "controls"),
         (["--data", "{scheme}", "--out", "{new}", "--set", "methods=[]"], "methods"),
+        (["--data", "{scheme}", "--out", "{new}", "--set", "made_share=0.51"], "made_share"),
+        (["--data", "{scheme}", "--out", "{new}", "--set", "found_share=0.51"], "found_share"),
         (["--data", "{scheme}", "--out", "{new}", "--set", "method.clasical.warp=3"], "method.clasical: no such"),
         (["--data", "{scheme}", "--out", "{new}", "--set", "fit.wagn.steps=3"], "fit.wagn: no such method"),
         (["--data", "{scheme}", "--out", "{new}", "--set", "fit.classical.steps=3"], "classical learns nothing"),
