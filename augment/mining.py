@@ -127,7 +127,7 @@ def plan(mined: Mined, samples: Sequence[Sample], count: int, seed: int) -> tupl
     suspect, and of none comes more than about a tenth: where few are hard, the others have the rest. New texts have the
     lengths of the labels and characters drawn by how often they are misread and how rarely they are seen; half of those
     drawn from a sample with a confused character, or two that were read as one, are its text with that swapped for what
-    it was taken for. Where no label is as long as that then is, an end of it is lengthened or cut.
+    it was taken for (`swapped`).
 
     Raises:
         UserError: no samples.
@@ -164,6 +164,7 @@ def plan(mined: Mined, samples: Sequence[Sample], count: int, seed: int) -> tupl
     )
     character_weight /= character_weight.sum()
     lengths = [len(s.text) for s in trusted]
+    possible = {*lengths}
 
     vary, draw, whys = [], [], ("any sample", "hard sample")
     for k in range(count):
@@ -173,26 +174,35 @@ def plan(mined: Mined, samples: Sequence[Sample], count: int, seed: int) -> tupl
             Request(source.text, int(rng.integers(2**31)), width, height, source.name, whys[source.name in weight])
         )
         width, height = sizes[int(drawn[1, k])]
-        text, why, pair = trusted[drawn[1, k]].text, "contrast pair", trusted[drawn[1, k]].name
-        places = [(i, text[i:j]) for i in range(len(text)) for j in (i + 1, i + 2) if text[i:j] in taken_for]
-        places = sorted(set(places))  # at the end of a text there is no second
+        source, text, why, pair = trusted[drawn[1, k]], None, "contrast pair", trusted[drawn[1, k]].name
+        groups = {(i, source.text[i:j]) for i in range(len(source.text)) for j in (i + 1, i + 2)}
+        places = sorted((i, own) for i, own in groups if own in taken_for)
         if places and rng.random() < 0.5:
             i, own = places[int(rng.integers(len(places)))]
             others = taken_for[own]
             swap = str(rng.choice(list(others), p=np.array(list(others.values())) / others.total()))
-            text = text[:i] + swap + text[i + len(own) :]
-            if len(text) not in lengths:  # one more or less than before
-                far = i < len(text) / 2  # from the end that is not beside it
-                if len(swap) < len(own):
-                    more = str(rng.choice(alphabet, p=character_weight))
-                    text = text + more if far else more + text
-                else:
-                    text = text[:-1] if far else text[1:]
-        else:
+            more = str(rng.choice(alphabet, p=character_weight)) if len(swap) < len(own) else ""
+            text = swapped(source.text, i, own, swap, more, possible)
+        if text is None:
             text = "".join(rng.choice(alphabet, int(rng.choice(lengths)), p=character_weight))
             why, pair = "weighted characters", None
         draw.append(Request(text, int(rng.integers(2**31)), width, height, None, why, pair))
     return vary, draw
+
+
+def swapped(text: str, i: int, own: str, swap: str, more: str, lengths: Collection[int]) -> str | None:
+    """A text with what stands at i swapped, as long as a label is: else with `more` at an end, or an end's character
+    cut off, the end that is farther from it. None where that would cut the swap or bare a space."""
+    end = i + len(swap)
+    found = text[:i] + swap + text[i + len(own) :]
+    if len(found) in lengths:
+        return found
+    late = i > len(found) - end
+    if more:
+        return more + found if late else found + more
+    cuts = [found[1:]] * (i > 0) + [found[:-1]] * (end < len(found))
+    cuts = [cut for cut in (cuts if late else cuts[::-1]) if cut == cut.strip() or found != found.strip()]
+    return cuts[0] if cuts else None
 
 
 def read_out_of_folds(

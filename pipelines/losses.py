@@ -105,7 +105,7 @@ def _prepare(settings: LossSettings, out: Path, ledger: Ledger) -> None:
     say(Alone(), problem_table([*whole.problems, *usable.problems], len(whole) + len(whole.problems)))
     assert settings.test is not None
     test = read_manifest(settings.test, settings.label_pattern).samples
-    check_kept(settings, test)
+    check_kept(settings, [*usable.samples, *test])
     tell_leaks(test, usable.samples, "test on", Alone())
     tailed = long_tailed(usable.samples, settings.tail, settings.seed)
     if len(tailed) < FEWEST:

@@ -113,9 +113,7 @@ def practice(settings: PracticeSettings, out: Path) -> Ledger:
     with locked(out):
         ledger = Ledger(out / "ledger.jsonl")
         run = prepare(settings, out, ledger)
-        if settings.test and "test" not in ledger:  # what is gone by now is told before hours are spent
-            read_manifest(settings.test, settings.label_pattern)
-            find_start(settings.start, settings.reader.get("size"))
+        see_what_is_left_outside(run, settings)
         torch.set_num_threads(run.jobs)
         first_readers(run, settings)
         best = control = begun_with(run)
@@ -139,6 +137,32 @@ def practice(settings: PracticeSettings, out: Path) -> Ledger:
 
 
 # ------------------------------------------------------------------------------------------------------------- steps
+
+
+def see_what_is_left_outside(run: Run, settings: PracticeSettings) -> None:
+    """See to it, before hours are spent, that what a run has no copy of and still needs is there, as it was.
+
+    Raises:
+        UserError: the test set is gone or has changed, or the reader to start from is gone.
+    """
+    more = not set(settings.controls) <= set(run.ledger.get("controls", {"names": ()})["names"])
+    if settings.test and ("test" not in run.ledger or more):
+        test_set(run, settings.test)
+    if "chosen" not in run.ledger or more:
+        find_start(settings.start, settings.reader.get("size"))
+
+
+def test_set(run: Run, test: str) -> Sequence[Sample]:
+    """The test pictures, as they were when the run began.
+
+    Raises:
+        UserError: they are gone or have changed.
+    """
+    samples = read_manifest(test, run.settings.label_pattern).samples
+    known = run.ledger["prepare"].get("test_sha256")
+    if known and content_hash(samples) != known:
+        raise UserError(f"{test} has changed since the run began: put it back, or start a new run")
+    return samples
 
 
 def first_readers(run: Run, settings: PracticeSettings) -> None:
@@ -698,10 +722,7 @@ def read_test(run: Run) -> None:
     if "test" in run.ledger or run.settings.test is None:
         return
     chosen, began = run.ledger["chosen"], time.monotonic()
-    samples = read_manifest(run.settings.test, run.settings.label_pattern).samples
-    known = run.ledger["prepare"].get("test_sha256")
-    if known and content_hash(samples) != known:
-        raise UserError(f"{run.settings.test} has changed since the run began: put it back, or start a new run")
+    samples = test_set(run, run.settings.test)
     before = str(begun_with(run).relative_to(run.out))
     readers = {"before": before, "control": chosen["control"], "after": chosen["reader"]}
     if before != "baseline":

@@ -27,7 +27,6 @@ from rich.table import Table
 from augment.fidelity import REFUSALS
 from pipelines.ledger import Entry, enough, see_judged, time_left, to_come
 from pipelines.portfolio import PARTS, UNLABELLED
-from recognizer.data.label import can_be_reviewed
 from recognizer.data.pages import Piece, Tile, embedded, percent, pieces_of, read_pieces, templates, tile_of, write_page
 from recognizer.errors import UserError
 from recognizer.journal import locked as held
@@ -126,7 +125,7 @@ class PracticeRun:
     @property
     def longer(self) -> float:
         """How many times as long as the first readers the one learned that practice ended with."""
-        return float(self.steps.get("settled", {}).get("longer", 1.0))
+        return round(float(self.steps.get("settled", {}).get("longer", 1.0)), 1)
 
     @property
     def as_long(self) -> str:
@@ -374,7 +373,7 @@ def write_report(run: Path) -> Path:
               if "seconds" in entry and not step.startswith(("fit ", "made "))],  # which are part of other steps
         trainings=seen_in_training(run), provenance=_provenance(found),
         settings=(run / "settings.toml").read_text(encoding="utf-8"),
-        quote=shlex.quote, can_be_reviewed=can_be_reviewed, name_of=name_of, enough=enough, PLOT=PLOT, PANEL=PANEL,
+        quote=shlex.quote, name_of=name_of, enough=enough, PLOT=PLOT, PANEL=PANEL,
         controls_head=controls_head, controls_cells=controls_cells,
     )  # fmt: skip
     path = run / "report.html"

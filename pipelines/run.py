@@ -31,6 +31,7 @@ from augment.synthesize import synthesize
 from pipelines.ledger import Ledger, locked
 from pipelines.portfolio import UNLABELLED
 from recognizer.charset import Charset, tell_newcomers
+from recognizer.data.label import can_be_reviewed
 from recognizer.deploy.export import export
 from recognizer.errors import MOST_THREADS, MachineError, Stopped, UserError, killed_by, quoted, tells_of_the_machine
 from recognizer.images import MAX_PIXELS, Frame
@@ -184,7 +185,10 @@ def check_kept(settings: DataSettings, held: Sequence[Sample]) -> None:
     Raises:
         UserError: it holds some of these.
     """
-    kept = merge([read_manifest(path, settings.label_pattern) for path in reader_settings(settings).keep])
+    folders = reader_settings(settings).keep
+    if not folders:
+        return
+    kept = merge([read_manifest(path) for path in folders])  # without a pattern, as its trainings do
     if shared := shared_pictures(held, kept.samples):
         raise UserError(
             f"reader.keep: {len(shared)} of the run's own pictures are among those that are shown again, as "
@@ -344,6 +348,7 @@ def prepare(settings: RunSettings, out: Path, ledger: Ledger) -> Run:
             "prepare", train=len(parts[0]), validation=len(parts[1]), test=len(test), charset=charset.characters,
             longest=max(len(s.text) for part in parts for s in part), test_sha256=content_hash(test.samples),
             unlabelled=len(loose), problems=len(problems), leaks=leaks, known_as=default_case(parts[0]),
+            reviewable=can_be_reviewed(settings.data, settings.label_pattern),
             provenance=provenance(), seconds=time.monotonic() - began,
         )  # fmt: skip
     train = read_manifest(data / "train").samples

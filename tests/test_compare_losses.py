@@ -104,10 +104,12 @@ def test_notes_are_held_against_what_came_out(tmp_path: Path) -> None:
         (["--set", "tail=0.5"], "tail = 0.5"),
         (["--limit", "24", "--set", "tail=100"], "are needed: give more"),
         (["--charset", "00"], "the charset holds '0' more than once"),
+        (["--set", 'reader.keep=["TRAIN"]'], "reader.keep: "),
     ],
 )
 def test_a_mistake_is_one_line(folder: Path, tmp_path: Path, words: list[str], line: str) -> None:
     how = ("--data", folder / "train", "--test", folder / "test", "--out", tmp_path / "run")
+    words = [word.replace("TRAIN", str(folder / "train")) for word in words]
     ended = practice("compare", "--losses", *how, *words)
     assert ended.status == 2 and line in ended.err.splitlines()[-1] and "Traceback" not in ended.err
 

@@ -161,9 +161,11 @@ def test_the_words_claim_no_more_than_the_trainings_tell() -> None:
         (["--set", "methods=[]"], "no setting is called 'methods'"),
         (["--target", "1"], "target"),
         (["--charset", "00"], "the charset holds '0' more than once"),
+        (["--set", 'reader.keep=["TEST"]'], "reader.keep: 24 of"),
     ],
 )
 def test_what_cannot_be_forecast_is_refused_in_one_line(
     words: list[str], tmp_path: Path, more: list[str], line: str
 ) -> None:
+    more = [word.replace("TEST", words[4]) for word in more]
     assert line in refusal(practice(*words, "--out", tmp_path / "run", *more))

@@ -184,6 +184,10 @@ def test_a_review_hides_no_label_that_stands_in_a_file_name(tmp_path: Path) -> N
     assert how_to_review([tmp_path / "merged"], None, doubts, "mine").endswith(f"merged --review {doubts}")
     with desk_of([tmp_path / "merged"], [{"file_name": "12_1.png", "text": "12"}]) as desk:
         assert names(desk) == ["12_1.png"]
+    # rows name the files from before, by their paths: those of another label are none of these
+    rows = [{"file_name": name, "text": "12", "path": str(data / name)} for name in ("12_1.png", "23_2.png")]
+    with desk_of([tmp_path / "merged"], rows) as desk:
+        assert names(desk) == ["12_1.png"]
 
 
 def test_a_csv_manifest_is_carried_over_and_a_picture_with_two_texts_is_asked_again(tmp_path: Path) -> None:

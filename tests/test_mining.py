@@ -29,7 +29,7 @@ from augment.fidelity import (
     refusal_table,
 )
 from augment.method import Request, read_requests
-from augment.mining import Mined, by_look, fold_settings, hardness, mine, plan
+from augment.mining import Mined, by_look, fold_settings, hardness, mine, plan, swapped
 from recognizer.errors import UserError
 from recognizer.readings import Reading
 from recognizer.samples import Sample, read_manifest, write_folder
@@ -275,6 +275,24 @@ def test_two_that_are_read_as_one_are_swapped_whole(samples: list[Sample], fixed
     assert set(mined.taken_for) == {("m", "rn")}
     pairs = [(r.text, next(s.text for s in own if s.name == r.pair)) for r in plan(mined, own, 400, 0)[1] if r.pair]
     assert pairs and all("rn" in text and len(text) in lengths for text, _ in pairs)
+
+
+@pytest.mark.parametrize(
+    ("text", "i", "lengths", "found"),
+    [
+        ("ambc", 1, {4}, "arnb"),  # the end is farther
+        ("abcm", 3, {4}, "bcrn"),
+        ("am", 1, {2}, "rn"),
+        ("ma", 0, {2}, "rn"),
+        ("m", 0, {1}, None),  # none is left that would not cut it
+        ("m234 x", 0, {6}, None),  # nor that a label could be
+        ("a bcdm", 5, {6}, None),
+        ("a bmcd", 3, {6}, "a brnc"),
+        ("ambc", 1, {4, 5}, "arnbc"),
+    ],
+)
+def test_a_swap_is_whole_and_as_long_as_a_label(text: str, i: int, lengths: set[int], found: str | None) -> None:
+    assert swapped(text, i, "m", "rn", "", lengths) == found
 
 
 def test_no_space_is_put_into_a_text(samples: list[Sample]) -> None:

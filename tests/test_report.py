@@ -250,6 +250,8 @@ def test_what_learned_anew_is_compared_with_what_learned_as_long_before(run: Pat
     text = page_of(run).text
     assert f"{alone} and as long, with" in text and "The difference is beyond chance." in text
     assert "the rounds' control" not in text and "The control is the reader from before" in text
+    change(run, "settled", longer=1.03)
+    assert "1.0 times" not in page_of(run).text and "Practice paid," not in page_of(run).text
     change(run, "settled", longer=3.5)
     text = page_of(run).text
     assert (
@@ -352,6 +354,9 @@ def test_likely_label_errors_and_looks_are_shown_where_there_are_any(run: Path) 
     assert len(facts["looks"]) == 2
     for n, misread in facts["looks"]:
         assert f"{n} pictures, {misread} misread" in page.words
+    assert "recognizer label" in page.text
+    change(run, "prepare", reviewable=False)
+    assert "recognizer label" not in page_of(run).text and "once recognizer merge has" in page_of(run).text
     change(run, "round 1 mine", looks=[[facts["read"], facts["misread"]]], suspects=0)
     for number in (1, 2):
         shutil.rmtree(run / f"round-{number}/mined/suspects")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import re
@@ -444,6 +445,31 @@ def test_a_reader_that_is_very_sure_is_exported_as_well(tmp_path: Path) -> None:
     file, difference = export(path)
     greys = [np.random.default_rng(k).integers(0, 256, (32, 96)).astype(np.uint8) for k in range(4)]
     assert Reader(file).log_probabilities(greys).min() < -50 and 0 < difference < 1e-4
+
+
+def test_what_rounding_alone_makes_of_a_reader_ends_no_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = saved(tmp_path / "weights.safetensors")
+    state, description = read_weights(path)
+    plain = dict(state)
+    state["heads.conv.classify.weight"] = plain["heads.conv.classify.weight"] + 1000  # of all alike: it changes no
+    save_weights(path, state, description)  # reading, and takes digits from each
+    file, difference = export(path, form="full")
+    assert exports.TOLERANCE < difference < 0.1
+    file.unlink()
+    # where the graph is wrong by as much as that, of a reader that hardly rounds, it is refused
+    save_weights(path, plain, description)
+    graph_of = exports.graph_of
+
+    def wrong(module: nn.Module, description: Description) -> onnx.ModelProto:
+        with torch.no_grad():
+            module = copy.deepcopy(module)
+            module.network.heads["conv"].classify.bias[1] += 2 * difference  # type: ignore[index, union-attr, operator]
+        return graph_of(module, description)
+
+    monkeypatch.setattr(exports, "graph_of", wrong)
+    with pytest.raises(UserError, match="differs from torch by"):
+        export(path, form="full")
+    assert not file.exists() and not list(tmp_path.glob("*.tmp"))
 
 
 def test_onnx_equals_torch_after_training(trained: Trained) -> None:

@@ -88,6 +88,7 @@ class Splice:
                 "splice joins pieces of your pictures: first augment fit --method splice --data DIR --out FITTED"
             )
         self._folder = Path(settings.fitted)
+        self._picked: dict[Request, tuple[int, list[Piece]]] = {}  # for those that were asked for last
 
     @classmethod
     def fit(
@@ -140,6 +141,7 @@ class Splice:
         Raises:
             UserError: a character that no piece shows.
         """
+        self._picked = {}
         return [self._join(request) for request in requests]
 
     def pieces(self, request: Request) -> list[str]:
@@ -148,7 +150,8 @@ class Splice:
         Raises:
             UserError: a character that no piece shows.
         """
-        return sorted({self._names[piece.picture] for piece in self._pick(request)[1]})
+        _, chosen = self._picked.get(request) or self._pick(request)
+        return sorted({self._names[piece.picture] for piece in chosen})
 
     @cached_property
     def _names(self) -> list[str]:
@@ -206,7 +209,7 @@ class Splice:
     # ------------------------------------------------------------------------------------------------------ one picture
 
     def _join(self, request: Request) -> Image.Image:
-        base, chosen = self._pick(request)
+        base, chosen = self._picked[request] = self._pick(request)
         ground = self._pictures[base]
         w, h = request.width, request.height
         own, scale = ground.borders, h / len(ground.pixels)

@@ -247,13 +247,20 @@ class Desk:
         self.pictures: list[Picture] = []
         self.before = 0  # answered before
         self.outside = 0  # links to elsewhere, which no manifest may name
-        by_path = {row["path"]: row for row in review or () if isinstance(row.get("path"), str)}
-        by_name = {row["file_name"]: row for row in review or () if not isinstance(row.get("path"), str)}
+        rows, roots = review or (), [folder.root.resolve() for folder in self.folders]
+        by_path = {row["path"]: row for row in rows if isinstance(row.get("path"), str)}
+        by_name = {row["file_name"]: row for row in rows if not isinstance(row.get("path"), str)}
+        # of pictures that lie elsewhere: the folders may be a copy, where each has its name and its label
+        elsewhere = {
+            (row["file_name"], row["text"]): row
+            for path, row in by_path.items() if not any(Path(path).is_relative_to(root) for root in roots)
+        }  # fmt: skip
         for folder in self.folders:
             resolved = folder.root.resolve()
             for path in list_pictures(folder.root):
                 name = path.relative_to(folder.root).as_posix()
                 note = by_path.get(str(path.resolve())) or by_name.get(name)
+                note = note or elsewhere.get((name, folder.texts.get(name, "")))
                 if self.review and note is None:
                     continue
                 if not is_inside(path, resolved):
