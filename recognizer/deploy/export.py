@@ -318,6 +318,7 @@ def store_halves(model: onnx.ModelProto, state: Mapping[str, Tensor]) -> None:
 
 
 def by_torch(module: nn.Module, precision: torch.dtype = torch.float32) -> Reads:
+    """What a module gives, computed by torch in single or double precision."""
     module = copy.deepcopy(module).to(precision)
 
     def read(pictures: NDArray[np.float32]) -> NDArray[np.floating[Any]]:
@@ -329,6 +330,7 @@ def by_torch(module: nn.Module, precision: torch.dtype = torch.float32) -> Reads
 
 
 def by_onnx(file: Path) -> Reads:
+    """What a file gives, computed by ONNX Runtime."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
