@@ -113,7 +113,7 @@ def mine_errors(
         print(f"{len(mined.suspects)} labels are likely wrong, and were set aside: {out / 'suspects'}")
         for h in mined.suspects[:10]:
             print(f"  {h.sample.name}: {h.sample.text} is read {h.reading.text}, {-h.margin:.0f} nats likelier")
-        print(how_to_review(data, label_pattern, out / "suspects.jsonl", "mine"))
+        print(how_to_review(data, label_pattern, out / "suspects.jsonl"))
     words = ["augment", "synthesize", "--method", "classical", "--requests", str(out / "requests.jsonl")]
     words += [word for path in data for word in ("--data", str(path))]
     words += ["--label-pattern", label_pattern] if label_pattern else []

@@ -882,7 +882,7 @@ def audit_labels(
         name, why = printable(doubt.sample.name), printable("; ".join(doubt.reasons))
         print(f"  {doubt.score:>5.1f}  {name}  labelled {doubt.sample.text!r}: {why}")
     if found:
-        print(how_to_review(data, label_pattern, out / "audit.jsonl", "audit"))
+        print(how_to_review(data, label_pattern, out / "audit.jsonl"))
     if len(manifest) > MOST:
         print(f"pictures that are nearly the same were looked for among the first {MOST:,} alone")
     if problems:

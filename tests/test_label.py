@@ -174,14 +174,16 @@ def test_a_review_hides_no_label_that_stands_in_a_file_name(tmp_path: Path) -> N
     for k, text in enumerate(("01", "12", "23")):
         (data / f"{k:03d}.png").rename(data / f"{text}_{k}.png")
     doubts = tmp_path / "suspects.jsonl"
-    assert "merge your data into a folder first, and mine that" in how_to_review(
-        [data], "{text}_{id}.png", doubts, "mine"
+    told = how_to_review([data, tmp_path / "a b"], "{text}_{id}.png", doubts)
+    assert told == (
+        f"look at them with: recognizer merge {data} '{tmp_path}/a b' --label-pattern '{{text}}_{{id}}.png' "
+        f"--out FOLDER, and then recognizer label FOLDER --review {doubts}"
     )
     with pytest.raises(UserError, match=r"no metadata\.jsonl or metadata\.csv.*would hide"):
         desk_of([data], [{"file_name": "12_1.png", "text": "12"}]).__enter__()
     assert len(read_manifest(data, "{text}_{id}.png")) == 3 and not (data / "metadata.jsonl").exists()
     write_folder(read_manifest(data, "{text}_{id}.png").samples, tmp_path / "merged")
-    assert how_to_review([tmp_path / "merged"], None, doubts, "mine").endswith(f"merged --review {doubts}")
+    assert how_to_review([tmp_path / "merged"], None, doubts).endswith(f"merged --review {doubts}")
     with desk_of([tmp_path / "merged"], [{"file_name": "12_1.png", "text": "12"}]) as desk:
         assert names(desk) == ["12_1.png"]
     # rows name the files from before, by their paths: those of another label are none of these

@@ -111,12 +111,15 @@ def can_be_reviewed(data: Sequence[Path | str], label_pattern: str | None) -> bo
     return label_pattern is None and all(is_listed(Path(folder)) for folder in data)
 
 
-def how_to_review(data: Sequence[Path], label_pattern: str | None, doubts: Path, then: str) -> str:
-    """What to type to look at labels in doubt, or, where that cannot be, what to do first and `then`."""
+def how_to_review(data: Sequence[Path], label_pattern: str | None, doubts: Path) -> str:
+    """What to type to look at labels in doubt: where the data lists none, a copy that does is made first."""
     if can_be_reviewed(data, label_pattern):
         words = ["recognizer", "label", *map(str, data), "--review", str(doubts)]
         return f"look at them with: {shlex.join(words)}"
-    return f"to look at them, recognizer merge your data into a folder first, and {then} that"
+    words = ["recognizer", "merge", *map(str, data)]
+    words += ["--label-pattern", label_pattern] if label_pattern else []
+    review = shlex.join(["--review", str(doubts)])
+    return f"look at them with: {shlex.join(words)} --out FOLDER, and then recognizer label FOLDER {review}"
 
 
 class Folder:
