@@ -145,10 +145,15 @@ def fit(
     from recognizer.settings import make
 
     asked: dict[str, Any] = {
-        "method": method, "data": [str(path) for path in data or ()], "limit": limit, "label_pattern": label_pattern,
-        "settings": _settings(sets),
+        "method": method, "data": [str(path.resolve()) for path in data or ()], "limit": limit,
+        "label_pattern": label_pattern, "settings": _settings(sets),
     }  # fmt: skip
-    loose = {"unlabelled": [str(path) for path in unlabelled or ()] or None, "charset": charset, "length": length}
+    # from whatever folder it is gone on with, and its reader looked for
+    if isinstance(model := asked["settings"].get("model"), str) and Path(model).exists():
+        asked["settings"]["model"] = str(Path(model).resolve())
+    loose = {
+        "unlabelled": [str(path.resolve()) for path in unlabelled or ()] or None, "charset": charset, "length": length
+    }  # fmt: skip
     asked["settings"] |= (loose := {name: value for name, value in loose.items() if value is not None})
     if resume is not None:
         if any(asked[name] for name in asked) or out is not None:
@@ -175,7 +180,7 @@ def fit(
         print(problem_table(manifest.problems, len(manifest) + len(manifest.problems)), file=sys.stderr)
     settings = make(cls.FitSettings, asked["settings"], f"settings of fit --method {asked['method']}")
     told = cls.fit(manifest, settings, out, asked)
-    print(f"{out}: {told}\nmake pictures with: augment synthesize --method {asked['method']} --fitted {out}")
+    print(f"{out}: {told}\nmake pictures with: augment synthesize --method {asked['method']} --fitted {quoted(out)}")
 
 
 @typer_app.command()
@@ -202,7 +207,7 @@ def synthesize(
 
     A method that learned (--fitted) draws texts of the characters and lengths that it knows, unless told others.
     """
-    from augment.method import read_requests, sources_of
+    from augment.method import Sources, read_requests
     from augment.methods import create, load_class
     from augment.synthesize import (
         drawable,
@@ -246,12 +251,6 @@ def synthesize(
         if count is not None and count > len(asked):
             raise UserError(f"{requests} holds {len(asked)} requests that {method} answers: --count {count} is more")
         asked = asked[:count]
-        if takes_source and not cls.needs_source and manifest is not None:
-            asked = with_pairs(create(method, values), asked, sources_of(manifest))
-        if 0 < len(able := drawable(create(method, values), asked)) < len(asked):
-            other = next(r.text for r, left in zip_longest(asked, able) if r != left)
-            say(Alone(), f"{len(asked) - len(able)} of {len(asked)} texts are left out: {method} cannot draw {other!r}")
-            asked = able
     elif cls.needs_source or varies:
         if given:
             raise UserError(f"--method {method} keeps the text of the picture it varies: leave {given[0]} out")
@@ -274,8 +273,14 @@ def synthesize(
             raise UserError("say what to draw: --requests FILE, --texts FILE, or --charset and --length")
     if problems and manifest is not None:
         print(problem_table(problems, len(manifest) + len(manifest.problems)), file=sys.stderr)
+    if takes_source and not cls.needs_source and manifest is not None:
+        asked = with_pairs(create(method, values), asked, Sources(manifest))
+    if 0 < len(able := drawable(create(method, values), asked)) < len(asked):
+        other = next(r.text for r, left in zip_longest(asked, able) if r != left)
+        say(Alone(), f"{len(asked) - len(able)} of {len(asked)} texts are left out: {method} cannot draw {other!r}")
+        asked = able
     with Bar(Alone(), f"making with {method}", len(asked)) as bar:
-        sources = sources_of(manifest) if manifest is not None else None
+        sources = Sources(manifest) if manifest is not None else None
         n = make(method, values, asked, out, sources, bar.advance)
     print(f"{out}: {n} pictures")
 

@@ -72,14 +72,19 @@ class Judged:
 
 def exact_text(sample: Sample) -> bool:
     """Whether a made sample was drawn by a method whose pictures show their text by construction."""
-    name = sample.meta.get("method")
-    return isinstance(name, str) and name in METHODS and load_class(name).exact_text
+    return _says(sample, "exact_text")
 
 
 def varies(sample: Sample) -> bool:
     """Whether a made sample was drawn by a method that varies a real picture under its own text."""
+    return _says(sample, "needs_source")
+
+
+def _says(sample: Sample, what: str) -> bool:
+    """What a made sample's method says of itself: as it was written down, or, of one of before, as a method of ours."""
     name = sample.meta.get("method")
-    return isinstance(name, str) and name in METHODS and load_class(name).needs_source
+    ours = isinstance(name, str) and name in METHODS
+    return sample.meta.get(what) is True or (ours and getattr(load_class(str(name)), what))
 
 
 def band_for(made: Sample, real: Mapping[str, tuple[str, float]], varied: Band, drawn: Band) -> Band:

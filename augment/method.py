@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol
@@ -17,8 +17,8 @@ import numpy as np
 from PIL import Image
 
 from recognizer.errors import UserError
-from recognizer.images import PictureError, open_picture
-from recognizer.samples import Manifest, Sample
+from recognizer.images import MAX_PIXELS, PictureError, open_picture
+from recognizer.samples import Manifest, Sample, known_by
 from recognizer.settings import Settings
 
 FEWEST = 20  # pictures that a method can learn from
@@ -139,7 +139,8 @@ def read_requests(path: Path) -> list[Request]:
             fits = isinstance(request.text, str) and request.text and all(isinstance(n, int) for n in numbers)
             fits = fits and len(request.shown) == len(request.text)
             (request.text + request.shown).encode("utf-8")  # a lone surrogate is no text
-            if not fits or not (0 < request.width <= 4096 and 0 < request.height <= 4096 and request.seed >= 0):
+            size_fits = min(request.width, request.height) > 0 and request.width * request.height <= MAX_PIXELS
+            if not fits or not size_fits or request.seed < 0:
                 raise ValueError
         except (TypeError, ValueError):
             raise UserError(f"{path}, line {number}: not a request (text, seed, width, height, source)") from None
@@ -147,22 +148,29 @@ def read_requests(path: Path) -> list[Request]:
     return requests
 
 
-Sources = Callable[[str], Image.Image]
+class Sources:
+    """The pictures of a manifest's samples, by name."""
 
+    def __init__(self, manifest: Manifest) -> None:
+        self._samples = {s.name: s for s in manifest}
+        self._where = manifest.source
 
-def sources_of(manifest: Manifest) -> Sources:
-    """The RGB picture of a sample by its name.
+    def __call__(self, name: str) -> Image.Image:
+        """The RGB picture of a sample.
 
-    The returned function raises `UserError` for a name that the manifest lacks.
-    """
-    samples: dict[str, Sample] = {s.name: s for s in manifest}
-
-    def picture(name: str) -> Image.Image:
-        if name not in samples:
-            raise UserError(f"the request's source {name!r} is not in {manifest.source}")
+        Raises:
+            UserError: the manifest lacks it, or it cannot be opened.
+        """
         try:
-            return open_picture(samples[name].read_bytes(), "RGB")
+            return open_picture(self._sample(name).read_bytes(), "RGB")
         except PictureError as error:
             raise UserError(f"the request's source {name!r} cannot be opened: {error.kind}, {error}") from None
 
-    return picture
+    def hash_of(self, name: str) -> str | None:
+        """SHA-256 of a sample's file; None where it cannot be read."""
+        return known_by(self._sample(name))
+
+    def _sample(self, name: str) -> Sample:
+        if name not in self._samples:
+            raise UserError(f"the request's source {name!r} is not in {self._where}")
+        return self._samples[name]

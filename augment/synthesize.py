@@ -58,7 +58,10 @@ def synthesize(
     if not requests:
         raise UserError("there is nothing to make: no requests")
     method, digest = create(name, settings), hashlib.sha256()
-    digest.update(json.dumps([name, settings, [astuple(request) for request in requests]]).encode())
+    named = sorted({r.source for r in requests if r.source is not None})
+    hashes = {source: sources.hash_of(source) for source in named} if sources is not None else {}
+    asked = [name, settings, [astuple(request) for request in requests], hashes]
+    digest.update(json.dumps(asked).encode())
     try:
         with FolderWriter(out, digest.hexdigest()) as writer:
             pieces = getattr(method, "pieces", None)
@@ -66,6 +69,8 @@ def synthesize(
             made = chain([None] * there, _as_png(make(method, requests[there:], sources)))
             for k, (request, data) in enumerate(zip(requests, made, strict=True)):
                 about = {"method": name, "settings": settings, "seed": request.seed, "source": request.source}
+                about |= {"source_sha256": known} if (known := hashes.get(request.source or "")) else {}
+                about |= {says: True for says in ("exact_text", "needs_source") if getattr(method, says, False)}
                 about |= {"why": request.why} | ({"pair": request.pair} if request.pair else {})
                 about |= {"pieces": pieces(request)} if pieces else {}
                 writer.add(_named(k), data, request.text, about)
@@ -88,7 +93,7 @@ def _as_png(made: Iterable[tuple[Request, Image.Image]]) -> Iterator[bytes]:
 
 def _there(method: Method, requests: Sequence[Request], sources: Sources | None, writer: FolderWriter) -> int:
     """How many pictures, the first ones, are there from a run that was killed. The last may be half a file; the one
-    before is drawn again, and unless it comes out the same (other weights, other sources), none counts."""
+    before is drawn again, and unless it comes out the same (of other weights it does not), none counts."""
     there = sum(1 for _ in takewhile(Path.is_file, (writer.path(_named(k)) for k in range(len(requests))))) - 1
     if there < 1:
         return 0
@@ -153,9 +158,17 @@ def requests_for_texts(texts: Sequence[str], size: tuple[int, int], seed: int) -
 
 
 def random_texts(charset: Charset, lengths: Sequence[int], count: int, seed: int) -> list[str]:
-    """Texts of evenly drawn lengths and characters."""
+    """Texts of evenly drawn lengths and characters, with no space at either end: no picture shows it."""
     rng = np.random.default_rng([seed, 13])
-    return ["".join(rng.choice(list(charset.characters), int(rng.choice(lengths)))) for _ in range(count)]
+    visible = [c for c in charset.characters if not c.isspace()]
+    found = []
+    for _ in range(count):
+        text = rng.choice(list(charset.characters), int(rng.choice(lengths)))
+        for end in (0, -1):
+            if text[end].isspace() and visible:
+                text[end] = rng.choice(visible)
+        found.append("".join(text))
+    return found
 
 
 def lengths_in(length: str) -> list[int]:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from augment.fidelity import doubts
 from augment.likeness import coverage, features_of, frechet
-from augment.method import Request, sources_of
+from augment.method import Request, Sources
 from augment.synthesize import answered_by, random_texts, requests_for_sources
 from pipelines.portfolio import UNLABELLED
 from pipelines.run import NEVER, Judges, Run, fitted, make_and_judge, read
@@ -172,7 +172,7 @@ def plain_requests(
     held = {c for c in every if not c.isspace()} or every
     characters = Charset.of(["".join(sorted(held if known is None else held & set(known)))])
     drawn = [Request(random_texts(characters, [len(r.text)], 1, r.seed)[0], r.seed, r.width, r.height) for r in varied]
-    return answered_by(name, settings, varied, drawn, sources_of(manifest), run.known_as)
+    return answered_by(name, settings, varied, drawn, Sources(manifest), run.known_as)
 
 
 def difference_rows(right: Mapping[str, NDArray[np.bool_]], against: Sequence[str]) -> list[dict[str, Any]]:

@@ -31,7 +31,17 @@ from augment.methods.match import MatchFitSettings, see_drawn
 from augment.sheet import Cell, contact_sheet
 from augment.synthesize import lengths_in, random_texts, requests_for_texts, synthesize
 from pipelines.ledger import Ledger, locked
-from pipelines.run import NEVER, DataSettings, fit_into, jobs_of, open_run, read_some
+from pipelines.run import (
+    NEVER,
+    DataSettings,
+    fit_into,
+    jobs_of,
+    open_run,
+    read_some,
+    see_start,
+    start_hash,
+    tell_copies,
+)
 from pipelines.unlabelled import as_known_to, read_together, see_there, tell_broken
 from recognizer.charset import Charset
 from recognizer.decode import Constraint
@@ -45,7 +55,7 @@ from recognizer.samples import Sample, content_hash, read_manifest, split_apart,
 from recognizer.settings import make
 from recognizer.training.average import NoMean, average
 from recognizer.training.checkpoint import find_start, find_weights, read_weights, with_a_mean
-from recognizer.training.pseudo import read_files, surely, without_labels
+from recognizer.training.pseudo import opens, read_files, surely, without_labels
 from recognizer.training.side_by_side import Training, train_side_by_side
 from recognizer.training.train import TrainSettings, provenance
 
@@ -116,6 +126,8 @@ def _begin(settings: BeginSettings, out: Path, charset: Charset, lengths: Sequen
     if "round 0" in ledger and "start" not in ledger:
         raise UserError(f"{out} was begun by an earlier version: name a new folder")
     prepare(settings, out, ledger, charset)
+    if "test" not in ledger if settings.test else "chosen" not in ledger:
+        see_start(settings, ledger)
     torch.set_num_threads(jobs_of(settings))
     breed(settings, out, ledger)
     read_with_start(settings, out, ledger, charset)
@@ -134,13 +146,17 @@ def prepare(settings: BeginSettings, out: Path, ledger: Ledger, charset: Charset
     if "prepare" in ledger:
         return
     test = read_manifest(settings.test, settings.label_pattern).samples if settings.test else ()
+    if settings.test and not any(opens(s) for s in test):
+        raise UserError(f"{settings.test}: no sample is left to test on")
+    tell_copies(test)
     files = without_labels(settings.unlabelled, test, Alone())
     if len(files) < FEWEST:
         raise UserError(f"{len(files)} pictures without labels are too few: {FEWEST} are needed to begin with")
     (out / "data").mkdir(exist_ok=True)
     (out / "data" / "unlabelled.json").write_text(json.dumps([str(file.resolve()) for file in files]))
     ledger.record(
-        "prepare", charset=charset.characters, unlabelled=len(files), provenance=provenance(),
+        "prepare", charset=charset.characters, unlabelled=len(files), start_sha256=start_hash(settings),
+        provenance=provenance(),
         **({"test_sha256": content_hash(test)} if test else {}),
     )  # fmt: skip
 

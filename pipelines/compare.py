@@ -21,12 +21,13 @@ from pipelines.run import (
     frame_for,
     open_run,
     prepare,
+    see_start,
 )
 from recognizer.charset import Charset
 from recognizer.errors import MachineError, UserError
 from recognizer.images import MAX_PIXELS
 from recognizer.progress import Alone, say
-from recognizer.samples import Sample, problem_table, read_manifest
+from recognizer.samples import Sample, content_hash, problem_table, read_manifest
 from recognizer.training.batches import Pictures
 from recognizer.training.side_by_side import train_side_by_side
 
@@ -60,6 +61,7 @@ def compare(settings: CompareSettings, out: Path) -> Ledger:
         ledger = Ledger(out / "ledger.jsonl")
         (out / "table.md").unlink(missing_ok=True)  # of a comparison of fewer methods
         run = prepare(settings, out, ledger)
+        see_start(settings, ledger)
         test = test_samples(settings, ledger)
         torch.set_num_threads(run.jobs)
         arms, texts = Arms(run, out, settings.seeds), ledger["test"]["texts"]
@@ -103,10 +105,13 @@ def test_samples(settings: DataSettings, ledger: Ledger) -> tuple[Sample, ...]:
         if not len(usable):
             raise UserError(f"{settings.test}: no sample is left to compare on")
         say(Alone(), problem_table(usable.problems, len(samples)))
-        ledger.record("test", texts={s.name: s.text for s in usable.samples}, set_aside=len(usable.problems))
-    texts = ledger["test"]["texts"]
+        ledger.record(
+            "test", texts={s.name: s.text for s in usable.samples}, set_aside=len(usable.problems),
+            sha256=content_hash(usable.samples),
+        )  # fmt: skip
+    texts, known = ledger["test"]["texts"], ledger["test"].get("sha256")  # which a run of before does not say
     kept = tuple(s for s in samples if s.name in texts)
-    if {s.name: s.text for s in kept} != texts:
+    if {s.name: s.text for s in kept} != texts or known not in (None, content_hash(kept)):
         raise UserError(f"{settings.test} has changed since the comparison began: start a new one")
     return kept
 

@@ -17,7 +17,19 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from pipelines.ledger import Ledger, locked
-from pipelines.run import DataSettings, charset_for, check_kept, frame_for, jobs_of, open_run, read
+from pipelines.run import (
+    DataSettings,
+    charset_for,
+    check_kept,
+    each_label_once,
+    frame_for,
+    jobs_of,
+    open_run,
+    read,
+    see_start,
+    start_hash,
+    tell_copies,
+)
 from recognizer.errors import UserError
 from recognizer.images import MAX_PIXELS
 from recognizer.progress import Alone, say
@@ -166,6 +178,8 @@ def forecast(settings: ForecastSettings, out: Path) -> Ledger:
         ledger = Ledger(out / "ledger.jsonl")
         prepare(settings, out, ledger)
         sizes = ledger["prepare"]["sizes"]
+        if not all(f"read {n} {k}" in ledger for n in sizes for k in range(settings.seeds)):
+            see_start(settings, ledger)
         held = read_manifest(out / "data" / "held").samples
         jobs = jobs_of(settings)
         torch.set_num_threads(jobs)
@@ -207,11 +221,13 @@ def prepare(settings: ForecastSettings, out: Path, ledger: Ledger) -> None:
     problems = [*whole.problems, *usable.problems, *test.problems, *usable_test.problems]
     say(Alone(), problem_table(problems, len(whole) + len(test) + len(whole.problems) + len(test.problems)))
     if settings.test:
-        pool, held = usable.samples, usable_test.samples
+        pool, held = each_label_once(usable.samples), list(usable_test.samples)
         tell_leaks(held, pool, "read", Alone())
+        tell_copies(held)
     else:
-        share = min(settings.held_out, MOST_HELD / max(len(usable), 1))
-        pool, held = split_apart(usable.samples, (1 - share, share), settings.seed)
+        labelled = each_label_once(usable.samples)
+        share = min(settings.held_out, MOST_HELD / max(len(labelled), 1))
+        pool, held = split_apart(labelled, (1 - share, share), settings.seed)
     check_kept(settings, [*pool, *held])
     sizes = sorted(settings.sizes or {len(pool) // d for d in (8, 4, 2, 1) if len(pool) // d >= FEWEST})
     if len(sizes) < 2 or not held:
@@ -226,7 +242,8 @@ def prepare(settings: ForecastSettings, out: Path, ledger: Ledger) -> None:
     write_folder(held, data / "held")
     ledger.record(
         "prepare", sizes=sizes, train=len(pool), held=len(held), charset=charset.characters, problems=len(problems),
-        data_sha256=content_hash([*pool, *held]), provenance=provenance(), seconds=time.monotonic() - began,
+        data_sha256=content_hash([*pool, *held]), start_sha256=start_hash(settings),
+        provenance=provenance(), seconds=time.monotonic() - began,
     )  # fmt: skip
 
 

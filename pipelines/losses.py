@@ -16,7 +16,19 @@ from pydantic import Field
 
 from pipelines.compare import test_samples
 from pipelines.ledger import Ledger, locked
-from pipelines.run import NEVER, DataSettings, charset_for, check_kept, frame_for, jobs_of, open_run
+from pipelines.run import (
+    NEVER,
+    DataSettings,
+    charset_for,
+    check_kept,
+    each_label_once,
+    frame_for,
+    jobs_of,
+    open_run,
+    see_start,
+    start_hash,
+    tell_copies,
+)
 from recognizer.errors import UserError
 from recognizer.images import MAX_PIXELS
 from recognizer.progress import Alone, say
@@ -79,6 +91,7 @@ def compare_losses(settings: LossSettings, out: Path) -> Ledger:
     with locked(out):
         ledger = Ledger(out / "ledger.jsonl")
         _prepare(settings, out, ledger)
+        see_start(settings, ledger)
         torch.set_num_threads(jobs_of(settings))
         test = test_samples(settings, ledger)  # what cannot be read is told before hours are spent
         trainings = {
@@ -103,20 +116,25 @@ def _prepare(settings: LossSettings, out: Path, ledger: Ledger) -> None:
     charset = charset_for(settings, whole.samples)
     usable = Pictures(whole.samples, charset, frame_for(settings, whole), MAX_PIXELS)
     say(Alone(), problem_table([*whole.problems, *usable.problems], len(whole) + len(whole.problems)))
+    labelled = each_label_once(usable.samples)
     assert settings.test is not None
     test = read_manifest(settings.test, settings.label_pattern).samples
-    check_kept(settings, [*usable.samples, *test])
-    tell_leaks(test, usable.samples, "test on", Alone())
-    tailed = long_tailed(usable.samples, settings.tail, settings.seed)
+    check_kept(settings, [*labelled, *test])
+    tell_leaks(test, labelled, "test on", Alone())
+    tell_copies(test)
+    tailed = long_tailed(labelled, settings.tail, settings.seed)
     if len(tailed) < FEWEST:
         raise UserError(
-            f"{len(usable)} pictures leave {len(tailed)} for a long-tailed part, {FEWEST} are needed: give more, "
+            f"{len(labelled)} pictures leave {len(tailed)} for a long-tailed part, {FEWEST} are needed: give more, "
             f"or --set tail={max(1.0, settings.tail / 2):g}"
         )
     shutil.rmtree(out / "data", ignore_errors=True)
-    write_folder(usable.samples, out / "data" / WHOLE)
+    write_folder(labelled, out / "data" / WHOLE)
     write_folder(tailed, out / "data" / TAILED)
-    ledger.record("prepare", charset=charset.characters, counts={WHOLE: len(usable), TAILED: len(tailed)})
+    ledger.record(
+        "prepare", charset=charset.characters, counts={WHOLE: len(labelled), TAILED: len(tailed)},
+        start_sha256=start_hash(settings),
+    )  # fmt: skip
 
 
 def long_tailed(samples: Sequence[Sample], tail: float, seed: int) -> list[Sample]:

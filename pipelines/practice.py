@@ -35,7 +35,7 @@ from pydantic import Field
 from augment.fidelity import doubts
 from augment.likeness import features_of
 from augment.looks import looks_of
-from augment.method import Request, sources_of
+from augment.method import Request, Sources
 from augment.methods import load_class
 from augment.mining import Hard, by_look, mine, plan, write_mined
 from augment.synthesize import answered_by
@@ -56,6 +56,7 @@ from pipelines.run import (
     read,
     read_some,
     scores_of,
+    see_start,
     write_trusted,
 )
 from pipelines.unlabelled import guessed, how_sure, relabelled, take
@@ -143,13 +144,13 @@ def see_what_is_left_outside(run: Run, settings: PracticeSettings) -> None:
     """See to it, before hours are spent, that what a run has no copy of and still needs is there, as it was.
 
     Raises:
-        UserError: the test set is gone or has changed, or the reader to start from is gone.
+        UserError: the test set or the reader to start from is gone or has changed.
     """
     more = not set(settings.controls) <= set(run.ledger.get("controls", {"names": ()})["names"])
     if settings.test and ("test" not in run.ledger or more):
         test_set(run, settings.test)
     if "chosen" not in run.ledger or more:
-        find_start(settings.start, settings.reader.get("size"))
+        see_start(settings, run.ledger)
 
 
 def test_set(run: Run, test: str) -> Sequence[Sample]:
@@ -542,7 +543,7 @@ def make_part(
             continue
         try:
             own, known = fitted(run, name, run.out / "baseline")
-            asked = answered_by(name, own, vary, draw, sources_of(manifest), run.known_as)
+            asked = answered_by(name, own, vary, draw, Sources(manifest), run.known_as)
             asked = [r for r in asked if known is None or set(r.text) <= set(known)]
             if count and not asked:
                 raise UserError("it can draw no text that is asked for")

@@ -3,6 +3,7 @@ are judged by readers that did not train on their source."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -24,7 +25,7 @@ from accelerate import Accelerator
 from pydantic import Field, model_validator
 
 from augment.fidelity import EASIEST, Band, Judged, band_for, band_of, band_of_drawn, judge, near_copies
-from augment.method import Learner, Request, sources_of
+from augment.method import Learner, Request, Sources
 from augment.methods import METHODS, create, load_class
 from augment.mining import hardness
 from augment.synthesize import synthesize
@@ -46,11 +47,12 @@ from recognizer.samples import (
     read_manifest,
     shared_pictures,
     split_apart,
+    without_copies,
     write_folder,
 )
-from recognizer.settings import Settings, load, make, to_toml
+from recognizer.settings import Settings, is_dump, load, make, to_toml
 from recognizer.training.batches import Pictures
-from recognizer.training.checkpoint import charset_of, find_start, write_whole
+from recognizer.training.checkpoint import charset_of, find_start, find_weights, write_whole
 from recognizer.training.evaluate import default_case, evaluate
 from recognizer.training.folds import folds_of, tell_learned
 from recognizer.training.pseudo import without_labels
@@ -236,6 +238,7 @@ def open_run(settings: S, out: Path, *free: str) -> None:
     """
     kept, before = out / "settings.toml", None
     there = {path.name for path in out.iterdir()} if out.is_dir() else set()
+    own = kept.name in there and not there - AT_FIRST and not is_dump(type(settings), kept)  # somebody's, not a run's
     if kept.is_file() and there - AT_FIRST:
         try:
             before = load(type(settings), kept, {})
@@ -247,7 +250,7 @@ def open_run(settings: S, out: Path, *free: str) -> None:
                 f"{out} was begun with other settings ({', '.join(other)}; see {kept}): name a new folder, or "
                 f"--resume {quoted(out)}"
             )
-    elif out.exists() and (not out.is_dir() or there - AT_FIRST):
+    elif out.exists() and (own or not out.is_dir() or there - AT_FIRST):
         raise UserError(f"{out} exists and is not empty: name a new folder")
     else:
         for name in settings.reader.keys() & OWN:
@@ -291,6 +294,45 @@ def charset_for(settings: DataSettings, samples: Sequence[Sample]) -> Charset:
     return charset_of(texts, [start] if start else [], settings.charset)
 
 
+def start_hash(settings: DataSettings) -> str | None:
+    """SHA-256 of the weights to start from; None where it starts from nothing.
+
+    Raises:
+        UserError: no weights.
+    """
+    path, _ = find_start(settings.start, settings.reader.get("size"))
+    return hashlib.sha256(find_weights(path).read_bytes()).hexdigest() if path else None
+
+
+def see_start(settings: DataSettings, ledger: Ledger) -> None:
+    """See that the weights to start from are those with which the run began: its readers are compared.
+
+    Raises:
+        UserError: they are gone, or others.
+    """
+    now, known = start_hash(settings), ledger["prepare"]
+    if known.get("start_sha256", now) != now:  # a run of before does not say
+        raise UserError(
+            f"the weights to start from ({settings.start}) are others than when the run began: put them back, or "
+            "start a new run"
+        )
+
+
+def each_label_once(samples: Sequence[Sample]) -> list[Sample]:
+    """Samples without copies of a picture with its label; told where there are any."""
+    left = without_copies(samples)
+    if copies := len(samples) - len(left):
+        say(Alone(), f"{copies} of {len(samples)} labelled pictures are copies of others, and are left out")
+    return left
+
+
+def tell_copies(test: Sequence[Sample]) -> None:
+    """Say how many pictures to test on are copies of others."""
+    if copies := len(test) - len(without_copies(test)):
+        told = f"{copies} of {len(test)} pictures to test on are copies of others"
+        say(Alone(), f"{told}: intervals and p take each for one more, and are too sure")
+
+
 def prepare(settings: RunSettings, out: Path, ledger: Ledger) -> Run:
     """Copy train, validation and each fold's training part into the run, so that it depends on nothing outside but test
     pictures and those without labels, which it lists."""
@@ -311,11 +353,12 @@ def prepare(settings: RunSettings, out: Path, ledger: Ledger) -> Run:
         say(Alone(), problem_table(problems, sum(len(m) + len(m.problems) for m in (whole, held, test))))
         if settings.test and not len(usable_test):
             raise UserError(f"{settings.test}: no sample is left to test on")
+        labelled = each_label_once(usable.samples)
         if settings.validation:
-            parts = [usable.samples, usable_held.samples]
+            parts = [labelled, each_label_once(usable_held.samples)]
         else:
-            share = settings.validation_share or share_to_validate(len(usable))
-            parts = split_apart(usable.samples, (1 - share, share), settings.seed)
+            share = settings.validation_share or share_to_validate(len(labelled))
+            parts = split_apart(labelled, (1 - share, share), settings.seed)
         if len(parts[0]) < 2 * settings.folds or not parts[1]:
             raise UserError(
                 f"{len(parts[0])} samples to train and {len(parts[1])} to validate are too few for "
@@ -326,6 +369,7 @@ def prepare(settings: RunSettings, out: Path, ledger: Ledger) -> Run:
             "test": tell_leaks(test.samples, [*parts[0], *parts[1]], "test on", Alone()),
             "validation": tell_leaks(parts[1], parts[0], "validate on", Alone()),
         }
+        tell_copies(test.samples)
         tell_learned(settings.start, [*parts[0], *parts[1], *test.samples])
         if settings.charset is None:
             say(Alone(), tell_newcomers([s.text for part in parts for s in part], charset))
@@ -347,8 +391,8 @@ def prepare(settings: RunSettings, out: Path, ledger: Ledger) -> Run:
         ledger.record(
             "prepare", train=len(parts[0]), validation=len(parts[1]), test=len(test), charset=charset.characters,
             longest=max(len(s.text) for part in parts for s in part), test_sha256=content_hash(test.samples),
-            unlabelled=len(loose), problems=len(problems), leaks=leaks, known_as=default_case(parts[0]),
-            reviewable=can_be_reviewed(settings.data, settings.label_pattern),
+            start_sha256=start_hash(settings), unlabelled=len(loose), problems=len(problems), leaks=leaks,
+            known_as=default_case(parts[0]), reviewable=can_be_reviewed(settings.data, settings.label_pattern),
             provenance=provenance(), seconds=time.monotonic() - began,
         )  # fmt: skip
     train = read_manifest(data / "train").samples
@@ -383,8 +427,8 @@ def fitted(run: Run, name: str, reader: Path) -> tuple[dict[str, Any], str | Non
         if not (reader / "reader.onnx").exists():
             export(reader)
         trusted = run.out / "data" / "trusted"
-        data = trusted if trusted.exists() else run.out / "data" / "train"
-        values = {"model": str(reader), **run.settings.fit.get(name, {})}
+        data = (trusted if trusted.exists() else run.out / "data" / "train").resolve()
+        values = {"model": str(reader.resolve()), **run.settings.fit.get(name, {})}
         said = fit_into(folder, name, ["--data", str(data)], values)
         run.ledger.record(step, said=said, seconds=time.monotonic() - began)
         say(Alone(), f"  {name}: {said}")
@@ -402,7 +446,7 @@ def fit_into(folder: Path, name: str, words: Sequence[str], values: Mapping[str,
     """
     # in a process of its own: this one has settled what it computes in, and on
     command = [sys.executable, "-m", "augment.cli", "fit"]
-    if (folder / "asked.json").exists():
+    if learns_there(folder):
         command += ["--resume", str(folder)]
     else:
         shutil.rmtree(folder, ignore_errors=True)
@@ -418,6 +462,15 @@ def fit_into(folder: Path, name: str, words: Sequence[str], values: Mapping[str,
         last = lines[-1].removeprefix("error: ")
         raise (MachineError if tells_of_the_machine(last) else UserError)(f"{name} cannot be fitted: {last}")
     return found.splitlines()[0].removeprefix(f"{folder}: ")
+
+
+def learns_there(folder: Path) -> bool:
+    """Whether a fit was begun in a folder, of pictures that still lie where they lay: its run may have been moved."""
+    try:
+        asked = json.loads((folder / "asked.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return all(Path(path).exists() for path in (*asked["data"], *(asked["settings"].get("unlabelled") or ())))
 
 
 def watched(command: Sequence[str], what: str, metrics: Path) -> tuple[int, str, str]:
@@ -493,7 +546,7 @@ def make_and_judge(
 ) -> tuple[Judged, dict[str, Any]]:
     """Make one method's pictures into `made/name` and judge them."""
     began = time.monotonic()
-    sources = sources_of(Manifest(run.train, source=str(run.out / "data" / "train")))
+    sources = Sources(Manifest(run.train, source=str(run.out / "data" / "train")))
     if not answers(made / name, asked):
         shutil.rmtree(made / name, ignore_errors=True)
         with Bar(Alone(), f"making with {name}", len(asked)) as bar:

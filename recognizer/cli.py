@@ -800,10 +800,10 @@ def merge_labels(
     for name, said in merged.disagreed.items():
         print(f"  {printable(name)}  " + "  ".join(f"{by}: {text or '(unreadable)'}" for by, text in said.items()))
     if merged.disagreed:
-        print(f"settle them with: recognizer label {out} --review {out / 'disagreements.jsonl'}")
+        print(f"settle them with: recognizer label {quoted(out)} --review {quoted(out / 'disagreements.jsonl')}")
     if missing := len(merged.agreed) + len(merged.disagreed) - len(merged.pictures):
         print(f"{missing} of the pictures are not beside their labels.jsonl: copy them to {out}")
-    print(f"train with: recognizer train --data {out} --out RUN")
+    print(f"train with: recognizer train --data {quoted(out)} --out RUN")
 
 
 @typer_app.command()

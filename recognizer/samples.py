@@ -209,7 +209,7 @@ def csv_rows(path: Path) -> Iterator[Row]:
             except StopIteration:
                 return
             except csv.Error as error:
-                yield reader.line_num, str(error)
+                yield reader.reader.line_num, str(error)  # DictReader counts good rows
                 continue
             if None in row:  # a label cut at its comma must not pass for a label
                 yield reader.line_num, "more cells than the header: quote a label that holds a comma"
@@ -281,8 +281,8 @@ def _read_names(root: Path, pattern: str) -> Found:
 
 
 def list_pictures(root: Path) -> list[Path]:
-    """All files below `root` with a picture's ending, sorted; hidden ones are left out, and what only waits to be
-    written to, as a pipe does.
+    """All files below `root` with a picture's ending, sorted; hidden ones are left out, what only waits to be written
+    to, as a pipe does, and runs of these programs: their pictures are copies or made.
 
     Raises:
         UserError: a folder that may not be read.
@@ -293,7 +293,7 @@ def list_pictures(root: Path) -> list[Path]:
         raise UserError(f"{error.filename} cannot be read: {error.strerror}")
 
     for folder, folders, files in os.walk(root, onerror=refused):
-        folders[:] = sorted(f for f in folders if not f.startswith("."))
+        folders[:] = sorted(f for f in folders if not f.startswith(".") and not is_run(Path(folder, f)))
         for name in files:
             if not name.startswith(".") and (path := Path(folder, name)).suffix.lower() in PICTURE_SUFFIXES:
                 with suppress(OSError):  # a link that leads nowhere is told of when it is opened
@@ -301,6 +301,11 @@ def list_pictures(root: Path) -> list[Path]:
                         continue
                 found.append(path)
     return sorted(found)
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder is a run of practice, or a fit of augment."""
+    return (folder / "settings.toml").exists() and any((folder / f).exists() for f in ("ledger.jsonl", "asked.json"))
 
 
 def _read_shards(shards: Sequence[Path]) -> Found:
@@ -708,7 +713,7 @@ def split_apart(samples: Sequence[Sample], shares: Sequence[float], seed: int = 
     """`split`, with equal pictures in one part: what is read in a part was in no other."""
     copies: dict[str | int, list[Sample]] = defaultdict(list)
     for i, sample in enumerate(samples):
-        copies[_known_by(sample) or i].append(sample)
+        copies[known_by(sample) or i].append(sample)
     groups = {id(own[0]): own for own in copies.values()}
     parts = split([own[0] for own in groups.values()], shares, seed)
     return [[s for first in part for s in groups[id(first)]] for part in parts]
@@ -716,17 +721,27 @@ def split_apart(samples: Sequence[Sample], shares: Sequence[float], seed: int = 
 
 def shared_pictures(held: Sequence[Sample], train: Sequence[Sample]) -> list[Sample]:
     """Those of `held` whose pictures, byte for byte, are among those to train on as well."""
-    known = {_known_by(s) for s in train} - {None}
-    return [s for s in held if _known_by(s) in known]
+    known = {known_by(s) for s in train} - {None}
+    return [s for s in held if known_by(s) in known]
 
 
 def each_once(samples: Sequence[Sample], but: Sequence[Sample]) -> list[Sample]:
     """Samples without a second one of a picture, byte for byte, and without those whose pictures are among `but`."""
-    seen, left = {_known_by(s) for s in but} - {None}, []
+    seen, left = {known_by(s) for s in but} - {None}, []
     for sample in samples:
-        if (own := _known_by(sample)) not in seen:
+        if (own := known_by(sample)) not in seen:
             left.append(sample)
             seen |= {own} - {None}
+    return left
+
+
+def without_copies(samples: Sequence[Sample]) -> list[Sample]:
+    """Samples without a second one of a picture, byte for byte, under the same label: it tells nothing more."""
+    seen, left = set[tuple[str, str]](), []
+    for sample in samples:
+        if (own := known_by(sample)) is None or (own, sample.text) not in seen:
+            left.append(sample)
+            seen |= {(own, sample.text)} if own else set()
     return left
 
 
@@ -735,7 +750,7 @@ def picture_hash(sample: Sample) -> str:
     return hashlib.sha256(sample.read_bytes()).hexdigest()
 
 
-def _known_by(sample: Sample) -> str | None:
+def known_by(sample: Sample) -> str | None:
     """`picture_hash`, or nothing where the picture cannot be read."""
     with suppress(PictureError):
         return picture_hash(sample)
@@ -747,17 +762,32 @@ def _draw(seed: int, sample: Sample) -> bytes:
 
 
 def merge(manifests: Sequence[Manifest]) -> Manifest:
-    """All samples of several manifests; names that two of them share get their manifest's number in front."""
+    """All samples of several manifests, each under a name of its own: those that two of them share get their manifest's
+    number in front, as often as it takes."""
     names = Counter(s.name for m in manifests for s in m)
-    samples = tuple(
-        replace(s, name=f"{i}/{s.name}") if names[s.name] > 1 else s for i, m in enumerate(manifests) for s in m
-    )
+    taken, samples = set(names), []
+    for i, manifest in enumerate(manifests):
+        for sample in manifest:
+            if names[name := sample.name] > 1:
+                while name in taken:
+                    name = f"{i}/{name}"
+                taken.add(name)
+            samples.append(replace(sample, name=name))
     problems = tuple(p for m in manifests for p in m.problems)
-    return Manifest(samples, problems, " + ".join(m.source for m in manifests))
+    return Manifest(tuple(samples), problems, " + ".join(m.source for m in manifests))
 
 
 def content_hash(samples: Iterable[Sample]) -> str:
     """SHA-256 over the sorted hashes of (picture bytes, text): the same whatever the names, layout and order. Pictures
     that cannot be read count with their texts."""
-    rows = sorted((_known_by(s) or "") + "\0" + s.text for s in samples)
+    return hash_of_rows(sorted(rows_of(samples)))
+
+
+def rows_of(samples: Iterable[Sample]) -> list[str]:
+    """The hash and the text of each sample, in order."""
+    return [(known_by(s) or "") + "\0" + s.text for s in samples]
+
+
+def hash_of_rows(rows: Iterable[str]) -> str:
+    """SHA-256 over `rows_of` some samples."""
     return hashlib.sha256("\n".join(rows).encode()).hexdigest()

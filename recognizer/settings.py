@@ -104,6 +104,14 @@ def to_toml(settings: Settings) -> str:
     return "\n".join(_table(settings.model_dump(mode="json"), ())) + "\n"
 
 
+def is_dump(cls: type[Settings], file: Path) -> bool:
+    """Whether a file is what `to_toml` wrote, byte for byte, and not somebody's own."""
+    try:
+        return file.read_text(encoding="utf-8") == to_toml(load(cls, file, {}))
+    except (OSError, ValueError, UserError):
+        return False
+
+
 def _table(values: Mapping[str, Any], path: tuple[str, ...]) -> list[str]:
     lines = [f"[{'.'.join(map(_key, path))}]"] if path else []
     lines += [f"{_key(k)} = {_toml(v)}" for k, v in values.items() if not isinstance(v, Mapping) and v is not None]

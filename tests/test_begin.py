@@ -224,6 +224,17 @@ def test_what_cannot_begin_is_refused_in_one_line(scheme: Path, tmp_path: Path) 
     assert "charset holds 'a' more than once" in refused(*loose, "--charset", "aa", "--length", "4")
 
 
+def test_a_test_set_in_which_nothing_can_be_read_is_refused_before_anything_is_bred(
+    scheme: Path, tmp_path: Path
+) -> None:
+    for name, text in (("empty", ""), ("broken", "AB12")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.png").write_bytes(b"no picture")
+        (tmp_path / name / "metadata.jsonl").write_text(json.dumps({"file_name": "a.png", "text": text}) + "\n")
+        done = practice(*words(scheme, tmp_path / "run"), "--test", tmp_path / name)
+        assert f"{tmp_path / name}: no sample is left to test on" in refusal(done)
+
+
 def test_another_seed_is_another_run_and_a_test_set_that_changed_is_not_read(
     scheme: Path, whole: tuple[Path, str], tmp_path: Path
 ) -> None:

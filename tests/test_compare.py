@@ -16,8 +16,12 @@ import pytest
 from conftest import kill_at, practice
 
 from augment.likeness import coverage, features_of, frechet
+from pipelines.compare import CompareSettings
+from pipelines.compare import test_samples as samples_to_test
+from pipelines.ledger import Ledger
 from pipelines.report import print_status
 from pipelines.scheme import write_scheme
+from recognizer.errors import UserError
 from recognizer.samples import read_manifest
 from recognizer.training.checkpoint import DEFAULT
 
@@ -136,6 +140,19 @@ def test_more_methods_join_a_finished_comparison_and_nothing_is_trained_twice(
     for name in METHODS:
         weights = [(run / name / "seed-1/weights.safetensors").stat().st_mtime_ns for run in (whole[0], grown)]
         assert weights[0] == weights[1], "kept as it was copied"
+
+
+def test_test_pictures_that_were_exchanged_under_their_names_are_not_compared(
+    whole: tuple[Path, str], drawn: Path, tmp_path: Path
+) -> None:
+    ledger = Ledger(whole[0] / "ledger.jsonl")
+    shutil.copytree(drawn / "scheme" / "test", tmp_path / "test")
+    settings = CompareSettings(data=(str(drawn),), test=str(tmp_path / "test"))
+    assert len(samples_to_test(settings, ledger)) == len(ledger["test"]["texts"])
+    one, other = sorted((tmp_path / "test").rglob("*.jpg"))[:2]
+    shutil.copy(one, other)
+    with pytest.raises(UserError, match="has changed since the comparison began"):
+        samples_to_test(settings, ledger)
 
 
 def test_a_method_that_fails_costs_the_others_nothing(drawn: Path) -> None:

@@ -48,7 +48,7 @@ from recognizer.charset import Charset
 from recognizer.errors import UserError
 from recognizer.images import open_picture
 from recognizer.reader import Reader
-from recognizer.samples import FolderWriter, Manifest, read_manifest
+from recognizer.samples import FolderWriter, Manifest, read_manifest, write_folder
 from recognizer.training.checkpoint import TINY
 
 CPU = torch.device("cpu")
@@ -565,6 +565,20 @@ def test_a_request_with_a_source_keeps_its_layout_and_may_change_its_text(data: 
         method.make([Request(sample.text + "a", 1, 80, 32, sample.name)], [source])
     with pytest.raises(UserError, match=r"at strength 0\.1 none of 4 steps runs"):
         create("diffusion", {"fitted": str(tmp_path / "run"), "strengths": [0.1], "steps": 4})
+
+
+def test_a_label_that_a_generator_never_saw_costs_the_others_nothing(data: Manifest, tmp_path: Path) -> None:
+    load_learner("diffusion").fit(data, settings("diffusion", steps=2), tmp_path / "run")
+    some = [*data.samples[:5], replace(data.samples[5], text=data.samples[5].text[:-1] + "-")]
+    write_folder(some, tmp_path / "some")
+    ended = augment(
+        "synthesize", "--method", "diffusion", "--fitted", tmp_path / "run", "--data", tmp_path / "some",
+        "--count", 6, "--set", "steps=4", "--out", tmp_path / "made",
+    )  # fmt: skip
+    assert ended.status == 0 and f"1 of 6 texts are left out: diffusion cannot draw {some[5].text!r}" in ended.err, (
+        ended.err
+    )
+    assert sorted(s.text for s in read_manifest(tmp_path / "made")) == sorted(s.text for s in some[:5])
 
 
 def test_a_contrast_pair_repaints_one_character_alone(data: Manifest, tmp_path: Path) -> None:

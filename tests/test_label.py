@@ -23,13 +23,14 @@ from conftest import Trained, draw_folder, random_labels, recognizer, refusal
 from fastapi.testclient import TestClient
 from PIL import Image
 
+from recognizer.data.audit import Doubt, write_doubts
 from recognizer.data.label import JOURNAL, Desk, Taken, desk_of, how_to_review, merge_answers, read_doubts, standing
 from recognizer.data.label_page import make_app
 from recognizer.errors import UserError
 from recognizer.journal import Journal
 from recognizer.reader import Reader
 from recognizer.readings import Reading
-from recognizer.samples import read_manifest, write_folder
+from recognizer.samples import read_manifest, write_folder, write_shards
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
@@ -166,6 +167,16 @@ def test_a_review_shows_what_is_doubted_with_its_label(folder: Path) -> None:
     assert manifest(folder)[1] == '{"file_name": "001.png", "text": "17"}' and '"a camera"' in manifest(folder)[0]
     with desk_of([folder], rows) as desk:
         assert names(desk) == ["000.png"], "what was reviewed is not asked again"
+
+
+def test_labels_of_shards_are_reviewed_in_the_copy_that_lists_them(tmp_path: Path) -> None:
+    data = draw_folder(tmp_path / "data", ["01", "12", "23"], 0)
+    write_shards(read_manifest(data), tmp_path / "shards")
+    sample = read_manifest(tmp_path / "shards").samples[1]
+    write_doubts([Doubt(sample, 5.0, "17", 0.9, ("read surely",))], tmp_path / "audit.jsonl")
+    write_folder(read_manifest(tmp_path / "shards"), tmp_path / "merged")
+    with desk_of([tmp_path / "merged"], read_doubts(tmp_path / "audit.jsonl")) as desk:
+        assert names(desk) == [f"{sample.name}.png"]
 
 
 def test_a_review_hides_no_label_that_stands_in_a_file_name(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import io
+import itertools
 import json
 import math
 import os
@@ -22,14 +23,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import augment, refusal
+from conftest import augment, draw_folder, refusal
 from PIL import Image, ImageDraw, ImageFont
 
-from augment.method import Method, Request, write_requests
+from augment.fidelity import exact_text, varies
+from augment.method import Method, Request, Sources, write_requests
 from augment.methods import METHODS, create, load_class, load_learner
 from augment.methods.splice import between_strokes, ink_of
 from augment.sheet import GAP, WRONG, Cell, contact_sheet
-from augment.synthesize import answered_by, as_shown, requests_for_texts, synthesize
+from augment.synthesize import answered_by, as_shown, random_texts, requests_for_sources, requests_for_texts, synthesize
+from recognizer.charset import Charset
 from recognizer.errors import Stopped, UserError
 from recognizer.readings import LOST, marked
 from recognizer.samples import FolderWriter, read_manifest
@@ -219,6 +222,9 @@ def test_a_method_of_ones_own_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.syspath_prepend(tmp_path)
     (picture,) = create("my_method:Plain", {"grey": 7}).make([Request("a", 0, 5, 4)], [None])
     assert picture.size == (5, 4) and picture.getpixel((0, 0)) == (7, 7, 7)
+    synthesize("my_method:Plain", {}, [Request("ab", k, 40, 30) for k in range(2)], tmp_path / "made")
+    (sample, _) = read_manifest(tmp_path / "made")
+    assert exact_text(sample) and not varies(sample), "no reader judges what it says that it shows"
     with pytest.raises(UserError, match="did you mean 'grey'"):
         create("my_method:Plain", {"gray": 7})
     for wrong, told in (("my_method:Other", "Other"), ("no_such_module:X", "no_such_module"), ("captchas", "captcha")):
@@ -365,6 +371,21 @@ def test_captcha_shrinks_a_long_text_and_settings_change_the_look() -> None:
     assert _ink(small).sum() * 3 < _ink(large).sum()
     with pytest.raises(UserError, match="font_sizes"):
         create("captcha", {"font_sizes": []})
+
+
+def test_captcha_draws_no_text_that_could_not_be_read_there() -> None:
+    method = create("captcha")
+    asked = [Request("ABCDE", 0, width, 60) for width in (30, 50, 100, 160)] + [Request("A", 0, 30, 60)]
+    assert method.can_draw(asked) == [False, False, True, True, True]
+    with pytest.raises(UserError, match="'ABCDE' cannot be read in 50 x 60 pixels"):
+        method.make(asked[1:2], [None])
+    assert create("captcha", {"font_sizes": [9]}).can_draw([Request("ABCDE", 0, 50, 60)]) == [True], "as was asked for"
+
+
+def test_random_texts_neither_begin_nor_end_with_a_space() -> None:
+    texts = random_texts(Charset("1 "), [1, 3], 40, 0)
+    assert all(t == t.strip() for t in texts) and any(" " in t for t in texts)
+    assert {len(t) for t in texts} == {1, 3}
 
 
 def test_captcha_ink_always_stands_out() -> None:
@@ -610,6 +631,26 @@ def test_a_killed_run_goes_on_from_the_pictures_that_it_made(tmp_path: Path) -> 
     again = [name for name in made if name.endswith("png") and (out / name).stat().st_mtime_ns != made[name]]
     assert again == [half.name], "only the one that was half written is made again"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "whole"]
+
+
+def test_a_stopped_run_does_not_go_on_with_what_was_made_of_other_sources(tmp_path: Path) -> None:
+    data, steps = draw_folder(tmp_path / "data", ["01", "12", "23"] * 20, 0), itertools.count()
+
+    def stop() -> None:
+        if next(steps) == 50:
+            raise KeyboardInterrupt
+
+    manifest = read_manifest(data)
+    asked, _ = requests_for_sources(manifest, 60, 0)
+    with pytest.raises(Stopped, match="the pictures so far are kept"):
+        synthesize("classical", {}, asked, tmp_path / "made", Sources(manifest), stop)
+    assert len(list(tmp_path.glob(".made.*/*.png"))) >= 50
+    first = asked[0].source
+    assert first is not None
+    (data / first).write_bytes((data / str(asked[1].source)).read_bytes())
+    for name in ("made", "whole"):
+        synthesize("classical", {}, asked, tmp_path / name, Sources(read_manifest(data)))
+    assert contents(tmp_path / "made") == contents(tmp_path / "whole")
 
 
 def test_what_another_command_left_is_removed_and_what_one_is_writing_is_not(tmp_path: Path) -> None:

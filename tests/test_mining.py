@@ -28,7 +28,7 @@ from augment.fidelity import (
     near_copies,
     refusal_table,
 )
-from augment.method import Request, read_requests
+from augment.method import Request, read_requests, write_requests
 from augment.mining import Mined, by_look, fold_settings, hardness, mine, plan, swapped
 from recognizer.errors import UserError
 from recognizer.readings import Reading
@@ -599,9 +599,14 @@ def test_the_filter_keeps_what_shows_its_text_and_is_no_copy(trained: Trained, d
 
 
 def test_requests_are_what_their_file_says(mined: Mined, samples: list[Sample], tmp_path: Path) -> None:
-    from augment.method import write_requests
 
     vary, new = plan(mined, samples, 5, 0)
     requests = [*vary, *new, Request("0é日", 1, 10, 20, None, "why")]
     write_requests(requests, tmp_path / "requests.jsonl")
     assert read_requests(tmp_path / "requests.jsonl") == requests
+    wide = [Request("AB", 0, 4400, 300)]  # pictures of that size are read and mined
+    write_requests(wide, tmp_path / "wide.jsonl")
+    assert read_requests(tmp_path / "wide.jsonl") == wide
+    write_requests([Request("AB", 0, 44_000, 3000)], tmp_path / "wide.jsonl")
+    with pytest.raises(UserError, match="line 1: not a request"):
+        read_requests(tmp_path / "wide.jsonl")

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import kill_at, practice, refusal
+from conftest import kill_at, practice, recognizer, refusal
 
 from augment.method import Request
 from augment.synthesize import synthesize
@@ -41,6 +41,7 @@ from pipelines.practice import (
     practised_on,
     rank,
     read_held_out,
+    see_what_is_left_outside,
     settle,
     share_of,
     taken_before,
@@ -53,11 +54,11 @@ from pipelines.practice import (
 from pipelines.run import Run, answers, fit_into, prepare, read, read_some, scores_of
 from pipelines.scheme import write_scheme
 from pipelines.unlabelled import guessed, relabelled, take
-from recognizer.errors import MachineError, Stopped, tells_of_the_machine
+from recognizer.errors import MachineError, Stopped, UserError, tells_of_the_machine
 from recognizer.readings import Reading
 from recognizer.samples import Sample, read_manifest, write_folder
 from recognizer.settings import load
-from recognizer.training.checkpoint import DEFAULT, read_weights, save_weights
+from recognizer.training.checkpoint import DEFAULT, TINY, read_weights, save_weights
 from recognizer.training.pseudo import DOUBTED, LIKELY
 from recognizer.training.side_by_side import Training
 from recognizer.training.train import TrainSettings
@@ -298,6 +299,57 @@ def test_a_folder_with_data_in_it_is_not_taken_for_a_run(drawn: Path, tmp_path: 
     ended = practice("run", "--data", tmp_path / "project" / "data", "--out", tmp_path / "project")
     assert "exists and is not empty" in refusal(ended)
     assert len(read_manifest(tmp_path / "project" / "data")) == 60
+
+
+def test_somebodys_own_settings_are_not_written_over(drawn: Path, tmp_path: Path) -> None:
+    own, labelled = tmp_path / "settings.toml", drawn / "scheme" / "labelled"
+    own.write_text("# mine\nseed = 3\n")
+    for ended in (
+        practice("run", "--config", own, "--data", labelled, "--out", tmp_path),
+        recognizer("train", "--config", own, "--data", labelled, "--seeds", 2, "--out", tmp_path),
+    ):
+        assert "exists and is not empty" in refusal(ended)
+    assert own.read_text() == "# mine\nseed = 3\n" and list(tmp_path.iterdir()) == [own]
+
+
+def test_copies_of_a_picture_count_once(drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    labelled, tested = (read_manifest(drawn / "scheme" / part).samples for part in ("labelled", "test"))
+    for part, samples in (("labelled", labelled), ("test", tested)):
+        again = [replace(s, name=f"again-{s.name}") for s in samples[:15]]
+        write_folder([*samples, *again, replace(samples[0], name="other", text="Z9")], tmp_path / part)
+    settings = PracticeSettings(data=(str(tmp_path / "labelled"),), test=str(tmp_path / "test"))
+    (tmp_path / "run").mkdir()
+    run = prepare(settings, tmp_path / "run", Ledger(tmp_path / "run" / "ledger.jsonl"))
+    assert len(run.train) + len(run.validation) == 61, "another label of the same picture is no copy of the first"
+    told = " ".join(capsys.readouterr().err.split())
+    assert "15 of 76 labelled pictures are copies of others, and are left out" in told
+    assert "15 of 36 pictures to test on are copies of others: intervals and p take each for one more" in told
+
+
+def test_a_start_that_changed_is_not_gone_on_with(drawn: Path, tmp_path: Path) -> None:
+    start = shutil.copy(TINY, tmp_path / "start.safetensors")
+    settings = PracticeSettings(data=(str(drawn / "scheme" / "labelled"),), start=str(start))
+    (tmp_path / "run").mkdir()
+    run = prepare(settings, tmp_path / "run", Ledger(tmp_path / "run" / "ledger.jsonl"))
+    see_what_is_left_outside(run, settings)
+    shutil.copy(DEFAULT, start)
+    with pytest.raises(UserError, match=r"start\.safetensors\) are others than when the run began"):
+        see_what_is_left_outside(run, settings)
+
+
+def test_a_fit_of_pictures_that_are_elsewhere_now_begins_anew(drawn: Path, tmp_path: Path) -> None:
+    values = {"steps": 1, "batch": 4, "start": "nothing", "tracker": "none"}
+    (tmp_path / "fit").mkdir()  # as it lies in a run that was moved
+    asked = {
+        "method": "vae",
+        "data": [str(tmp_path / "gone")],
+        "limit": None,
+        "label_pattern": None,
+        "settings": values,
+    }
+    (tmp_path / "fit" / "asked.json").write_text(json.dumps(asked))
+    said = fit_into(tmp_path / "fit", "vae", ["--data", str(drawn / "scheme/labelled")], values)
+    assert said == "fitted to 60 pictures in 1 steps"
 
 
 def in_ideographs(samples: Sequence[Sample], out: Path) -> None:

@@ -18,7 +18,7 @@ import pytest
 from conftest import Page
 from PIL import Image
 
-from augment.method import Request, sources_of
+from augment.method import Request, Sources
 from augment.mining import by_look, mine, plan, write_mined
 from augment.synthesize import synthesize
 from pipelines.ledger import Ledger, locked
@@ -130,7 +130,7 @@ def make_round(run: Path, ledger: Ledger, number: int, train: Sequence[Sample]) 
     mined = mine(train, readings, looks=[i % 5 == 0 for i in range(len(train))])
     vary, draw = plan(mined, train, 2 * len(train), number)
     write_mined(mined, [], folder / "mined")
-    sources = sources_of(Manifest(tuple(train)))
+    sources = Sources(Manifest(tuple(train)))
     kept, refused, methods = [], [], {}
     for name, asked in (("captcha", draw[: len(train)]), (VARYING, vary[: len(train)])):
         own = folder / "even" / "made" / name

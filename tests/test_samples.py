@@ -223,6 +223,11 @@ def test_a_symlink_that_stays_below_the_folder_is_followed(tmp_path: Path) -> No
     assert read_manifest(tmp_path).texts == ["12"]
 
 
+def test_a_broken_line_of_a_table_is_told_by_its_number(tmp_path: Path) -> None:
+    (tmp_path / "metadata.csv").write_text('file_name,text\na.png,A\nb.png,"B"x\nc.png\n')
+    assert [p.name for p in read_manifest(tmp_path).problems if p.kind == "bad line"] == ["line 3", "c.png"]
+
+
 def test_hidden_files_and_other_endings_are_no_pictures(tmp_path: Path) -> None:
     for name in ("12_a.png", "34_b.JPG", ".56_c.png", "78_d.txt", ".cache/90_e.png", "z/11_f.jpeg"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -233,6 +238,22 @@ def test_hidden_files_and_other_endings_are_no_pictures(tmp_path: Path) -> None:
         "z/11_f.jpeg",
     ]
     assert read_manifest(tmp_path, "{text}_{id}").texts == ["12", "34", "11"]
+
+
+def test_pictures_of_a_run_inside_a_folder_are_none_of_its_own(tmp_path: Path) -> None:
+    for name in ("1.png", "runs/2.png", "runs/practice/round-1/made/3.png", "looks/grids/4.png", "mine/5.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    for name in (
+        "runs/practice/settings.toml",
+        "runs/practice/ledger.jsonl",
+        "looks/settings.toml",
+        "looks/asked.json",
+    ):
+        (tmp_path / name).write_text("")
+    (tmp_path / "mine/settings.toml").write_text("")  # anybody's
+    assert [p.name for p in list_pictures(tmp_path)] == ["1.png", "5.png", "2.png"]
+    assert [p.name for p in list_pictures(tmp_path / "runs" / "practice")] == ["3.png"], "whoever names it means it"
 
 
 def test_hidden_members_of_a_shard_are_left_out(tmp_path: Path) -> None:
@@ -916,6 +937,10 @@ def test_merge_tells_same_names_apart(tmp_path: Path) -> None:
     assert merged.source == f"{tmp_path / 'one'} + {tmp_path / 'two'}"
     write_folder(merged, tmp_path / "out")
     assert content_hash(read_manifest(tmp_path / "out")) == content_hash(merged)
+    # a folder that was merged already, and more of its names
+    again = merge([read_manifest(tmp_path / folder) for folder in ("one", "out", "two")])
+    assert [s.name for s in again] == ["0/0/000.png", "0/001.png", "0/000.png", "1/001.png", "1/000.png", "2/000.png"]
+    assert [s.text for s in again] == ["12", "34", "12", "34", "56", "56"]
 
 
 def test_the_hash_is_of_pictures_and_texts_alone(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ from recognizer.images import STRIDE, Frame, normalise, open_picture
 from recognizer.progress import Alone
 from recognizer.reader import Reader, readings_of
 from recognizer.readings import Reading, Scores, all_characters, wilson
-from recognizer.samples import read_manifest, shared_pictures, write_folder
+from recognizer.samples import picture_hash, read_manifest, shared_pictures, write_folder
 from recognizer.settings import load, to_toml
 from recognizer.training import batches
 from recognizer.training.batches import Item, Pictures, Plan, StepSampler, Variation, collate, vary
@@ -784,6 +784,17 @@ def test_nothing_is_validated_on_that_was_trained_on(
     assert f"{len(held)} of {len(made)} made pictures vary one to validate on: left out" in told
     named_alike = read(data=(folder,), validation=str(other), with_synthetic=(str(tmp_path / "made"),))
     assert len(named_alike.train) == named_alike.real + len(made), "they vary what is trained on"
+    # where two folders have the same names, and where the text was swapped, the source's own hash tells
+    for more in ({"data": (folder, str(other))}, {"data": (str(tmp_path / "few"),), "keep": (folder,)}):
+        held = read(**more).validation.samples
+        made = [
+            replace(s, text="0", meta={"source": "renamed", "source_sha256": picture_hash(s), "method": "diffusion"})
+            for s in read_manifest(folder)
+        ]
+        write_folder(made, again := tmp_path / f"made-{len(more)}")
+        data = read(**more, with_synthetic=(str(again),))
+        left = len(made) - len({picture_hash(s) for s in held})
+        assert len(data.train) == data.real + data.kept + left and left < len(made)
     read(data=(folder,), validation=folder)
     assert "to validate on are among those to train on" in " ".join(capsys.readouterr().err.split())
 
@@ -1028,6 +1039,10 @@ def test_a_run_whose_data_changed_is_not_resumed(whole: Path, drawn: Path, tmp_p
         train(how, run, resume=True)
     (data / "000.png").write_bytes(original)
     train(how, run, resume=True)
+    (data / "000.png").rename(data / "9.png")  # the same pictures in another order, and where a part validates, another
+    (data / "metadata.jsonl").write_text("".join(sorted(lines.replace("000.png", "9.png").splitlines(keepends=True))))
+    with pytest.raises(UserError, match="cannot be resumed: its pictures have other names"):
+        train(how, run, resume=True)
 
 
 @pytest.mark.slow
@@ -1348,6 +1363,7 @@ def test_pictures_that_have_a_label_are_not_taken_for_unlabelled(drawn: Path, tm
     shutil.copy(next((drawn / "train").glob("*.png")), loose / "own.png")
     draw_folder(tmp_path / "new", ["12"], 99)
     shutil.copy(next((tmp_path / "new").glob("*.png")), loose / "new.png")
+    (loose / "nowhere.png").symlink_to("gone.png")
     own = settings(drawn / "train", drawn / "validation")
     assert without_labels([loose], labelled_by(own), Alone()) == [loose / "new.png"]
     with pytest.raises(UserError, match="no picture is there that has no label"):

@@ -24,6 +24,7 @@ from recognizer.settings import Settings
 HEIGHT = 60  # pixels; the package's font sizes, offsets, dots and lines are made for it
 NARROWEST = 0.55  # the package squeezes a text that is too wide; below this share letters become bars
 MIN_CONTRAST = 60.0  # grey levels; the package draws dark colours nearly transparent
+SMALLEST = 18  # pixels of a font: squeezed so far, its letters are ten pixels wide, and hardly any is read
 ABSENT = "\uffff"  # a code point that no font may draw, so that it shows the font's sign for a missing glyph
 
 T = TypeVar("T")
@@ -47,7 +48,7 @@ class Captcha:
     """Draws any text of visible characters with the `captcha` package (github lepture/captcha).
 
     Each picture is drawn 60 pixels high, for which the package is made, and resized. A text too long for its picture is
-    drawn in a smaller font, so that it is not squeezed beyond reading.
+    drawn in a smaller font, and one that could not be read there is refused.
 
     Threads of this class wait for each other. The package itself is not safe meanwhile: whoever calls it directly in
     another thread while a picture is made here draws from the same seeded source and disturbs it.
@@ -70,19 +71,32 @@ class Captcha:
         """One RGB picture for each request; `sources` is not used.
 
         Raises:
-            UserError: a text with a character that none of the fonts can draw together with the others.
+            UserError: a text with a character that none of the fonts can draw together with the others, or a
+                picture that is too narrow for its text.
         """
         return [self._draw(request) for request in requests]
 
     def can_draw(self, requests: Sequence[Request]) -> list[bool]:
-        """Whether one of the fonts draws all of a request's characters, for each."""
-        return [any(all(_drawable(font, c) for c in r.shown) for font in self.fonts) for r in requests]
+        """Whether one of the fonts draws all of a request's characters, and there is room for them, for each."""
+        able = [tuple(font for font in self.fonts if all(_drawable(font, c) for c in r.shown)) for r in requests]
+        return [bool(fonts) and self._has_room(r, fonts) for r, fonts in zip(requests, able, strict=True)]
+
+    def _scale(self, request: Request, fonts: Sequence[str]) -> float:
+        """How much smaller the fonts are, that a text fits into its picture."""
+        width = HEIGHT * request.width / request.height
+        return min(width / (NARROWEST * self._natural_width(request.shown, fonts)), 1.0)
+
+    def _has_room(self, request: Request, fonts: Sequence[str]) -> bool:
+        size = min(self.settings.font_sizes)
+        return size * self._scale(request, fonts) >= min(SMALLEST, size)  # small fonts are somebody's wish
 
     def _draw(self, request: Request) -> Image.Image:
         fonts = self._fonts_with(request.shown)
         settings = self.settings
+        if not self._has_room(request, fonts):
+            raise UserError(f"{request.shown!r} cannot be read in {request.width} x {request.height} pixels")
         width = max(round(HEIGHT * request.width / request.height), 1)
-        scale = min(width / (NARROWEST * self._natural_width(request.shown, fonts)), 1.0)
+        scale = self._scale(request, fonts)
         sizes = tuple(max(round(size * scale), 8) for size in settings.font_sizes)
         painter = library.ImageCaptcha(width, HEIGHT, list(fonts), sizes)
         painter.character_rotate = (-settings.rotation, settings.rotation)

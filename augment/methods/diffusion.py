@@ -343,9 +343,9 @@ class Diffusion(Generated):
         """Whether a request's source can be drawn from, under the request's text."""
         try:
             self.layout_of(request, source)
+            return bool(self.shown(request.text))
         except UserError:
             return False
-        return True
 
     def draw(self, request: Request, source: Image.Image | None) -> Image.Image:
         """The picture of one request; from its source, where it has one."""

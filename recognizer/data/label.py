@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from recognizer.decode import Constraint
@@ -263,7 +263,8 @@ class Desk:
             for path in list_pictures(folder.root):
                 name = path.relative_to(folder.root).as_posix()
                 note = by_path.get(str(path.resolve())) or by_name.get(name)
-                note = note or elsewhere.get((name, folder.texts.get(name, "")))
+                for known in (name, str(PurePosixPath(name).with_suffix(""))):  # a copy of a shard's has got an ending
+                    note = note or elsewhere.get((known, folder.texts.get(name, "")))
                 if self.review and note is None:
                     continue
                 if not is_inside(path, resolved):

@@ -114,21 +114,21 @@ def without_labels(
     Raises:
         UserError: none is there, or none of them can be opened.
     """
-    files = [file for folder in folders for file in list_pictures(Path(folder))]
-    left = [s.path for s in each_once([Sample(str(file), "", file) for file in files], labelled) if s.path]
+    files = [file for folder in folders for file in list_pictures(Path(folder)) if file.exists()]  # no link to nowhere
+    left = each_once([Sample(str(file), "", file) for file in files], labelled)
     if twice := len(files) - len(left):
         say(process, f"{twice} of {len(files)} unlabelled pictures are labelled or there twice, and are left out")
     if not left:
         raise UserError(f"--unlabelled {' '.join(map(str, folders))}: no picture is there that has no label")
-    if not any(opens(file, max_pixels) for file in left):  # which would be seen after the first training
+    if not any(opens(s, max_pixels) for s in left):  # which would be seen after the first training
         raise UserError(f"--unlabelled {' '.join(map(str, folders))}: no picture there can be opened")
-    return left
+    return [s.path for s in left if s.path]
 
 
-def opens(file: Path, max_pixels: int) -> bool:
-    """Whether a picture can be opened."""
+def opens(sample: Sample, max_pixels: int = MAX_PIXELS) -> bool:
+    """Whether a sample's picture can be opened."""
     try:
-        open_picture(file, "L", max_pixels)
+        open_picture(sample.read_bytes(), "L", max_pixels)
     except PictureError:
         return False
     return True

@@ -14,7 +14,7 @@ from accelerate import Accelerator, PartialState
 from recognizer.errors import Stopped, UserError, quoted
 from recognizer.progress import say
 from recognizer.readings import Scores
-from recognizer.settings import to_toml
+from recognizer.settings import is_dump, to_toml
 from recognizer.training.average import NoMean, average
 from recognizer.training.checkpoint import with_a_mean, write_whole
 from recognizer.training.evaluate import evaluate, no_device
@@ -77,13 +77,14 @@ def open_folder(settings: TrainSettings, out: Path, resume: bool, process: Parti
         UserError: it holds something, and is not to be resumed.
     """
     # settings alone are of a run that ended before it had learned anything, as by a slip in them
-    begun = {"settings.toml", "settings.toml.tmp"}
+    kept = out / "settings.toml"
+    begun = {"settings.toml.tmp", *[kept.name] * is_dump(TrainSettings, kept)}
     if not resume and out.exists() and (not out.is_dir() or {p.name for p in out.iterdir()} - begun):
         raise UserError(f"{out} exists and is not empty: name a new folder, or go on with --resume {quoted(out)}")
     process.wait_for_everyone()
     if process.is_main_process:
         out.mkdir(parents=True, exist_ok=True)
-        write_whole(out / "settings.toml", to_toml(settings))
+        write_whole(kept, to_toml(settings))
     process.wait_for_everyone()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import json
 import math
 import os
@@ -34,11 +35,13 @@ from recognizer.samples import (
     Manifest,
     Problem,
     Sample,
-    content_hash,
     each_once,
+    hash_of_rows,
+    known_by,
     merge,
     problem_table,
     read_manifest,
+    rows_of,
     shared_pictures,
     split_apart,
 )
@@ -231,7 +234,8 @@ class Data:
     frame: Frame
     longest: int  # of the labels, and of those of the start
     problems: list[Problem]
-    hash: str
+    hash: str  # of what is in it, in any order
+    order_hash: str  # of what trains and what validates, in order
 
 
 def train(settings: TrainSettings, out: Path, resume: bool = False) -> Scores:
@@ -501,6 +505,19 @@ def tell_leaks(held: Sequence[Sample], train: Sequence[Sample], what: str, who: 
     return len(leaks)
 
 
+def made_of_others(made: Sequence[Sample], held: Sequence[Sample], own: Sequence[Sample]) -> list[Sample]:
+    """Made pictures without those that vary one that validates. Where a made one does not say the hash of its source,
+    name and text tell which it was, but for those of `own` samples: other folders may have the same names."""
+    if not made:
+        return []
+    pictures = set(map(known_by, held)) - {None}
+    shown = {(s.name, s.text) for s in held} - {(s.name, s.text) for s in own}
+    return [
+        s for s in made
+        if (of not in pictures if (of := s.meta.get("source_sha256")) else (s.meta.get("source"), s.text) not in shown)
+    ]  # fmt: skip
+
+
 def read_data(settings: TrainSettings, accelerator: Accelerator) -> Data:
     """Read, check, split and open everything that the settings name.
 
@@ -527,8 +544,7 @@ def read_data(settings: TrainSettings, accelerator: Accelerator) -> Data:
         own: Sequence[Sample] = real.samples
     else:
         own, held = split_apart(real.samples, shares, seed=0) if len(real) else ([], [])
-    shown = {(s.name, s.text) for s in held} - {(s.name, s.text) for s in own}  # --validation may have the same names
-    drawn = [s for s in made.samples if (s.meta.get("source"), s.text) not in shown]
+    drawn = made_of_others(made.samples, [*held, *old_held], [*own, *old])
     if len(drawn) < len(made):
         say(accelerator, f"{len(made) - len(drawn)} of {len(made)} made pictures vary one to validate on: left out")
     made = replace(made, samples=tuple(drawn))
@@ -589,8 +605,9 @@ def read_data(settings: TrainSettings, accelerator: Accelerator) -> Data:
         f"labels of up to {longest}",
     )
     train = Pictures.joined(parts)
-    everything = content_hash((*train.samples, *validation.samples))
-    return Data(train, count[0], count[2], validation, charset, frame, longest, problems, everything)
+    rows = [rows_of(part.samples) for part in (train, validation)]
+    hashes = hash_of_rows(sorted(itertools.chain(*rows))), hash_of_rows(map(hash_of_rows, rows))
+    return Data(train, count[0], count[2], validation, charset, frame, longest, problems, *hashes)
 
 
 def make_batches(
@@ -637,18 +654,23 @@ def open_run(settings: TrainSettings, out: Path, data: Data, resume: bool) -> No
     facts = out / "run.json"
     if resume:
         try:
-            before = json.loads(facts.read_text())["data_sha256"]
-        except (OSError, ValueError, KeyError, TypeError):
-            before = None
-        if before is not None and before != data.hash:
+            before = dict(json.loads(facts.read_text()))
+        except (OSError, ValueError, TypeError):
+            before = {}
+        if before.get("data_sha256", data.hash) != data.hash:
             raise UserError(f"{out} cannot be resumed: its pictures or labels have changed since; start a new run")
+        if before.get("order_sha256", data.order_hash) != data.order_hash:  # their names say what validates
+            raise UserError(
+                f"{out} cannot be resumed: its pictures have other names, and so another order or others that "
+                "validate; name them as before, or start a new run"
+            )
     elif out.exists() and (not out.is_dir() or {p.name for p in out.iterdir()} - {"settings.toml.tmp"}):
         raise UserError(f"{out} exists and is not empty: name a new folder, or go on with --resume {quoted(out)}")
     out.mkdir(parents=True, exist_ok=True)
     checkpoint.write_whole(out / "settings.toml", to_toml(settings))
     rows = [json.dumps({"file_name": p.name, "reason": p.kind, "detail": p.detail}) + "\n" for p in data.problems]
     checkpoint.write_whole(out / "problems.jsonl", "".join(rows))
-    read = {"data_sha256": data.hash, "charset": data.charset.characters}
+    read = {"data_sha256": data.hash, "order_sha256": data.order_hash, "charset": data.charset.characters}
     checkpoint.write_whole(out / "run.json", json.dumps(provenance() | read, indent=2) + "\n")
 
 
