@@ -148,9 +148,9 @@ def fit(
         "method": method, "data": [str(path.resolve()) for path in data or ()], "limit": limit,
         "label_pattern": label_pattern, "settings": _settings(sets),
     }  # fmt: skip
-    # from whatever folder it is gone on with, and its reader looked for
-    if isinstance(model := asked["settings"].get("model"), str) and Path(model).exists():
-        asked["settings"]["model"] = str(Path(model).resolve())
+    for name in ("model", "start"):  # from whatever folder it is gone on with, and its reader looked for
+        if isinstance(path := asked["settings"].get(name), str) and Path(path).exists():
+            asked["settings"][name] = str(Path(path).resolve())
     loose = {
         "unlabelled": [str(path.resolve()) for path in unlabelled or ()] or None, "charset": charset, "length": length
     }  # fmt: skip
@@ -215,6 +215,7 @@ def synthesize(
         random_texts,
         requests_for_sources,
         requests_for_texts,
+        variable,
         with_pairs,
     )
     from augment.synthesize import synthesize as make
@@ -251,12 +252,16 @@ def synthesize(
         if count is not None and count > len(asked):
             raise UserError(f"{requests} holds {len(asked)} requests that {method} answers: --count {count} is more")
         asked = asked[:count]
+        if takes_source and not cls.needs_source and manifest is not None:
+            asked = with_pairs(create(method, values), asked, Sources(manifest))
     elif cls.needs_source or varies:
         if given:
             raise UserError(f"--method {method} keeps the text of the picture it varies: leave {given[0]} out")
         assert manifest is not None
         asked, broken = requests_for_sources(manifest, count or max(len(manifest), 1), seed or 0)
         problems += broken
+        if not cls.needs_source:
+            asked = variable(create(method, values), asked, Sources(manifest))
     else:
         known = cast("Learner", create(method, values)).known if fitted is not None else None
         shape = _size(size) if size is not None else known.size if known is not None else (160, 60)
@@ -273,8 +278,6 @@ def synthesize(
             raise UserError("say what to draw: --requests FILE, --texts FILE, or --charset and --length")
     if problems and manifest is not None:
         print(problem_table(problems, len(manifest) + len(manifest.problems)), file=sys.stderr)
-    if takes_source and not cls.needs_source and manifest is not None:
-        asked = with_pairs(create(method, values), asked, Sources(manifest))
     if 0 < len(able := drawable(create(method, values), asked)) < len(asked):
         other = next(r.text for r, left in zip_longest(asked, able) if r != left)
         say(Alone(), f"{len(asked) - len(able)} of {len(asked)} texts are left out: {method} cannot draw {other!r}")

@@ -21,6 +21,7 @@ from augment.methods import create, load_class
 from recognizer.charset import Charset
 from recognizer.errors import Stopped, UserError
 from recognizer.images import PictureError, open_picture
+from recognizer.progress import Alone, say
 from recognizer.samples import FolderWriter, Manifest, Problem
 
 BATCH = 64
@@ -144,6 +145,22 @@ def with_pairs(
         real = replace(own, source=own.source or own.pair)
         found.append(real if real.source is not None and can(real, sources(real.source)) else other)
     return found
+
+
+def variable(method: Method, requests: Sequence[Request], sources: Sources) -> list[Request]:
+    """Requests whose sources a method can vary; how many others there are is told.
+
+    Raises:
+        UserError: none is left.
+    """
+    can = getattr(method, "can_vary", lambda request, source: True)
+    able = [r for r in requests if r.source is not None and can(r, sources(r.source))]
+    if lost := [r for r in requests if r not in able]:
+        told = f"{len(lost)} of {len(requests)} pictures cannot be varied under their labels, as {lost[0].source!r}"
+        if not able:
+            raise UserError(f"{told} that shows {lost[0].text!r}")
+        say(Alone(), f"{told} that shows {lost[0].text!r}: they are left out")
+    return able
 
 
 def as_shown(request: Request, known_as: Mapping[str, str]) -> Request:

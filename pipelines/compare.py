@@ -59,9 +59,10 @@ def compare(settings: CompareSettings, out: Path) -> Ledger:
     open_run(settings, out, "methods")
     with locked(out):
         ledger = Ledger(out / "ledger.jsonl")
-        (out / "table.md").unlink(missing_ok=True)  # of a comparison of fewer methods
-        run = prepare(settings, out, ledger)
-        see_start(settings, ledger)
+        run, shown = prepare(settings, out, ledger), out / "table.md"
+        if not (shown.is_file() and all(f"made {name}" in ledger for name in settings.methods if name != NONE)):
+            see_start(settings, ledger)  # something is left to train
+        shown.unlink(missing_ok=True)  # of a comparison of fewer methods
         test = test_samples(settings, ledger)
         torch.set_num_threads(run.jobs)
         arms, texts = Arms(run, out, settings.seeds), ledger["test"]["texts"]
@@ -82,12 +83,12 @@ def compare(settings: CompareSettings, out: Path) -> Ledger:
         names = arms.compared([name for name in settings.methods if name not in failed])
         train_side_by_side(arms.trainings(names), run.jobs, "with made pictures")
         arms.read(names, test)
-        (out / "table.md").write_text(
+        shown.write_text(
             table(settings, ledger, arms.rights(names, texts, settings.fold_case), failed), encoding="utf-8"
         )
     if failed:
         first = next(iter(failed))
-        raise UserError(f"{first} could not be compared: {failed[first]}; all others are in {out / 'table.md'}")
+        raise UserError(f"{first} could not be compared: {failed[first]}; all others are in {shown}")
     return ledger
 
 

@@ -91,13 +91,14 @@ def compare_losses(settings: LossSettings, out: Path) -> Ledger:
     with locked(out):
         ledger = Ledger(out / "ledger.jsonl")
         _prepare(settings, out, ledger)
-        see_start(settings, ledger)
         torch.set_num_threads(jobs_of(settings))
         test = test_samples(settings, ledger)  # what cannot be read is told before hours are spent
         trainings = {
             (part, arm, seed): _training(settings, out, ledger, part, arm, seed)
             for part in (WHOLE, TAILED) for arm in settings.arms() for seed in range(settings.seeds)
         }  # fmt: skip
+        if any(f"read {part} {arm} {seed}" not in ledger for part, arm, seed in trainings):
+            see_start(settings, ledger)
         train_side_by_side(list(trainings.values()), jobs_of(settings), "losses")
         for (part, arm, seed), training in trainings.items():
             if (step := f"read {part} {arm} {seed}") not in ledger:

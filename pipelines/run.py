@@ -50,7 +50,7 @@ from recognizer.samples import (
     without_copies,
     write_folder,
 )
-from recognizer.settings import Settings, is_dump, load, make, to_toml
+from recognizer.settings import Settings, load, make, to_toml
 from recognizer.training.batches import Pictures
 from recognizer.training.checkpoint import charset_of, find_start, find_weights, write_whole
 from recognizer.training.evaluate import default_case, evaluate
@@ -231,15 +231,15 @@ def check_methods(settings: RunSettings, names: Sequence[str]) -> None:
 
 def open_run(settings: S, out: Path, *free: str) -> None:
     """Make the run folder, or see that the one to go on with was made with the same settings, but for `jobs` and those
-    that are `free`. A run that ended before it had done anything may begin again with others.
+    that are `free`. A run that ended before it had done anything may begin again with others. A folder is a run's where
+    it has been locked as one: anybody may keep settings and data in one.
 
     Raises:
         UserError: other settings, a folder that is taken, or settings of `reader` that it cannot have.
     """
     kept, before = out / "settings.toml", None
     there = {path.name for path in out.iterdir()} if out.is_dir() else set()
-    own = kept.name in there and not there - AT_FIRST and not is_dump(type(settings), kept)  # somebody's, not a run's
-    if kept.is_file() and there - AT_FIRST:
+    if kept.is_file() and "lock" in there and there - AT_FIRST:
         try:
             before = load(type(settings), kept, {})
         except UserError:
@@ -250,7 +250,7 @@ def open_run(settings: S, out: Path, *free: str) -> None:
                 f"{out} was begun with other settings ({', '.join(other)}; see {kept}): name a new folder, or "
                 f"--resume {quoted(out)}"
             )
-    elif out.exists() and (own or not out.is_dir() or there - AT_FIRST):
+    elif out.exists() and (not out.is_dir() or there - AT_FIRST or (there and "lock" not in there)):
         raise UserError(f"{out} exists and is not empty: name a new folder")
     else:
         for name in settings.reader.keys() & OWN:

@@ -155,6 +155,20 @@ def test_test_pictures_that_were_exchanged_under_their_names_are_not_compared(
         samples_to_test(settings, ledger)
 
 
+def test_a_finished_comparison_is_shown_without_its_start_which_more_methods_need(
+    drawn: Path, whole: tuple[Path, str]
+) -> None:
+    run = shutil.copytree(whole[0], drawn / "shown")
+    lines = (run / "ledger.jsonl").read_text().splitlines()
+    first = json.loads(lines[0]) | {"start_sha256": "another"}
+    (run / "ledger.jsonl").write_text("\n".join([json.dumps(first), *lines[1:], ""]))
+    done = practice(*words(drawn, "shown"))
+    assert done.status == 0 and "| splice |" in done.out and (run / "table.md").is_file(), done.err
+    more = [w.replace(",".join(METHODS), ",".join([*METHODS, "captcha"])) for w in words(drawn, "shown")]
+    done = practice(*more)
+    assert done.status == 2 and "are others than when the run began" in done.err and (run / "table.md").is_file()
+
+
 def test_a_method_that_fails_costs_the_others_nothing(drawn: Path) -> None:
     asked = [
         "compare", "--data", str(drawn / "scheme/labelled"), "--test", str(drawn / "scheme/test"),

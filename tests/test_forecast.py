@@ -7,6 +7,7 @@ import math
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,11 @@ from conftest import kill_at, practice, refusal
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipelines.forecast import ForecastSettings, fit_law, in_words, law_of
+from pipelines.forecast import ForecastSettings, fit_law, in_words, law_of, prepare
+from pipelines.ledger import Ledger
 from pipelines.scheme import write_scheme
 from recognizer.errors import UserError
+from recognizer.samples import read_manifest, write_folder
 
 COMMAND = [sys.executable, "-m", "pipelines.cli"]
 SIZES = [75, 150, 300, 600]
@@ -121,6 +124,12 @@ def test_the_command_says_what_more_labels_would_buy_and_survives_a_kill(words: 
     assert done.status == 0, done.err
     assert ledger(cut) == found and (cut / "forecast.txt").read_text() == said
 
+    for run in (whole, cut):  # from other weights nothing more is trained, and what was is told
+        first, *rest = (run / "ledger.jsonl").read_text().splitlines()
+        rest = rest if run == whole else rest[:2]
+        first = json.dumps(json.loads(first) | {"start_sha256": "another"})
+        (run / "ledger.jsonl").write_text("\n".join([first, *rest, ""]))
+    assert "are others than when the run began" in refusal(practice("forecast", "--resume", cut))
     before = (whole / "ledger.jsonl").read_bytes()
     done = practice(*words, "--out", whole, "--at", 640, "--target", 0.999)
     assert done.status == 0 and "With 640 labels expect" in done.out and "99.9 %" in done.out, done.err
@@ -169,3 +178,12 @@ def test_what_cannot_be_forecast_is_refused_in_one_line(
 ) -> None:
     more = [word.replace("TEST", words[4]) for word in more]
     assert line in refusal(practice(*words, "--out", tmp_path / "run", *more))
+
+
+def test_copies_of_a_picture_are_no_more_labels(words: list[str], tmp_path: Path) -> None:
+    labelled = read_manifest(words[2]).samples
+    write_folder([*labelled, *(replace(s, name=f"again-{s.name}") for s in labelled)], tmp_path / "twice")
+    (tmp_path / "run").mkdir()
+    run = Ledger(tmp_path / "run" / "ledger.jsonl")
+    prepare(ForecastSettings(data=(str(tmp_path / "twice"),), test=words[4]), tmp_path / "run", run)
+    assert run["prepare"]["train"] == 80

@@ -377,9 +377,12 @@ def test_captcha_draws_no_text_that_could_not_be_read_there() -> None:
     method = create("captcha")
     asked = [Request("ABCDE", 0, width, 60) for width in (30, 50, 100, 160)] + [Request("A", 0, 30, 60)]
     assert method.can_draw(asked) == [False, False, True, True, True]
-    with pytest.raises(UserError, match="'ABCDE' cannot be read in 50 x 60 pixels"):
+    with pytest.raises(UserError, match="'ABCDE' is too long to be read in 50 x 60 pixels"):
         method.make(asked[1:2], [None])
-    assert create("captcha", {"font_sizes": [9]}).can_draw([Request("ABCDE", 0, 50, 60)]) == [True], "as was asked for"
+    for sizes, text, width in (([9], "ABCDE", 50), ([9, 120], "A", 30), ([18, 56], "ABCDEFGHJK", 160)):
+        assert create("captcha", {"font_sizes": sizes}).can_draw([Request(text, 0, width, 60)]) == [True], (
+            "as was asked"
+        )
 
 
 def test_random_texts_neither_begin_nor_end_with_a_space() -> None:

@@ -310,6 +310,10 @@ def test_somebodys_own_settings_are_not_written_over(drawn: Path, tmp_path: Path
     ):
         assert "exists and is not empty" in refusal(ended)
     assert own.read_text() == "# mine\nseed = 3\n" and list(tmp_path.iterdir()) == [own]
+    shutil.copytree(labelled, tmp_path / "data")  # where a run's own copies lie
+    ended = practice("run", "--config", own, "--data", tmp_path / "data", "--out", tmp_path)
+    assert "exists and is not empty" in refusal(ended)
+    assert own.read_text() == "# mine\nseed = 3\n" and len(read_manifest(tmp_path / "data")) == 60
 
 
 def test_copies_of_a_picture_count_once(drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

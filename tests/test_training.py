@@ -1041,7 +1041,7 @@ def test_a_run_whose_data_changed_is_not_resumed(whole: Path, drawn: Path, tmp_p
     train(how, run, resume=True)
     (data / "000.png").rename(data / "9.png")  # the same pictures in another order, and where a part validates, another
     (data / "metadata.jsonl").write_text("".join(sorted(lines.replace("000.png", "9.png").splitlines(keepends=True))))
-    with pytest.raises(UserError, match="cannot be resumed: its pictures have other names"):
+    with pytest.raises(UserError, match="cannot be resumed: its pictures stand in another order"):
         train(how, run, resume=True)
 
 

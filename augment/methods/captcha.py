@@ -24,7 +24,7 @@ from recognizer.settings import Settings
 HEIGHT = 60  # pixels; the package's font sizes, offsets, dots and lines are made for it
 NARROWEST = 0.55  # the package squeezes a text that is too wide; below this share letters become bars
 MIN_CONTRAST = 60.0  # grey levels; the package draws dark colours nearly transparent
-SMALLEST = 18  # pixels of a font: squeezed so far, its letters are ten pixels wide, and hardly any is read
+SMALLEST = 21  # pixels of a font in which a text may be squeezed: its letters are ten pixels wide, and few are read
 ABSENT = "\uffff"  # a code point that no font may draw, so that it shows the font's sign for a missing glyph
 
 T = TypeVar("T")
@@ -87,14 +87,14 @@ class Captcha:
         return min(width / (NARROWEST * self._natural_width(request.shown, fonts)), 1.0)
 
     def _has_room(self, request: Request, fonts: Sequence[str]) -> bool:
-        size = min(self.settings.font_sizes)
-        return size * self._scale(request, fonts) >= min(SMALLEST, size)  # small fonts are somebody's wish
+        scale = self._scale(request, fonts)
+        return scale == 1 or scale * float(np.mean(self.settings.font_sizes)) >= SMALLEST
 
     def _draw(self, request: Request) -> Image.Image:
         fonts = self._fonts_with(request.shown)
         settings = self.settings
         if not self._has_room(request, fonts):
-            raise UserError(f"{request.shown!r} cannot be read in {request.width} x {request.height} pixels")
+            raise UserError(f"{request.shown!r} is too long to be read in {request.width} x {request.height} pixels")
         width = max(round(HEIGHT * request.width / request.height), 1)
         scale = self._scale(request, fonts)
         sizes = tuple(max(round(size * scale), 8) for size in settings.font_sizes)

@@ -661,8 +661,8 @@ def open_run(settings: TrainSettings, out: Path, data: Data, resume: bool) -> No
             raise UserError(f"{out} cannot be resumed: its pictures or labels have changed since; start a new run")
         if before.get("order_sha256", data.order_hash) != data.order_hash:  # their names say what validates
             raise UserError(
-                f"{out} cannot be resumed: its pictures have other names, and so another order or others that "
-                "validate; name them as before, or start a new run"
+                f"{out} cannot be resumed: its pictures stand in another order or have other names, and so others may "
+                "validate; put that back, or start a new run"
             )
     elif out.exists() and (not out.is_dir() or {p.name for p in out.iterdir()} - {"settings.toml.tmp"}):
         raise UserError(f"{out} exists and is not empty: name a new folder, or go on with --resume {quoted(out)}")
