@@ -724,7 +724,7 @@ def test_synthesize_texts_and_charsets(tmp_path: Path) -> None:
         "--set", "curves=0", "--out", tmp_path / "a",
     )  # fmt: skip
     assert ended.status == 0 and ended.out == f"{tmp_path / 'a'}: 3 pictures\n"
-    about = {"method": "captcha", "settings": {"curves": 0}, "source": None, "why": ""}
+    about = {"method": "captcha", "settings": {"curves": 0}, "source": None, "exact_text": True, "why": ""}
     assert made_in(tmp_path / "a") == [
         (text, (100, 40), about | {"seed": 5 + k}) for k, text in enumerate(["0012", "NA", "1E23"])
     ]
