@@ -154,8 +154,12 @@ def variable(method: Method, requests: Sequence[Request], sources: Sources) -> l
         UserError: none is left.
     """
     can = getattr(method, "can_vary", lambda request, source: True)
-    able = [r for r in requests if r.source is not None and can(r, sources(r.source))]
-    if lost := [r for r in requests if r not in able]:
+    able: list[Request] = []
+    lost: list[Request] = []
+    for request in requests:
+        varies = request.source is not None and can(request, sources(request.source))
+        (able if varies else lost).append(request)
+    if lost:
         told = f"{len(lost)} of {len(requests)} pictures cannot be varied under their labels, as {lost[0].source!r}"
         if not able:
             raise UserError(f"{told} that shows {lost[0].text!r}")

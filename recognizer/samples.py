@@ -305,8 +305,8 @@ def list_pictures(root: Path) -> list[Path]:
 
 def is_run(folder: Path) -> bool:
     """Whether a folder is a run of practice, or a fit of augment."""
-    has = (os.path.exists(folder / name) for name in ("settings.toml", "ledger.jsonl", "asked.json"))
-    return next(has) and any(has)  # Path.exists would raise where the folder may not be entered
+    settings, *others = (os.path.exists(folder / name) for name in ("settings.toml", "ledger.jsonl", "asked.json"))
+    return settings and any(others)  # Path.exists would raise where the folder may not be entered
 
 
 def _read_shards(shards: Sequence[Path]) -> Found:
