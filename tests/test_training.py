@@ -1039,6 +1039,11 @@ def test_a_run_whose_data_changed_is_not_resumed(whole: Path, drawn: Path, tmp_p
         train(how, run, resume=True)
     (data / "000.png").write_bytes(original)
     train(how, run, resume=True)
+    facts = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps({"data_sha256": "of what a version before took"}))
+    with pytest.raises(UserError, match="have changed since, or an earlier version began it"):
+        train(how, run, resume=True)
+    (run / "run.json").write_text(json.dumps(facts))
     (data / "000.png").rename(data / "9.png")  # the same pictures in another order, and where a part validates, another
     (data / "metadata.jsonl").write_text("".join(sorted(lines.replace("000.png", "9.png").splitlines(keepends=True))))
     with pytest.raises(UserError, match="cannot be resumed: its pictures stand in another order"):

@@ -658,7 +658,10 @@ def open_run(settings: TrainSettings, out: Path, data: Data, resume: bool) -> No
         except (OSError, ValueError, TypeError):
             before = {}
         if before.get("data_sha256", data.hash) != data.hash:
-            raise UserError(f"{out} cannot be resumed: its pictures or labels have changed since; start a new run")
+            older = "" if "order_sha256" in before else ", or an earlier version began it and took other made pictures"
+            raise UserError(
+                f"{out} cannot be resumed: its pictures or labels have changed since{older}; start a new run"
+            )
         if before.get("order_sha256", data.order_hash) != data.order_hash:  # their names say what validates
             raise UserError(
                 f"{out} cannot be resumed: its pictures stand in another order or have other names, and so others may "
