@@ -96,6 +96,7 @@ def begin_like(before: Sequence[Path], settings: PracticeSettings, run: Path) ->
     for part, path in {**{name: before[0] / name for name in firsts}, **learned}.items():
         shutil.copytree(path, run / part, copy_function=os.link)
     (run / "settings.toml").write_text(to_toml(settings), encoding="utf-8")
+    (run / "lock").touch()  # by which a folder is known as a run
     (run / "ledger.jsonl").write_text("\n".join(lines.values()) + "\n", encoding="utf-8")
 
 
