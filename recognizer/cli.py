@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -210,7 +211,14 @@ def evaluate(
         return
     pairs = [(s.text, r.text) for s, r in zip(pictures.samples, outcome.readings, strict=True)]
     rows = [
-        {"file_name": s.name, "text": s.text, "read": r.text, "confidence": r.confidence, "nll": r.nll}
+        {
+            "file_name": s.name,
+            "text": s.text,
+            "read": r.text,
+            "confidence": r.confidence,
+            # a label without an alignment has an infinite one, which JSON has not
+            "nll": r.nll if r.nll is not None and math.isfinite(r.nll) else None,
+        }
         for s, r in zip(pictures.samples, outcome.readings, strict=True)
     ]
     print_scores(Scores.of(pairs))

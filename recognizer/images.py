@@ -7,6 +7,7 @@ depends on the picture alone, so that what is read in it does not depend on its 
 from __future__ import annotations
 
 import io
+import re
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 STRIDE = 4  # pixels to a frame of a reader's output, of every size
 WIDTH_STEP = 16
 MAX_PIXELS = 16_000_000
+MOST_SCANS = 100  # of a JPEG; progressive ones have about ten
+MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")  # of a JPEG's segment; in what is coded a zero follows each ff
 # the formats that pictures are kept in. Not those whose decoders know no bound (ICO and ICNS decode what they hold
 # before anyone has seen its size), run for seconds in Python, or start a program (EPS)
 USUAL = ("PNG", "JPEG", "GIF", "BMP", "DIB", "PPM")  # Pillow knows these at once
@@ -73,6 +76,8 @@ def open_picture(
             if isinstance(source, Image.Image):
                 return _decode(source, mode, max_pixels)
             with identify(source) as picture:
+                if picture.format in ("JPEG", "MPO"):
+                    _see_scans(source if isinstance(source, bytes) else source.read_bytes())
                 return _decode(picture, mode, max_pixels)
     except PictureError:
         raise
@@ -110,6 +115,8 @@ def identify(source: bytes | Path) -> Image.Image:
 def _decode(picture: Image.Image, mode: Literal["L", "RGB"] | None, max_pixels: int) -> Image.Image:
     if picture.width * picture.height > max_pixels:
         raise PictureError("too large", f"{picture.width} x {picture.height} pixels, the bound is {max_pixels}")
+    if (decoded := _decoded_at_once(picture)) > max_pixels:
+        raise PictureError("too large", f"tiles of {decoded} pixels, the bound is {max_pixels}")
     if picture.width == 0 or picture.height == 0:
         raise PictureError("unreadable", f"its size is {picture.width} x {picture.height}")
     picture.load()
@@ -117,6 +124,30 @@ def _decode(picture: Image.Image, mode: Literal["L", "RGB"] | None, max_pixels: 
         picture = ImageOps.exif_transpose(picture)
     whole = _on_white(picture)
     return whole.convert(mode or ("L" if whole.mode in ("1", "L") else "RGB"))
+
+
+def _decoded_at_once(picture: Image.Image) -> int:
+    """The pixels of a TIFF's tile, which need not be smaller than the picture: it is decoded whole."""
+    tags = getattr(picture, "tag_v2", {})
+    sides = [tags.get(tag, 0) for tag in (322, 323)]  # TileWidth, TileLength
+    return int(sides[0]) * int(sides[1]) if all(isinstance(side, int) for side in sides) else 0
+
+
+def _see_scans(file: bytes) -> None:
+    """See that a JPEG holds no more scans than any camera or editor writes: each is a pass over all of the picture, and
+    takes fourteen bytes.
+
+    Raises:
+        PictureError: it does.
+    """
+    if file.count(b"\xff\xda") <= MOST_SCANS:
+        return
+    at, scans = 2, 0
+    while (found := MARKER.search(file, at)) and found.group() != b"\xff\xd9":  # behind that a phone puts its film
+        scans += found.group() == b"\xff\xda"
+        at = found.end() + int.from_bytes(file[found.end() : found.end() + 2])  # past its segment
+    if scans > MOST_SCANS:
+        raise PictureError("too large", f"{scans} scans, the bound is {MOST_SCANS}")
 
 
 def _on_white(picture: Image.Image) -> Image.Image:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -67,6 +68,28 @@ class Journal:
                 self._found = (held.st_ino, os.fstat(file.fileno()).st_size)
             self._size += len(line)
         self.rows.append(row)
+
+
+@contextmanager
+def locked_folder(folder: Path, patience: float = 10.0) -> Iterator[None]:
+    """Hold a folder for this process and those that it starts, waiting up to `patience` seconds for others to end.
+
+    Raises:
+        UserError: another process holds it.
+    """
+    held, until = os.open(folder, os.O_RDONLY), time.monotonic() + patience
+    try:
+        while True:
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    raise UserError(f"{folder} is being written by another process") from None
+                time.sleep(0.2)
+        yield
+    finally:
+        os.close(held)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import difflib
 import json
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -72,7 +72,29 @@ def load(cls: type[S], file: Path | None, given: Mapping[str, Any], sets: Sequen
         except tomllib.TOMLDecodeError:
             read = {}
         _put(values, name.strip(), read["v"] if list(read) == ["v"] else text)
+    for text in _texts(values):
+        see_utf8(text)
     return make(cls, values, where)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list | tuple):
+        for inner in value.values() if isinstance(value, Mapping) else value:
+            yield from _texts(inner)
+
+
+def see_utf8(text: str) -> None:
+    """See that text can be written: a file's name is bytes on Linux, and need not be UTF-8.
+
+    Raises:
+        UserError: it is not.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{text.encode('utf-8', 'surrogateescape')!r} is not UTF-8: rename it") from None
 
 
 def _put(values: dict[str, Any], name: str, value: Any) -> None:

@@ -517,3 +517,32 @@ def test_a_picture_of_one_column_costs_little() -> None:
     tall.paste("black", (0, 250_000, 1, 250_100))
     assert Frame(trim=True).fit(tall).shape == Frame().fit(tall).shape == (32, 64)
     assert Frame(trim=True).fit(tall.rotate(90, expand=True)).shape[0] == 32
+
+
+def tiled(width: int, height: int, side: int) -> bytes:
+    """A black TIFF of square tiles, of which its file holds the first and names it for all."""
+    tile, n = zlib.compress(bytes(side * side), 9), -(-width // side) * -(-height // side)
+    size = 8 + 2 + 12 * 10 + 4
+    tags = [
+        (256, 4, 1, width), (257, 4, 1, height), (258, 3, 1, 8), (259, 3, 1, 8), (262, 3, 1, 1), (277, 3, 1, 1),
+        (322, 4, 1, side), (323, 4, 1, side),
+        (324, 4, n, size + (n > 1) * len(tile)), (325, 4, n, len(tile) if n == 1 else size + len(tile) + 4 * n),
+    ]  # fmt: skip
+    head = b"II*\0" + struct.pack("<IH", 8, len(tags)) + b"".join(struct.pack("<HHII", *tag) for tag in tags)
+    more = b"" if n == 1 else struct.pack(f"<{2 * n}I", *[size] * n, *[len(tile)] * n)
+    return head + struct.pack("<I", 0) + tile + more
+
+
+def test_a_tile_or_scans_that_no_picture_of_that_size_needs_are_not_decoded() -> None:
+    small = open_picture(tiled(100, 30, 64))
+    assert small.size == (100, 30) and set(pixels(small.convert("L"))) == {0}
+    with pytest.raises(PictureError, match="tiles of 16777216 pixels, the bound is 16000000") as refused:
+        open_picture(tiled(100, 30, 4096))
+    assert refused.value.kind == "too large"
+    jpeg = encoded(noise(), "JPEG", progressive=True)
+    assert open_picture(jpeg).size == noise().size
+    start = jpeg.rindex(b"\xff\xda")
+    bomb = jpeg[:start] + jpeg[start:-2] * 200 + jpeg[-2:]
+    with pytest.raises(PictureError, match="scans, the bound is 100"):
+        open_picture(bomb)
+    assert open_picture(jpeg + b"film\xff\xda" * 200).size == noise().size, "what is behind the picture is not of it"

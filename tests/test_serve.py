@@ -180,6 +180,11 @@ def test_broken_forms_truncated_pictures_and_ten_thousand_files_harm_nothing(
     part = b'--x\r\nContent-Disposition: form-data; name="p"; filename="a.png"\r\n\r\nz\r\n'
     many = httpx.post(f"{server.url}/v1/read", content=part * 10_000 + b"--x--\r\n", headers=form)
     assert many.status_code == 413 and many.json()["error"]["kind"] == "too many"
+    whole = b'--x\r\nContent-Disposition: form-data; name="p"; filename="a.png"\r\n\r\n' + data + b"\r\n"
+    cut = httpx.post(f"{server.url}/v1/read", content=whole + part, headers=form)
+    assert cut.status_code == 400 and cut.json()["error"]["detail"] == "it ends before its closing boundary"
+    ended = httpx.post(f"{server.url}/v1/read", content=whole + b"--x--", headers=form)
+    assert ended.status_code == 200 and ended.json()["readings"][0]["text"] == text
     fields = httpx.post(f"{server.url}/v1/read", data={"a": "no file"}, files={"b": ("", b"")})
     assert 400 <= fields.status_code < 500
     (reading,) = post(server, data).json()["readings"]

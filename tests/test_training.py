@@ -14,6 +14,7 @@ import sys
 import time
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -30,18 +31,22 @@ from torch import Tensor, nn
 from recognizer.charset import NAMED, Charset
 from recognizer.deploy import export as exports
 from recognizer.deploy.export import export
-from recognizer.errors import UserError
+from recognizer.errors import MachineError, UserError
 from recognizer.images import STRIDE, Frame, normalise, open_picture
+from recognizer.journal import locked_folder
 from recognizer.progress import Alone
 from recognizer.reader import Reader, readings_of
 from recognizer.readings import Reading, Scores, all_characters, wilson
 from recognizer.samples import picture_hash, read_manifest, shared_pictures, write_folder
 from recognizer.settings import load, to_toml
 from recognizer.training import batches
+from recognizer.training import train as train_module
+from recognizer.training.average import average
 from recognizer.training.batches import Item, Pictures, Plan, StepSampler, Variation, collate, vary
 from recognizer.training.calibrate import fit_temperature
 from recognizer.training.checkpoint import (
     DEFAULT,
+    TINY,
     Description,
     build,
     charset_of,
@@ -75,6 +80,7 @@ from recognizer.training.train import (
     Data,
     TrainSettings,
     as_good,
+    provenance,
     read_data,
     resumed_settings,
     schedule_of,
@@ -822,6 +828,12 @@ def test_a_start_that_has_learned_the_pictures_is_told(
         told = " ".join(capsys.readouterr().err.split())
         assert (f"has learned {count} of these {every} pictures" in told) == bool(count)
 
+    state, _ = read_weights(Path(first))
+    save_weights(Path(kept), state, read_weights(Path(kept))[1])
+    for i, models in enumerate(([first, kept], [kept, first])):
+        average([Path(model) for model in models], tmp_path / f"mean-{i}")
+        assert tell_learned(str(tmp_path / f"mean-{i}"), samples) == every, "whichever of them is named first"
+
 
 def test_labels_that_cannot_be_used_are_told_before_it_ends(
     drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -1048,6 +1060,79 @@ def test_a_run_whose_data_changed_is_not_resumed(whole: Path, drawn: Path, tmp_p
     (data / "metadata.jsonl").write_text("".join(sorted(lines.replace("000.png", "9.png").splitlines(keepends=True))))
     with pytest.raises(UserError, match="cannot be resumed: its pictures stand in another order"):
         train(how, run, resume=True)
+
+
+def test_a_run_whose_start_or_length_changed_is_not_resumed(drawn: Path, tmp_path: Path) -> None:
+    start = shutil.copy(TINY, tmp_path / "start.safetensors")
+    run = tmp_path / "run"
+    how = settings(drawn / "eight", drawn / "validation", start=str(start), pictures=16, validations=1)
+    train(how, run)
+    train(how, run, resume=True)
+    with pytest.raises(UserError, match="it began with 1 steps, and its settings ask for 2"):
+        train(how.model_copy(update={"pictures": 32}), run, resume=True)
+    state, about = read_weights(start)
+    save_weights(start, {name: tensor * 2 for name, tensor in state.items()}, about)
+    with pytest.raises(UserError, match="the weights that it starts from, or that teach it, are others than when"):
+        train(how, run, resume=True)
+
+
+def test_a_run_that_is_being_written_is_not_gone_on_with_beside(
+    whole: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    run = shutil.copytree(whole, tmp_path / "run")
+    monkeypatch.setattr(train_module, "locked_folder", partial(locked_folder, patience=0.3))
+    with locked_folder(run), pytest.raises(UserError, match="is being written by another process"):
+        train(TrainSettings(**json_settings(whole)), run, resume=True)
+    train(TrainSettings(**json_settings(whole)), run, resume=True)
+
+
+def test_a_slip_that_is_found_late_does_not_take_the_folder(drawn: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    fixed = tmp_path / "fixed.safetensors"
+    about = Description("tiny", "fixed", "0123", Frame(32, 64, 512))
+    save_weights(fixed, Network("tiny", ("fixed",), 5, 4).state_dict(), about)
+    how = settings(drawn / "eight", drawn / "validation", pictures=16, validations=1)
+    with pytest.raises(UserError, match="fixed head"):
+        train(how.model_copy(update={"teacher": (str(fixed),)}), run)
+    assert (run / "run.json").exists(), "or it tests nothing"
+    train(how, run)
+    with pytest.raises(UserError, match="exists and is not empty"):
+        train(how, run)
+
+
+def test_a_run_among_pictures_named_by_their_labels_is_refused(drawn: Path, tmp_path: Path) -> None:
+    for s in read_manifest(drawn / "eight"):
+        shutil.copy(s.path, tmp_path / f"{s.text}.png")
+    how = TrainSettings(**SMALL, data=(str(tmp_path),), validation=str(tmp_path), label_pattern="{text}.png")
+    with pytest.raises(UserError, match=r"run lies among the pictures of .*, and its own would be some of them"):
+        train(how, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_cannot_be_named_or_tracked_is_one_line(drawn: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is not UTF-8: rename it"):
+        load(TrainSettings, None, {"data": ["a", os.fsdecode(b"b\xff")]})
+    how = settings(drawn / "eight", drawn / "validation")
+    with pytest.raises(UserError, match="is not UTF-8: rename it"):
+        train(how, tmp_path / os.fsdecode(b"r\xff"))
+    with pytest.raises(UserError, match="--tracker clearml: it is not installed"):
+        train(how.model_copy(update={"tracker": "clearml"}), tmp_path / "run")
+
+
+def test_it_trains_where_there_is_no_git(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert provenance()["commit"] == "unknown"
+
+
+def test_a_picture_that_goes_while_it_trains_is_one_line(
+    drawn: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(batches, "CACHE_BYTES", 0)
+    folder = shutil.copytree(drawn / "eight", tmp_path / "eight")
+    pictures = Pictures(read_manifest(folder).samples, Charset("0123456789"), Frame(), 10**6)
+    shutil.rmtree(folder)
+    with pytest.raises(MachineError, match=r"000\.png can no longer be read \(no such file.*put it back"):
+        pictures.grey(0)
 
 
 @pytest.mark.slow

@@ -39,7 +39,7 @@ from recognizer.training.evaluate import shown_case
 from recognizer.training.pseudo import labelled_by, take_surest, without_labels
 from recognizer.training.seeds import train_seeds
 from recognizer.training.teach import frame_of_teachers
-from recognizer.training.train import TrainSettings
+from recognizer.training.train import TrainSettings, see_apart
 
 FEWEST = 8  # channels that are left anywhere
 BEFORE = {"asked.json", "pruned.safetensors", "read", "read.tmp", "training"}  # what may be there before it is trained
@@ -133,7 +133,8 @@ def _open(out: Path, asked: Mapping[str, Any], settings: TrainSettings) -> None:
         if learned or {p.name for p in out.iterdir()} - BEFORE:
             raise UserError(f"{out} was begun with other settings (see {kept}): name a new folder")
         shutil.rmtree(out)  # it failed before anything was learned
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    see_apart(out, settings)
+    if out.exists() and (not out.is_dir() or {p.name for p in out.iterdir()} - {"asked.json.tmp"}):
         raise UserError(f"{out} exists and holds something else: name a new folder")
     out.mkdir(parents=True, exist_ok=True)
     write_whole(kept, told)

@@ -22,7 +22,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,6 +35,7 @@ from fastapi_offline import FastAPIOffline
 from PIL import Image
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from pydantic import BaseModel
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
@@ -341,7 +342,8 @@ class Service:
                 self.figures.batches.observe(len(own))
                 constraint = self.constraint if reader is self.reader else self.constrain(reader)
                 try:
-                    readings = await loop.run_in_executor(self._pool, reader.read, [w.grey for w in own], constraint)
+                    read = partial(reader.read, batch=self.limits.batch)
+                    readings = await loop.run_in_executor(self._pool, read, [w.grey for w in own], constraint)
                 except Exception as error:  # one request's fault must not end all
                     print(f"a batch of {len(own)} could not be read: {error}", file=sys.stderr, flush=True)
                     for w in own:
@@ -532,6 +534,21 @@ async def _answer(service: Service, request: Request) -> tuple[int, dict[str, An
     return 200, {"readings": rows}
 
 
+class Ended:
+    """Whether a form came to its closing boundary, as the parser does not ask."""
+
+    def __init__(self, content_type: str) -> None:
+        boundary = parse_options_header(content_type)[1].get(b"boundary", b"")
+        self._closing, self._last, self.seen = b"--" + boundary + b"--", b"", False
+
+    async def watch(self, stream: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+        """The chunks of a stream, as they come."""
+        async for chunk in stream:
+            self._last = self._last[1 - len(self._closing) :] + chunk
+            self.seen = self.seen or self._closing in self._last
+            yield chunk
+
+
 async def _pictures(
     request: Request, stream: AsyncGenerator[bytes, None], limits: Limits
 ) -> tuple[list[str | None], list[bytes]]:
@@ -543,7 +560,10 @@ async def _pictures(
     names: list[str | None] = []
     pictures: list[bytes] = []
     if request.headers.get("content-type", "").lower().startswith("multipart/"):
-        parser = MultiPartParser(request.headers, stream, max_files=limits.pictures, max_fields=16, max_part_size=4096)
+        ended = Ended(request.headers["content-type"])
+        parser = MultiPartParser(
+            request.headers, ended.watch(stream), max_files=limits.pictures, max_fields=16, max_part_size=4096
+        )
         parser.spool_max_size = limits.body + 1  # nothing that is sent goes to disk
         try:
             form = await parser.parse()
@@ -552,6 +572,8 @@ async def _pictures(
             if "Too many files" in said:
                 raise Refusal(413, "too many", f"a request may hold {limits.pictures} pictures") from None
             raise Refusal(400, "bad form", said[:200]) from None
+        if not ended.seen:
+            raise Refusal(400, "bad form", "it ends before its closing boundary")
         try:
             for _, value in form.multi_items():
                 if isinstance(value, UploadFile):

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from recognizer.errors import UserError
 from recognizer.training.checkpoint import find_weights, read_weights, save_weights
 
+LEARNED = ("data", "keep", "with_synthetic")  # settings that name what a reader has learned
 LEAST_ALIKE = 0.5  # cosine of two readers' weights: .93 and more from one start, under .1 from two
 
 
@@ -38,7 +39,9 @@ def average(models: Sequence[Path], out: Path) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} exists and is not empty: name a new folder")
     (first, description), *others = [read_weights(path) for path in models]
-    data = list(description.settings.get("data", ()))
+    named = [dict(description.settings), *(own.settings for _, own in others)]
+    learned = {k: list(dict.fromkeys(path for own in named for path in own.get(k, ()))) for k in LEARNED}
+    limits = {own.get("limit") for own in named}
     for path, (state, own) in zip(models[1:], others, strict=True):
         for name in ("size", "head", "charset", "frame"):
             if getattr(own, name) != (expected := getattr(description, name)):
@@ -50,14 +53,17 @@ def average(models: Sequence[Path], out: Path) -> None:
                 f"{path} and {models[0]} were not trained from one start (the cosine of their weights is "
                 f"{cosine:.2f}): what lies between them reads nothing"
             )
-        data += [path for path in own.settings.get("data", ()) if path not in data]
     states = [first, *(state for state, _ in others)]
     mean = {name: torch.stack([state[name] for state in states]).mean(0) for name in first}
     out.mkdir(parents=True, exist_ok=True)
     about = replace(
         description,
         scores={"averaged": [str(path) for path in models]},
-        settings={**description.settings, **({"data": data} if data else {})},
+        settings={
+            **description.settings,
+            **{k: paths for k, paths in learned.items() if paths},
+            **({"limit": None} if len(limits) > 1 else {}),  # of one reader's folder as of another's
+        },
     )
     save_weights(out / "weights.safetensors", mean, about)
 

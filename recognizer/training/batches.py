@@ -18,8 +18,9 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from recognizer.charset import Charset
+from recognizer.errors import MachineError
 from recognizer.images import STRIDE, Frame, Grey, PictureError, normalise, open_picture
-from recognizer.samples import Problem, Sample, check
+from recognizer.samples import Problem, Sample, check, printable
 from recognizer.settings import Settings
 
 CACHE_BYTES = 1_000_000_000
@@ -88,10 +89,19 @@ class Pictures(Dataset[Item]):
         return len(self.samples)
 
     def grey(self, i: int) -> Grey:
-        """Picture i at the reader's size, (H, W) uint8."""
+        """Picture i at the reader's size, (H, W) uint8.
+
+        Raises:
+            MachineError: it cannot be read any more.
+        """
         if i < len(self._greys) and (grey := self._greys[i]) is not None:
             return grey
-        return self._frame.fit(open_picture(self.samples[i].read_bytes(), None, self._max_pixels))
+        try:
+            return self._frame.fit(open_picture(self.samples[i].read_bytes(), None, self._max_pixels))
+        except PictureError as error:
+            raise MachineError(
+                f"{printable(self.samples[i].name)} can no longer be read ({error}): put it back, and go on (--resume)"
+            ) from None
 
     def __getitem__(self, i: int) -> Item:
         return Item(self.grey(i), self.charset.encode(self.samples[i].text))

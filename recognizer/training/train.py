@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import itertools
 import json
@@ -11,8 +12,9 @@ import platform
 import signal
 import subprocess
 import time
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
@@ -29,6 +31,7 @@ from torch.utils.data import DataLoader
 from recognizer.charset import Charset, tell_newcomers
 from recognizer.errors import MOST_THREADS, Stopped, UserError, quoted
 from recognizer.images import MAX_PIXELS, Frame
+from recognizer.journal import locked_folder
 from recognizer.progress import Bar, say
 from recognizer.readings import Scores, all_characters, binary_accuracy, wilson
 from recognizer.samples import (
@@ -45,7 +48,7 @@ from recognizer.samples import (
     shared_pictures,
     split_apart,
 )
-from recognizer.settings import Settings, load, to_toml
+from recognizer.settings import Settings, load, see_utf8, to_toml
 from recognizer.training import checkpoint
 from recognizer.training.batches import (
     Batch,
@@ -251,6 +254,7 @@ def train(settings: TrainSettings, out: Path, resume: bool = False) -> Scores:
     if settings.threads:
         torch.set_num_threads(settings.threads)
     settings.loss_name()
+    see_utf8(str(out))
     kept = load(TrainSettings, out / "settings.toml", {}) if resume and (out / "settings.toml").is_file() else settings
     start, size = checkpoint.find_start(settings.start, kept.size)
     settings = settings.model_copy(update={"size": size})  # which a resumed run takes, whatever is the default by then
@@ -258,10 +262,27 @@ def train(settings: TrainSettings, out: Path, resume: bool = False) -> Scores:
     set_seed(settings.seed)
     before = characters_of(out) if resume and settings.charset is None else settings.charset
     data = read_data(settings.model_copy(update={"charset": before}), accelerator)
-    if accelerator.is_main_process:
-        open_run(settings, out, data, resume)
-    accelerator.wait_for_everyone()
+    with ExitStack() as held:
+        if accelerator.is_main_process:
+            if resume:
+                held.enter_context(locked_folder(out))
+            open_run(settings, out, data, resume)
+            if not resume:
+                held.enter_context(locked_folder(out))
+        accelerator.wait_for_everyone()
+        return train_on(settings, out, data, start, size, accelerator, resume)
 
+
+def train_on(
+    settings: TrainSettings,
+    out: Path,
+    data: Data,
+    start: Path | None,
+    size: str,
+    accelerator: Accelerator,
+    resume: bool,
+) -> Scores:
+    """`train`, once the run's folder and its data are open."""
     bootstrapping = start is None and settings.head == "conv" and settings.bootstrap != "none"
     heads: tuple[HeadName, ...] = (settings.head,)
     if bootstrapping and "lstm" in settings.bootstrap:
@@ -277,7 +298,7 @@ def train(settings: TrainSettings, out: Path, resume: bool = False) -> Scores:
         say(accelerator, checkpoint.start_from(network, start, data.charset, case))
         began_from = started(network, drawn)
 
-    total = max(1, settings.pictures_for(data.real) // settings.batch)
+    total = steps_of(settings, data)
     every = max(1, total // settings.validations)
     rate = settings.rate(start is None)
     optimizer = torch.optim.AdamW(weight_groups(network, settings.weight_decay), lr=rate)
@@ -467,16 +488,21 @@ def check_told(option: str, loss: str) -> None:
 def make_accelerator(settings: TrainSettings, out: Path) -> Accelerator:
     """Accelerate's, with the device's best precision and the tracker that was asked for."""
     try:
-        accelerator = Accelerator(
-            cpu=no_device(),
-            mixed_precision=taken_precision(settings.precision),
-            log_with=None if settings.tracker == "none" else settings.tracker,
-            project_dir=str(out / "log"),
-            dataloader_config=DataLoaderConfiguration(split_batches=True),  # `batch` is that of all processes together
-            step_scheduler_with_optimizer=False,
-        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*no supported trackers")  # said below, in one line
+            accelerator = Accelerator(
+                cpu=no_device(),
+                mixed_precision=taken_precision(settings.precision),
+                log_with=None if settings.tracker == "none" else settings.tracker,
+                project_dir=str(out / "log"),
+                # `batch` is that of all processes together
+                dataloader_config=DataLoaderConfiguration(split_batches=True),
+                step_scheduler_with_optimizer=False,
+            )
     except ValueError as error:
         raise UserError(f"--precision {settings.precision}, --tracker {settings.tracker}: {error}") from None
+    if settings.tracker != "none" and not accelerator.log_with:
+        raise UserError(f"--tracker {settings.tracker}: it is not installed")
     if settings.batch % accelerator.num_processes:
         raise UserError(f"--batch {settings.batch} cannot be shared evenly among {accelerator.num_processes} processes")
     return accelerator
@@ -645,13 +671,33 @@ def make_batches(
     return (stream.batch(k, total, places, accelerator.device) for k in range(step, total))
 
 
+def steps_of(settings: TrainSettings, data: Data) -> int:
+    """How many batches a run trains on."""
+    return max(1, settings.pictures_for(data.real) // settings.batch)
+
+
+def begins_from(settings: TrainSettings) -> str:
+    """SHA-256 over the weights that a run starts from, and those that teach it.
+
+    Raises:
+        UserError: one of them is no weights file.
+    """
+    start, _ = checkpoint.find_start(settings.start, settings.size)
+    read = [*([start] if start else []), *map(Path, settings.teacher)]
+    return hash_of_rows(hashlib.sha256(checkpoint.find_weights(path).read_bytes()).hexdigest() for path in read)
+
+
 def open_run(settings: TrainSettings, out: Path, data: Data, resume: bool) -> None:
     """Make the run folder, or see that the one to resume holds the same data.
 
     Raises:
-        UserError: the folder is taken, or its data are not the same any more.
+        UserError: the folder is taken, lies among its own data, or what it learns from is not the same any more.
     """
     facts = out / "run.json"
+    read = {
+        "data_sha256": data.hash, "order_sha256": data.order_hash, "start_sha256": begins_from(settings),
+        "steps": steps_of(settings, data), "charset": data.charset.characters,
+    }  # fmt: skip
     if resume:
         try:
             before = dict(json.loads(facts.read_text()))
@@ -667,14 +713,43 @@ def open_run(settings: TrainSettings, out: Path, data: Data, resume: bool) -> No
                 f"{out} cannot be resumed: its pictures stand in another order or have other names, and so others may "
                 "validate; put that back, or start a new run"
             )
-    elif out.exists() and (not out.is_dir() or {p.name for p in out.iterdir()} - {"settings.toml.tmp"}):
+        if before.get("start_sha256", read["start_sha256"]) != read["start_sha256"]:
+            raise UserError(
+                f"{out} cannot be resumed: the weights that it starts from, or that teach it, are others than when it "
+                "began; put them back, or start a new run"
+            )
+        if before.get("steps", read["steps"]) != read["steps"]:
+            raise UserError(
+                f"{out} cannot be resumed: it began with {before['steps']:,} steps, and its settings ask for "
+                f"{read['steps']:,}; put pictures and batch back, or start a new run"
+            )
+    elif out.exists() and (not out.is_dir() or not ended_at_first(out)):
         raise UserError(f"{out} exists and is not empty: name a new folder, or go on with --resume {quoted(out)}")
+    if not resume:
+        see_apart(out, settings)
     out.mkdir(parents=True, exist_ok=True)
     checkpoint.write_whole(out / "settings.toml", to_toml(settings))
     rows = [json.dumps({"file_name": p.name, "reason": p.kind, "detail": p.detail}) + "\n" for p in data.problems]
     checkpoint.write_whole(out / "problems.jsonl", "".join(rows))
-    read = {"data_sha256": data.hash, "order_sha256": data.order_hash, "charset": data.charset.characters}
     checkpoint.write_whole(out / "run.json", json.dumps(provenance() | read, indent=2) + "\n")
+
+
+def see_apart(out: Path, settings: TrainSettings) -> None:
+    """See that a run does not lie among pictures whose names are their labels: its own would be some of them.
+
+    Raises:
+        UserError: it does.
+    """
+    folders = [*settings.data, *settings.keep, *([settings.validation] if settings.validation else [])]
+    for path in folders if settings.label_pattern else ():
+        if out.resolve().is_relative_to(Path(path).resolve()):
+            raise UserError(f"{out} lies among the pictures of {path}, and its own would be some of them")
+
+
+def ended_at_first(out: Path) -> bool:
+    """Whether all that is in a folder is what a run leaves that ended before it had learned anything, as by a slip."""
+    there = {p.name for p in out.iterdir()} - {"settings.toml.tmp"}
+    return not there or there == {"settings.toml", "problems.jsonl", "run.json"}
 
 
 def characters_of(out: Path) -> str | None:
@@ -689,15 +764,17 @@ def characters_of(out: Path) -> str | None:
 
 def provenance() -> dict[str, Any]:
     """Commit, versions and machine: what it takes to say where a number came from."""
-    asked = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    commit = ""
+    with suppress(OSError):  # there need be no git
+        commit = subprocess.run(
+            ["git", "describe", "--always", "--dirty"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=False,
+        ).stdout.strip()
     return {
-        "commit": asked.stdout.strip() or "unknown",
+        "commit": commit or "unknown",
         "python": platform.python_version(),
         "torch": torch.__version__,
         "machine": f"{platform.machine()}, {os.cpu_count()} processors",
