@@ -350,6 +350,7 @@ def test_few_labels_do_not_take_characters_from_the_reader_they_start_from(
     for left in ({"charset": "0123XY"}, {}):
         facts = json.loads((tmp_path / "run" / "run.json").read_text())
         assert facts.pop("charset") == "0123XY"
+        facts.pop("start_sha256", None)  # as of a version before, which did not see that
         (tmp_path / "run" / "run.json").write_text(json.dumps(facts | left))
         train(resumed_settings(tmp_path / "run"), tmp_path / "run", resume=True)
         assert read_weights(tmp_path / "run")[1].charset == "0123XY"
