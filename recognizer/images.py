@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import re
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -120,8 +121,9 @@ def _decode(picture: Image.Image, mode: Literal["L", "RGB"] | None, max_pixels: 
     if picture.width == 0 or picture.height == 0:
         raise PictureError("unreadable", f"its size is {picture.width} x {picture.height}")
     picture.load()
-    if picture.getexif().get(ExifTags.Base.Orientation, 1) != 1:  # a camera was held otherwise; viewers turn it
-        picture = ImageOps.exif_transpose(picture)
+    with suppress(Exception):  # a damaged EXIF says nothing of the pixels
+        if picture.getexif().get(ExifTags.Base.Orientation, 1) != 1:  # a camera was held otherwise; viewers turn it
+            picture = ImageOps.exif_transpose(picture)
     whole = _on_white(picture)
     return whole.convert(mode or ("L" if whole.mode in ("1", "L") else "RGB"))
 

@@ -189,6 +189,8 @@ def constraint_of(
     if characters is not None:
         # of a named set, what the reader knows; a character that was typed out must be one that it knows
         known = "".join(c for c in NAMED.get(characters, "") if c in charset)
+        if characters in NAMED and not known:
+            raise UserError(f"--charset {characters}: the reader knows none of these, it reads {charset.characters}")
         parts.append(Constraint.characters(known or characters, charset))
     if length is not None:
         parts.append(Constraint.length(length, charset))

@@ -16,9 +16,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recognizer.charset import Charset
+from recognizer.charset import NAMED, Charset
 from recognizer.decode import Constraint, Path, beam, best_path, greedy, sequence_probabilities, sequence_probability
 from recognizer.errors import UserError
+from recognizer.reader import constraint_of
 
 Ids = tuple[int, ...]
 ABC = Charset("abc")
@@ -381,3 +382,12 @@ def test_a_lexicon_of_ten_thousand_words_is_decoded_in_time() -> None:
     assert charset.decode(found) == word
     assert built - start < 3
     assert decoded - built < 3
+
+
+def test_a_named_set_of_which_the_reader_knows_nothing_is_refused() -> None:
+    lower = Charset("".join(sorted(NAMED["lower"])))
+    for name in ("upper", "digits"):
+        with pytest.raises(UserError, match=f"--charset {name}: the reader knows none of these, it reads abc"):
+            constraint_of(lower, name)
+    known = constraint_of(Charset("01ab"), "digits")
+    assert known is not None and known.accepts([1, 2]) and not known.accepts([3])

@@ -546,3 +546,12 @@ def test_a_tile_or_scans_that_no_picture_of_that_size_needs_are_not_decoded() ->
     with pytest.raises(PictureError, match="scans, the bound is 100"):
         open_picture(bomb)
     assert open_picture(jpeg + b"film\xff\xda" * 200).size == noise().size, "what is behind the picture is not of it"
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+def test_a_damaged_exif_does_not_cost_the_picture(form: str) -> None:
+    data = encoded(noise(), form, exif=b"Exif\0\0" + b"\0" * 20, **({"dpi": (72, 72)} if form == "JPEG" else {}))
+    with Image.open(io.BytesIO(data)) as picture, pytest.raises(SyntaxError):  # or it tests nothing
+        picture.load()
+        picture.getexif()
+    assert open_picture(data).size == noise().size

@@ -393,6 +393,22 @@ def test_labellers_are_merged_and_their_disagreements_can_be_settled(folder: Pat
     assert "two labellers or more" in refusal(recognizer("merge-labels", journals[0], "--out", tmp_path / "one"))
 
 
+@pytest.mark.parametrize("name", ["../secret.txt", "a/../../secret.txt", "/secret.txt"])
+def test_an_answer_that_leads_out_of_its_folder_is_not_merged(tmp_path: Path, name: str) -> None:
+    (tmp_path / "secret.txt").write_text("precious")
+    (tmp_path / "into").mkdir()
+    (tmp_path / "into" / "secret.txt").write_text("theirs")
+    journals = []
+    for by, own in (("ada", name), ("bo", "1.png")):
+        (tmp_path / by).mkdir()
+        journals.append(tmp_path / by / JOURNAL)
+        journals[-1].write_text(json.dumps({"file_name": own, "status": "labelled", "text": "X", "by": by}) + "\n")
+    ended = recognizer("merge-labels", *journals, "--out", tmp_path / "into" / "out")
+    assert "leads out of its folder: take the line out" in refusal(ended)
+    assert (tmp_path / "into" / "secret.txt").read_text() == "theirs"
+    assert not (tmp_path / "into" / "out").exists()
+
+
 # ------------------------------------------------------------------------------------------------------------ the page
 
 

@@ -29,7 +29,7 @@ from recognizer.images import PictureError
 from recognizer.journal import Journal, locked
 from recognizer.reader import Reader
 from recognizer.readings import Reading
-from recognizer.samples import csv_rows, is_inside, list_pictures, read_manifest
+from recognizer.samples import csv_rows, is_inside, list_pictures, new_folder, read_manifest
 
 JOURNAL = "labels.jsonl"
 STATUSES = ("labelled", "unreadable", "undone", "written")
@@ -507,6 +507,8 @@ def merge_answers(journals: Sequence[Path]) -> Merged:
         others = set[str]().union(*(own for other, own in names.items() if other != path))
         by = next(iter(names[path]), "") if len(names[path]) == 1 and not names[path] & others else ""
         for name, row in rows.items():
+            if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+                raise UserError(f"{path}: {name!r} leads out of its folder: take the line out")
             said.setdefault(name, {})[by or str(path)] = row.get("text") or ""
     agreed, unreadable, disagreed = {}, [], {}
     for name, own in sorted(said.items()):
@@ -518,8 +520,8 @@ def merge_answers(journals: Sequence[Path]) -> Merged:
             unreadable.append(name)
     pictures: dict[str, Path] = {}
     for name in (*agreed, *disagreed):
-        beside = (path.parent / name for path, rows in found.items() if name in rows)
-        if there := next((p for p in beside if p.is_file() and is_inside(p, p.parent.resolve())), None):
+        beside = ((path.parent / name, path.parent) for path, rows in found.items() if name in rows)
+        if there := next((p for p, root in beside if p.is_file() and is_inside(p, root.resolve())), None):
             pictures[name] = there
     return Merged(agreed, sum(len(said[name]) == 1 for name in agreed), tuple(unreadable), disagreed, pictures)
 
@@ -527,7 +529,11 @@ def merge_answers(journals: Sequence[Path]) -> Merged:
 def write_merged(merged: Merged, out: Path) -> None:
     """Write what labellers agree on as a labelled folder, and beside it the pictures that they disagree on and
     `disagreements.jsonl`, rows for a review. A picture that is not there is named all the same."""
-    out.mkdir(parents=True)
+    with new_folder(out) as tmp:
+        _write_merged(merged, tmp)
+
+
+def _write_merged(merged: Merged, out: Path) -> None:
     for name, path in merged.pictures.items():
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, out / name)
