@@ -3,7 +3,6 @@ are judged by readers that did not train on their source."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -52,7 +51,7 @@ from recognizer.samples import (
 )
 from recognizer.settings import Settings, load, make, to_toml
 from recognizer.training.batches import Pictures
-from recognizer.training.checkpoint import charset_of, find_start, find_weights, write_whole
+from recognizer.training.checkpoint import charset_of, find_start, weights_hash, write_whole
 from recognizer.training.evaluate import default_case, evaluate
 from recognizer.training.folds import folds_of, tell_learned
 from recognizer.training.pseudo import without_labels
@@ -301,7 +300,7 @@ def start_hash(settings: DataSettings) -> str | None:
         UserError: no weights.
     """
     path, _ = find_start(settings.start, settings.reader.get("size"))
-    return hashlib.sha256(find_weights(path).read_bytes()).hexdigest() if path else None
+    return weights_hash(path) if path else None
 
 
 def see_start(settings: DataSettings, ledger: Ledger) -> None:

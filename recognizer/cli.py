@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from recognizer.decode import Constraint
     from recognizer.reader import Reader
     from recognizer.readings import Reading, Scores
-    from recognizer.samples import Manifest
     from recognizer.training.train import TrainSettings
 
 typer_app = typer.Typer(
@@ -512,9 +511,10 @@ def check(
     from collections import Counter
 
     from recognizer.charset import Charset, tell_newcomers
+    from recognizer.data.label import fits
     from recognizer.images import STRIDE, Frame, PictureError
     from recognizer.progress import Alone, Bar
-    from recognizer.samples import Problem, merge, problem_table, read_manifest
+    from recognizer.samples import Problem, merge, printable, problem_table, read_manifest
     from recognizer.samples import check as check_sample
 
     manifest = merge([read_manifest(path, label_pattern) for path in data])
@@ -535,6 +535,9 @@ def check(
     print(f"characters: {Charset.of(s.text for s in good).characters if good else ''}")
     if allowed is None and (few := tell_newcomers([s.text for s in good])):
         print(few)
+    if odd := [s for s in good if not fits(s.text)]:
+        name, text = printable(odd[0].name), odd[0].text
+        print(f"{len(odd)} labels have space around them or characters that nobody sees, as {name}: {text!a}")
     print(problem_table(problems, len(good) + len(problems)), end="\n" if problems else "")
     if not good:
         raise UserError(f"{manifest.source}: no sample is left")
@@ -550,7 +553,7 @@ def split(
     label_pattern: Pattern = None,
 ) -> None:
     """Split samples in two, alike in lengths and rare characters; the same ones every time."""
-    from recognizer.samples import merge, read_manifest, split_apart
+    from recognizer.samples import merge, problem_table, read_manifest, see_apart, split_apart
 
     if out.exists() and any(out.iterdir()):
         raise UserError(f"{out} exists and is not empty: name a new folder")
@@ -559,8 +562,12 @@ def split(
     for name, part in parts.items():
         if not part:
             raise UserError(f"{manifest.source}: no sample is left for {out / name}")
+    if label_pattern:
+        see_apart(out, data)
     for name, part in parts.items():
-        _write(part, manifest, out / name, shards)
+        _write(part, out / name, shards)
+    if manifest.problems:
+        print(problem_table(manifest.problems, len(manifest) + len(manifest.problems)), file=sys.stderr)
 
 
 @typer_app.command()
@@ -572,10 +579,16 @@ def merge(
 ) -> None:
     """Copy samples of one or more places into one, and so from one layout into another."""
     from recognizer.samples import merge as merge_manifests
-    from recognizer.samples import read_manifest
+    from recognizer.samples import problem_table, read_manifest, see_apart
 
     manifest = merge_manifests([read_manifest(path, label_pattern) for path in data])
-    _write(list(manifest.samples), manifest, out, shards)
+    if not len(manifest):
+        raise UserError(f"{manifest.source}: no sample is left for {out}")
+    if label_pattern:
+        see_apart(out, data)
+    _write(manifest.samples, out, shards)
+    if manifest.problems:
+        print(problem_table(manifest.problems, len(manifest) + len(manifest.problems)), file=sys.stderr)
 
 
 @typer_app.command()
@@ -833,6 +846,7 @@ def diagnose(
 
     if report is not None:
         see_writable("--report", report)
+    opened = Reader(model)  # a wrong one is told of before the work
     manifest = merge([read_manifest(path, label_pattern) for path in data])
     if limit:
         manifest = manifest.first(limit)
@@ -845,7 +859,7 @@ def diagnose(
     if not described.samples:
         raise UserError(f"{manifest.source}: no picture can be opened")
     reader, found = "the default reader" if model is None else str(model), signal(manifest.samples)
-    failed = failures_of(Reader(model), described.samples, trained_by(model))
+    failed = failures_of(opened, described.samples, trained_by(model))
     tests = bears_on(described.features, [s.text for s in described.samples], failed.wrong)
     print_described(described, found, reader, failed.wrong, tests)
     print_failures(failed, reader)
@@ -876,11 +890,10 @@ def audit_labels(
     from recognizer.data.audit import audit, write_doubts
     from recognizer.data.copies import MOST
     from recognizer.data.label import how_to_review
-    from recognizer.samples import merge, printable, problem_table, read_manifest
+    from recognizer.samples import merge, printable, problem_table, read_manifest, see_apart
 
     manifest = merge([read_manifest(path, label_pattern) for path in data])
-    if any(out.resolve().is_relative_to(path.resolve()) for path in data):
-        raise UserError(f"{out} lies among the pictures, and what is written there would be one of them: name another")
+    see_apart(out, data)
     if manifest.problems:
         print(problem_table(manifest.problems, len(manifest) + len(manifest.problems)), file=sys.stderr)
     found, problems = audit(manifest, out, jobs, start, folds, pictures, seed)
@@ -897,15 +910,11 @@ def audit_labels(
         print(problem_table(problems, len(manifest)), file=sys.stderr)
 
 
-def _write(samples: Sequence[Any], manifest: Manifest, out: Path, shards: bool) -> None:
-    from recognizer.samples import problem_table, write_folder, write_shards
+def _write(samples: Sequence[Any], out: Path, shards: bool) -> None:
+    from recognizer.samples import write_folder, write_shards
 
-    if not samples:
-        raise UserError(f"{manifest.source}: no sample is left for {out}")
     (write_shards if shards else write_folder)(samples, out)
     print(f"{out}: {len(samples)} samples")
-    if manifest.problems:
-        print(problem_table(manifest.problems, len(manifest) + len(manifest.problems)), file=sys.stderr)
 
 
 def _text(path: Path | None) -> str | None:

@@ -15,7 +15,8 @@ from recognizer.errors import UserError
 
 
 class Journal:
-    """An append-only file of JSON objects. A line that a kill cut off is dropped: what it said is not known."""
+    """An append-only file of JSON objects. A line that a kill cut off is dropped: what it said is not known. One that
+    lacks nothing but its end, as an editor leaves the last, counts."""
 
     def __init__(self, path: Path, what: str) -> None:
         """Read what is there.
@@ -26,21 +27,21 @@ class Journal:
         self.path = path
         self.rows: list[Mapping[str, Any]] = []
         self._size = 0  # of the whole lines; what a kill left after them is cut off by the next one
+        self._unended = False  # whether the last of these lacks its end
         self._found: tuple[int, int] | None = None  # which file it is, and how long
         if path.exists():
             with path.open("rb") as file:
                 held = os.fstat(file.fileno())
                 self._found = (held.st_ino, held.st_size)
-                whole, newline, _ = file.read().rpartition(b"\n")
-            self._size = len(whole) + len(newline)
-            for number, line in enumerate(whole.split(b"\n") if newline else (), 1):
-                try:
-                    row = json.loads(line)
-                except ValueError:
-                    row = None
-                if not isinstance(row, dict):
+                *lines, last = file.read().split(b"\n")
+            for number, line in enumerate(lines, 1):
+                if (row := _object(line)) is None:
                     raise UserError(f"{path}, line {number}, {what}")
                 self.rows.append(row)
+            self._size = sum(len(line) + 1 for line in lines)
+            if (row := _object(last)) is not None:
+                self.rows.append(row)
+                self._size, self._unended = self._size + len(last), True
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Append a line and wait until the disk has it.
@@ -49,7 +50,7 @@ class Journal:
             UserError: something else has changed the file: nothing is written.
             OSError: it cannot be written; the next line can be, when there is room again.
         """
-        line = json.dumps(row).encode() + b"\n"
+        line = b"\n" * self._unended + json.dumps(row).encode() + b"\n"
         with self.path.open("ab", buffering=0) as file:
             held = os.fstat(file.fileno())
             if (held.st_ino, held.st_size) != (self._found or (held.st_ino, 0)):
@@ -66,42 +67,38 @@ class Journal:
                 raise
             finally:
                 self._found = (held.st_ino, os.fstat(file.fileno()).st_size)
-            self._size += len(line)
+            self._size, self._unended = self._size + len(line), False
         self.rows.append(row)
 
 
+def _object(line: bytes) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return row if isinstance(row, dict) else None
+
+
 @contextmanager
-def locked_folder(folder: Path, patience: float = 10.0) -> Iterator[None]:
-    """Hold a folder for this process and those that it starts, waiting up to `patience` seconds for others to end.
+def locked(path: Path, patience: float = 0.0) -> Iterator[None]:
+    """Hold a file, which is made where there is none, or a folder for this process and those that it starts, waiting up
+    to `patience` seconds for others to end.
 
     Raises:
         UserError: another process holds it.
     """
-    held, until = os.open(folder, os.O_RDONLY), time.monotonic() + patience
+    folder = path if path.is_dir() else path.parent
+    held = os.open(path, os.O_RDONLY if folder is path else os.O_RDWR | os.O_CREAT, 0o666)
+    until = time.monotonic() + patience
     try:
         while True:
             try:
                 fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                if time.monotonic() > until:
+                if time.monotonic() >= until:
                     raise UserError(f"{folder} is being written by another process") from None
                 time.sleep(0.2)
         yield
     finally:
         os.close(held)
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold a file for this process alone.
-
-    Raises:
-        UserError: another process holds it.
-    """
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{path.parent} is being written by another process") from None
-        yield

@@ -15,11 +15,13 @@ import os
 import re
 import shutil
 import stat
+import sys
 import tarfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any
@@ -33,6 +35,7 @@ PICTURE_SUFFIXES = frozenset({
     ".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp",
 })  # fmt: skip
 
+LISTS = ("metadata.jsonl", "metadata.csv", "data.mdb")  # of labels, in a folder
 ASKED = ".asked"  # in a folder that is being written: what is written there
 
 # why a sample is set aside -> what to do about it
@@ -40,7 +43,7 @@ REASONS = {
     "missing file": "put it back, or take it out of what names it",
     "outside the folder": "a file_name must stay below its manifest's folder",
     "unreadable": "open it in a viewer; save it again or take it out",
-    "too large": "crop it, or raise the bound with --max-pixels",
+    "too large": "crop it, or raise the bound: --max-pixels N, or --set max_pixels=N",
     "bad line": "each line needs file_name and text, both strings",
     "listed twice": "one file_name with two texts: keep the right one",
     "no label in the name": "the file's name does not fit --label-pattern",
@@ -146,6 +149,8 @@ def read_manifest(path: Path | str, label_pattern: str | None = None) -> Manifes
         return _manifest(_read_listed(path.parent, csv_rows(path)), path.parent)
     if path.is_file() and path.suffix == ".tar":
         return _manifest(_read_shards([path]), path)
+    if label_pattern is not None and (listed := next((n for n in LISTS if (path / n).exists()), None)):
+        _tell_unused(path / listed)
     if not path.is_dir():
         raise UserError(f"{path} is no manifest: give a folder with metadata.jsonl or metadata.csv, or a .tar shard")
     if (path / "metadata.jsonl").exists():
@@ -162,6 +167,11 @@ def read_manifest(path: Path | str, label_pattern: str | None = None) -> Manifes
         f"{path} has no metadata.jsonl, metadata.csv, data.mdb or *.tar; "
         "where the file names hold the labels, say how: --label-pattern '{text}_{id}.png'"
     )
+
+
+@cache
+def _tell_unused(listed: Path) -> None:  # once, however often it is read
+    print(f"{listed} lists the labels there: --label-pattern is not used", file=sys.stderr)
 
 
 Found = Iterator[Sample | Problem]
@@ -213,6 +223,8 @@ def csv_rows(path: Path) -> Iterator[Row]:
                 continue
             if None in row:  # a label cut at its comma must not pass for a label
                 yield reader.line_num, "more cells than the header: quote a label that holds a comma"
+            elif any("\n" in cell or "\r" in cell for cell in row.values() if cell):
+                yield reader.line_num, "a cell that goes on past the end of its line: does a quote stand alone?"
             else:
                 yield reader.line_num, row
 
@@ -250,11 +262,24 @@ def is_inside(path: Path, resolved_root: Path) -> bool:
         return False
 
 
+def see_apart(out: Path, folders: Iterable[Path | str]) -> None:
+    """See that what is to be written does not lie in a folder of pictures, of which it would be some.
+
+    Raises:
+        UserError: it does.
+    """
+    for folder in folders:
+        if out.resolve().is_relative_to(Path(folder).resolve()):
+            raise UserError(
+                f"{out} lies among the pictures of {folder}, and its own would be some of them: name another"
+            )
+
+
 def label_regex(pattern: str) -> re.Pattern[str]:
     """A label pattern such as `{text}_{id}.png` as a regular expression with the group `text`.
 
-    `{text}` is the label and any other `{name}` is passed over; each takes as little as it can. A pattern without a dot
-    is held against the name without its ending.
+    `{text}` is the label and any other `{name}` is passed over; each takes as little as it can. A pattern without a
+    picture's ending is held against the name without its own.
 
     Raises:
         UserError: no `{text}`, or more than one.
@@ -269,8 +294,9 @@ def label_regex(pattern: str) -> re.Pattern[str]:
 
 def _read_names(root: Path, pattern: str) -> Found:
     regex, resolved_root = label_regex(pattern), root.resolve()
+    ended = PurePosixPath(pattern).suffix.lower() in PICTURE_SUFFIXES
     for path in list_pictures(root):
-        match = regex.fullmatch(path.name if "." in pattern else path.stem)
+        match = regex.fullmatch(path.name if ended else path.stem)
         name = path.relative_to(root).as_posix()
         if not is_inside(path, resolved_root):
             yield Problem(name, "outside the folder", f"it leads to {path.resolve()}")
@@ -370,7 +396,7 @@ def _shard_text(
         data = read(parts[ending].size)
         if len(data) < parts[ending].size:  # a label must not be cut short
             raise ValueError(f"the shard ends before its .{ending} does")
-        return data.decode("utf-8")
+        return data.decode("utf-8-sig")
 
     meta: Mapping[str, Any] = {}
     if "json" in parts:

@@ -625,6 +625,26 @@ def test_check_lists_what_cannot_be_used(drawn: Path, tmp_path: Path) -> None:
     assert "4 of 4 samples cannot be used" in ended.out
 
 
+def test_copies_are_not_written_among_pictures_named_by_their_labels(drawn: Path, tmp_path: Path) -> None:
+    for s in read_manifest(drawn / "eight"):
+        shutil.copy(s.path, tmp_path / f"{s.text}.png")
+    for command in ("split", "merge"):
+        ended = recognizer(command, tmp_path, "--label-pattern", "{text}.png", "--out", tmp_path / "out")
+        assert "out lies among the pictures of" in refusal(ended)
+        assert not (tmp_path / "out").exists()
+
+
+def test_labels_with_what_nobody_sees_are_told(drawn: Path, tmp_path: Path) -> None:
+    data = shutil.copytree(drawn / "eight", tmp_path / "data")
+    assert "nobody sees" not in recognizer("check", data).out
+    lines = (data / "metadata.jsonl").read_text()
+    (data / "metadata.jsonl").write_text(lines.replace('"text": "', '"text": " ', 1))
+    assert (
+        "1 labels have space around them or characters that nobody sees, as 000.png: ' "
+        in recognizer("check", data).out
+    )
+
+
 @pytest.mark.parametrize("words", [["--height", "0"], ["--height", "5000"], ["--max-pixels", "-1"]])
 def test_check_refuses_sizes_that_are_none(drawn: Path, words: list[str]) -> None:
     ended = recognizer("check", drawn / "eight", *words)

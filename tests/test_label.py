@@ -314,6 +314,49 @@ def test_a_journal_goes_on_when_a_full_disk_has_room_again(tmp_path: Path) -> No
     assert [row["n"] for row in Journal(tmp_path / "labels.jsonl", "broken").rows] == [1, 3]
 
 
+def test_a_last_line_that_lacks_its_end_alone_is_kept_and_half_a_line_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "labels.jsonl"
+    for last, kept in ((b'{"n": 2}', [1, 2, 3]), (b'{"n": 2', [1, 3]), (b"[2]", [1, 3])):
+        path.write_bytes(b'{"n": 1}\n' + last)
+        Journal(path, "broken").append({"n": 3})
+        assert [row["n"] for row in Journal(path, "broken").rows] == kept
+        assert path.read_bytes().endswith(b'}\n{"n": 3}\n')
+    path.write_bytes(b"[" * 100_000 + b"\n")
+    with pytest.raises(UserError, match="line 1, broken"):
+        Journal(path, "broken")
+
+
+def test_a_folder_is_asked_for_once_whatever_it_is_called(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder.parent)
+    with desk_of([folder, Path(folder.name)]) as desk:
+        assert len(desk.folders) == 1
+    (folder / "below").mkdir()
+    with pytest.raises(UserError, match=r"below lies in .*: name one of them"), desk_of([folder, folder / "below"]):
+        pass
+
+
+def test_a_manifest_that_is_a_link_stays_one(folder: Path, tmp_path: Path) -> None:
+    (folder / "metadata.jsonl").rename(tmp_path / "kept.jsonl")
+    (folder / "metadata.jsonl").symlink_to(tmp_path / "kept.jsonl")
+    with desk_of([folder]) as desk:
+        (own,) = desk.next("a", 1)
+        desk.answer("a", own["id"], 0, "77")
+    assert (folder / "metadata.jsonl").is_symlink() and '"text": "77"' in (tmp_path / "kept.jsonl").read_text()
+
+
+def test_a_review_that_no_audit_wrote_and_an_answer_that_is_none_are_one_line(folder: Path, tmp_path: Path) -> None:
+    for line in ('{"file_name": "a", "text": "b", "reasons": 5}', "[" * 100_000, "7"):
+        (tmp_path / "audit.jsonl").write_text(line + "\n")
+        with pytest.raises(UserError, match="is no list that recognizer audit-labels wrote"):
+            read_doubts(tmp_path / "audit.jsonl")
+    with desk_of([folder]) as desk:
+        client = TestClient(make_app(desk, "secret"), base_url="http://127.0.0.1")
+        broken = client.post(
+            "/secret/next", content=b'{"tab": ["\\ud800"]}', headers={"content-type": "application/json"}
+        )
+        assert (broken.status_code, broken.json()) == (422, {"detail": "that is no answer"})
+
+
 def test_a_journal_that_something_else_changes_is_left_alone(folder: Path) -> None:
     with pytest.raises(UserError, match=r"was changed by something else"), desk_of([folder]) as desk:
         desk.answer("a", 0, 0, "23")
@@ -341,7 +384,7 @@ def test_a_name_that_is_no_utf8_is_labelled_as_any_other(tmp_path: Path) -> None
     assert [(s.name, s.text) for s in read_manifest(data)] == [("caf\udce9.png", "01")]
 
 
-@pytest.mark.parametrize("text", ["", " 01", "0\n1", "0\u200b1", "0\u20281", "0\ud83d1"])
+@pytest.mark.parametrize("text", ["", " 01", "0\n1", "0\u200b1", "0\u20281", "0\ud83d1", "\u202a01\u202c", "0\u00ad1"])
 def test_a_label_that_is_none_is_refused(folder: Path, text: str) -> None:
     with desk_of([folder]) as desk, pytest.raises(UserError, match="one line of text"):
         desk.answer("a", 0, 0, text)
@@ -544,6 +587,32 @@ def test_a_hundred_pictures_by_the_keys_of_a_browser(trained: Trained, tmp_path:
     assert not errors
     assert {s.name: s.text for s in read_manifest(data)} == truth
     assert corrected < 60, "the reader filled in what it saw"
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed")
+def test_no_picture_stands_beside_the_guess_of_the_next(folder: Path) -> None:
+    from playwright.sync_api import Route, sync_playwright
+
+    held: list[Route] = []
+    with labelling(folder) as (_, url), sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page()
+        page.route("**/picture/*", lambda route: held.append(route))
+        page.goto(url)
+        page.wait_for_selector("#work:not([hidden])")
+        seen = "() => getComputedStyle(document.getElementById('picture')).visibility"
+        assert page.evaluate(seen) == "hidden", "its picture is not there yet"
+        while page.evaluate(seen) == "hidden":
+            while held:
+                held.pop().continue_()
+            page.wait_for_timeout(50)
+        first = page.inner_text("#name")
+        page.unroute("**/picture/*")
+        page.keyboard.type("1")
+        page.keyboard.press("Enter")
+        page.wait_for_function("name => document.getElementById('name').textContent !== name", arg=first)
+        page.wait_for_function(f"() => ({seen})() === 'visible'")
+        browser.close()
 
 
 def test_a_stopped_page_has_written_its_manifest(folder: Path) -> None:

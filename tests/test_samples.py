@@ -256,6 +256,39 @@ def test_pictures_of_a_run_inside_a_folder_are_none_of_its_own(tmp_path: Path) -
     assert [p.name for p in list_pictures(tmp_path / "runs" / "practice")] == ["3.png"], "whoever names it means it"
 
 
+def test_a_mark_of_byte_order_is_no_part_of_a_shards_label(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for name, data in (("1.png", b"p"), ("1.txt", "\ufeffAB".encode())):
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    assert read_manifest(tmp_path / "a.tar").texts == ["AB"]
+
+
+def test_a_quote_that_stands_alone_takes_no_line_into_a_label(tmp_path: Path) -> None:
+    for name in ("0.png", "1.png", "2.png"):
+        (tmp_path / name).write_bytes(b"p")
+    (tmp_path / "metadata.csv").write_text('file_name,text\n0.png,"A,B"\n1.png,"AB\n2.png,CD"\n')
+    manifest = read_manifest(tmp_path)
+    assert manifest.texts == ["A,B"]
+    assert [(p.name, p.kind) for p in manifest.problems] == [("line 4", "bad line")]
+
+
+def test_a_pattern_with_a_dot_and_no_ending_leaves_the_ending_out(tmp_path: Path) -> None:
+    (tmp_path / "0001.AB.jpg").write_bytes(b"p")
+    assert read_manifest(tmp_path, "{id}.{text}").texts == ["AB"]
+    assert read_manifest(tmp_path, "{id}.{text}.jpg").texts == ["AB"]
+
+
+def test_a_list_that_wins_over_a_pattern_is_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "AB.jpg").write_bytes(b"p")
+    assert read_manifest(tmp_path, "{text}").texts == ["AB"] and not capsys.readouterr().err
+    (tmp_path / "metadata.jsonl").write_text("")
+    for _ in range(2):
+        assert not len(read_manifest(tmp_path, "{text}"))
+    assert capsys.readouterr().err.count("metadata.jsonl lists the labels there: --label-pattern is not used") == 1
+
+
 def test_hidden_members_of_a_shard_are_left_out(tmp_path: Path) -> None:
     write_tar(
         tmp_path / "a.tar", {"._1.png": b"mac", "1.png": picture(), "._1.txt": b"mac", "1.txt": b"12", "README": b"x"}

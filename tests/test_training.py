@@ -14,7 +14,6 @@ import sys
 import time
 from collections import Counter
 from dataclasses import replace
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,7 @@ from recognizer.deploy import export as exports
 from recognizer.deploy.export import export
 from recognizer.errors import MachineError, UserError
 from recognizer.images import STRIDE, Frame, normalise, open_picture
-from recognizer.journal import locked_folder
+from recognizer.journal import locked
 from recognizer.progress import Alone
 from recognizer.reader import Reader, readings_of
 from recognizer.readings import Reading, Scores, all_characters, wilson
@@ -1081,8 +1080,8 @@ def test_a_run_that_is_being_written_is_not_gone_on_with_beside(
     whole: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     run = shutil.copytree(whole, tmp_path / "run")
-    monkeypatch.setattr(train_module, "locked_folder", partial(locked_folder, patience=0.3))
-    with locked_folder(run), pytest.raises(UserError, match="is being written by another process"):
+    monkeypatch.setattr(train_module, "PATIENCE", 0.3)
+    with locked(run), pytest.raises(UserError, match="is being written by another process"):
         train(TrainSettings(**json_settings(whole)), run, resume=True)
     train(TrainSettings(**json_settings(whole)), run, resume=True)
 

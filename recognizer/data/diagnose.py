@@ -25,7 +25,7 @@ from sklearn.tree import DecisionTreeClassifier
 
 from recognizer.data.copies import MOST, near_pairs
 from recognizer.images import PictureError, open_picture
-from recognizer.samples import Sample
+from recognizer.samples import Sample, printable
 
 FEW = 10  # times that a character should be seen, to be learned
 CROP = (12, 16)  # width and height of a character's crop
@@ -234,7 +234,7 @@ def print_described(
     print(f"pictures    {len(d.samples)}, of {len(d.sizes)} sizes: {sizes}")
     print(f"lengths     {', '.join(f'{k}: {n}' for k, n in sorted(d.lengths.items()))}")
     common = d.characters.most_common()
-    print(f"characters  {len(common)}: {''.join(sorted(d.characters))}")
+    print(f"characters  {len(common)}: {printable(''.join(sorted(d.characters)))}")
     if common:
         print(f"            commonest {_counted(common[:5])}; rarest {_counted(common[-5:])}")
     for name in ("brightness", "contrast", "saturation"):

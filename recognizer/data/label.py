@@ -39,7 +39,10 @@ BATCH = 32  # pictures that the reader reads at a time
 LATELY = 300.0  # seconds over which pictures a minute are counted
 OFTEN = 1.0  # seconds between two writings of the manifest, at least,
 SELDOM = 20.0  # and so many times as long as a writing takes
-UNSEEN = "\u200b\ufeff"  # characters that no one can see, and that pasting brings along
+# characters that no one can see, and that pasting brings along; not the joiners, which some scripts need
+UNSEEN = (
+    "\u00ad\u200b\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2060\u2061\u2062\u2063\u2064\u2066\u2067\u2068\u2069\ufeff"
+)
 
 Row = dict[str, Any]
 
@@ -91,11 +94,13 @@ def read_doubts(path: Path) -> list[dict[str, Any]]:
         rows = [
             json.loads(line) for line in path.read_text(encoding="utf-8", errors="surrogateescape").split("\n") if line
         ]
-        if any(not isinstance(row["file_name"], str) or not isinstance(row["text"], str) for row in rows):
+        if any(not isinstance(row[name], str) for row in rows for name in ("file_name", "text")) or any(
+            not isinstance(row.get("reasons", []), list) for row in rows
+        ):
             raise TypeError
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UserError(f"{path} is no list that recognizer audit-labels wrote") from None
     return rows
 
@@ -175,12 +180,13 @@ class Folder:
                 lines += _after(name, row, pending[name])
         for name in sorted(pending.keys() - written):
             lines += _after(name, None, pending[name])
-        tmp = self.root / ".metadata.jsonl.tmp"
+        target = (self.root / "metadata.jsonl").resolve()  # where it is a link, what it leads to
+        tmp = target.with_name(".metadata.jsonl.tmp")
         with tmp.open("w", encoding="utf-8", errors="surrogateescape", newline="\n") as file:
             file.write("".join(line + "\n" for line in lines))
             file.flush()
             os.fsync(file.fileno())
-        tmp.replace(self.root / "metadata.jsonl")
+        tmp.replace(target)
 
     def written(self, these: Mapping[str, Mapping[str, Any]]) -> None:
         """Note that these lines are in the manifest."""
@@ -447,9 +453,13 @@ def desk_of(
     """
     stop = threading.Event()
     with ExitStack() as held:
-        for root in dict.fromkeys(folders):
+        places = {root.resolve(): root for root in reversed(folders)}
+        folders = list(dict.fromkeys(places[root.resolve()] for root in folders))  # each once, whatever it is called
+        for root in folders:
             if not root.is_dir():
                 raise UserError(f"{root}: no such folder")
+            if above := next((own for place, own in places.items() if place in root.resolve().parents), None):
+                raise UserError(f"{root} lies in {above}: name one of them, or each picture is asked for twice")
             held.enter_context(locked(root / JOURNAL))  # before it is read: what another adds must not be lost
         desk = Desk(folders, review, labeller)
 

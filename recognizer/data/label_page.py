@@ -16,6 +16,7 @@ from typing import Annotated, Any
 
 import uvicorn
 from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.trustedhost import TrustedHostMiddleware
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
@@ -83,6 +84,10 @@ def make_app(desk: Desk, token: str | None = None) -> FastAPI:
     @app.exception_handler(UserError)
     async def refused(request: Request, error: UserError) -> Response:
         return Said({"detail": str(error)}, status_code=400)
+
+    @app.exception_handler(RequestValidationError)  # FastAPI's own would send back what no UTF-8 can hold
+    async def misunderstood(request: Request, error: RequestValidationError) -> Response:
+        return Said({"detail": "that is no answer"}, status_code=422)
 
     @app.get(f"/{token}/")
     def page() -> Response:

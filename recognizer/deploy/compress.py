@@ -6,7 +6,6 @@ from. Killed at any moment, the same command goes on.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import tempfile
@@ -32,6 +31,7 @@ from recognizer.training.checkpoint import (
     names_in,
     read_weights,
     save_weights,
+    weights_hash,
     widths_of,
     write_whole,
 )
@@ -39,7 +39,7 @@ from recognizer.training.evaluate import shown_case
 from recognizer.training.pseudo import labelled_by, take_surest, without_labels
 from recognizer.training.seeds import train_seeds
 from recognizer.training.teach import frame_of_teachers
-from recognizer.training.train import TrainSettings, see_apart
+from recognizer.training.train import TrainSettings, see_run_apart
 
 FEWEST = 8  # channels that are left anywhere
 BEFORE = {"asked.json", "pruned.safetensors", "read", "read.tmp", "training"}  # what may be there before it is trained
@@ -74,7 +74,7 @@ def prune(settings: TrainSettings, model: Path, keep: float, out: Path) -> Score
         UserError: weights of a recurrent head, or as `train`.
         Stopped: Ctrl-C; the same command goes on.
     """
-    mark = hashlib.sha256(find_weights(model).read_bytes()).hexdigest()
+    mark = weights_hash(model)
     _open(out, {"model": mark, "keep": keep}, settings)
     start = out / "pruned.safetensors"
     if not start.exists():
@@ -133,7 +133,7 @@ def _open(out: Path, asked: Mapping[str, Any], settings: TrainSettings) -> None:
         if learned or {p.name for p in out.iterdir()} - BEFORE:
             raise UserError(f"{out} was begun with other settings (see {kept}): name a new folder")
         shutil.rmtree(out)  # it failed before anything was learned
-    see_apart(out, settings)
+    see_run_apart(out, settings)
     if out.exists() and (not out.is_dir() or {p.name for p in out.iterdir()} - {"asked.json.tmp"}):
         raise UserError(f"{out} exists and holds something else: name a new folder")
     out.mkdir(parents=True, exist_ok=True)

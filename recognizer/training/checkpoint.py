@@ -6,6 +6,7 @@ precision; what describes them (size, head, charset, frame, settings, scores) st
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
@@ -184,6 +185,11 @@ def build(state: Mapping[str, Tensor], description: Description) -> Network:
     if absent or missing.unexpected_keys:
         raise UserError(f"the weights do not fit their description: {(absent + missing.unexpected_keys)[0]}")
     return network.eval()
+
+
+def weights_hash(path: Path) -> str:
+    """SHA-256 of the weights file at `path`, as `find_weights` finds it."""
+    return hashlib.sha256(find_weights(path).read_bytes()).hexdigest()
 
 
 def find_start(start: str, size: str | None) -> tuple[Path | None, str]:

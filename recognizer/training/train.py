@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import itertools
 import json
@@ -31,7 +30,7 @@ from torch.utils.data import DataLoader
 from recognizer.charset import Charset, tell_newcomers
 from recognizer.errors import MOST_THREADS, Stopped, UserError, quoted
 from recognizer.images import MAX_PIXELS, Frame
-from recognizer.journal import locked_folder
+from recognizer.journal import locked
 from recognizer.progress import Bar, say
 from recognizer.readings import Scores, all_characters, binary_accuracy, wilson
 from recognizer.samples import (
@@ -45,6 +44,7 @@ from recognizer.samples import (
     problem_table,
     read_manifest,
     rows_of,
+    see_apart,
     shared_pictures,
     split_apart,
 )
@@ -215,6 +215,9 @@ class Average:
             self.shadow[name].copy_(tensor)
 
 
+PATIENCE = 10.0  # seconds that a run waits for what is left of another process's to end
+
+
 class Stream(Protocol):
     """What draws labelled pictures without end, in place of data."""
 
@@ -265,10 +268,10 @@ def train(settings: TrainSettings, out: Path, resume: bool = False) -> Scores:
     with ExitStack() as held:
         if accelerator.is_main_process:
             if resume:
-                held.enter_context(locked_folder(out))
+                held.enter_context(locked(out, PATIENCE))
             open_run(settings, out, data, resume)
             if not resume:
-                held.enter_context(locked_folder(out))
+                held.enter_context(locked(out, PATIENCE))
         accelerator.wait_for_everyone()
         return train_on(settings, out, data, start, size, accelerator, resume)
 
@@ -684,7 +687,7 @@ def begins_from(settings: TrainSettings) -> str:
     """
     start, _ = checkpoint.find_start(settings.start, settings.size)
     read = [*([start] if start else []), *map(Path, settings.teacher)]
-    return hash_of_rows(hashlib.sha256(checkpoint.find_weights(path).read_bytes()).hexdigest() for path in read)
+    return hash_of_rows(map(checkpoint.weights_hash, read))
 
 
 def open_run(settings: TrainSettings, out: Path, data: Data, resume: bool) -> None:
@@ -726,7 +729,7 @@ def open_run(settings: TrainSettings, out: Path, data: Data, resume: bool) -> No
     elif out.exists() and (not out.is_dir() or not ended_at_first(out)):
         raise UserError(f"{out} exists and is not empty: name a new folder, or go on with --resume {quoted(out)}")
     if not resume:
-        see_apart(out, settings)
+        see_run_apart(out, settings)
     out.mkdir(parents=True, exist_ok=True)
     checkpoint.write_whole(out / "settings.toml", to_toml(settings))
     rows = [json.dumps({"file_name": p.name, "reason": p.kind, "detail": p.detail}) + "\n" for p in data.problems]
@@ -734,16 +737,14 @@ def open_run(settings: TrainSettings, out: Path, data: Data, resume: bool) -> No
     checkpoint.write_whole(out / "run.json", json.dumps(provenance() | read, indent=2) + "\n")
 
 
-def see_apart(out: Path, settings: TrainSettings) -> None:
-    """See that a run does not lie among pictures whose names are their labels: its own would be some of them.
+def see_run_apart(out: Path, settings: TrainSettings) -> None:
+    """See that a run does not lie among pictures whose names are their labels.
 
     Raises:
         UserError: it does.
     """
-    folders = [*settings.data, *settings.keep, *([settings.validation] if settings.validation else [])]
-    for path in folders if settings.label_pattern else ():
-        if out.resolve().is_relative_to(Path(path).resolve()):
-            raise UserError(f"{out} lies among the pictures of {path}, and its own would be some of them")
+    if settings.label_pattern:
+        see_apart(out, [*settings.data, *settings.keep, *([settings.validation] if settings.validation else [])])
 
 
 def ended_at_first(out: Path) -> bool:

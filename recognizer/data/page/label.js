@@ -77,7 +77,7 @@ function show(p, text) {
   at("done").hidden = !!p;
   if (!p) return finish();
   const image = pictures.get(p.id), place = at("picture");
-  place.onload = () => { zoom = fitting(); scale(); };
+  place.onload = () => { zoom = fitting(); scale(); place.style.visibility = "visible"; };
   place.onerror = function gone() {
     if (busy) return setTimeout(gone, 100);
     if (shown === p) {
@@ -87,6 +87,7 @@ function show(p, text) {
       });
     }
   };
+  place.style.visibility = "hidden";  // a browser shows the last picture until this one is there, beside its guess
   place.src = image ? image.src : `picture/${p.id}`;
   at("text").value = text ?? p.label ?? p.guess;
   at("name").textContent = p.name;
