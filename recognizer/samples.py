@@ -278,8 +278,8 @@ def see_apart(out: Path, folders: Iterable[Path | str]) -> None:
 def label_regex(pattern: str) -> re.Pattern[str]:
     """A label pattern such as `{text}_{id}.png` as a regular expression with the group `text`.
 
-    `{text}` is the label and any other `{name}` is passed over; each takes as little as it can. A pattern without a
-    picture's ending is held against the name without its own.
+    `{text}` is the label and any other `{name}` is passed over; each takes as little as it can. A pattern without an
+    ending (a picture's, or `.{name}`) is held against the name without its own.
 
     Raises:
         UserError: no `{text}`, or more than one.
@@ -294,7 +294,8 @@ def label_regex(pattern: str) -> re.Pattern[str]:
 
 def _read_names(root: Path, pattern: str) -> Found:
     regex, resolved_root = label_regex(pattern), root.resolve()
-    ended = PurePosixPath(pattern).suffix.lower() in PICTURE_SUFFIXES
+    last = PurePosixPath(pattern).suffix.lower()
+    ended = last in PICTURE_SUFFIXES or (last != ".{text}" and re.fullmatch(r"\.\{[^{}]*\}", last))
     for path in list_pictures(root):
         match = regex.fullmatch(path.name if ended else path.stem)
         name = path.relative_to(root).as_posix()

@@ -278,6 +278,7 @@ def test_a_pattern_with_a_dot_and_no_ending_leaves_the_ending_out(tmp_path: Path
     (tmp_path / "0001.AB.jpg").write_bytes(b"p")
     assert read_manifest(tmp_path, "{id}.{text}").texts == ["AB"]
     assert read_manifest(tmp_path, "{id}.{text}.jpg").texts == ["AB"]
+    assert read_manifest(tmp_path, "{id}.{text}.{ending}").texts == ["AB"]
 
 
 def test_a_list_that_wins_over_a_pattern_is_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
