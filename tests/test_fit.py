@@ -521,6 +521,23 @@ def test_guidance_goes_beyond_what_the_layout_changes() -> None:
     assert seen == [{1.0}, {2.0}, {3.0}]
 
 
+def test_guidance_leaves_colours_as_they_are() -> None:
+    class Coloured(torch.nn.Module):
+        def forward(self, noisy: torch.Tensor, t: Any, characters: torch.Tensor, *_: Any) -> torch.Tensor:
+            shift = torch.tensor([0.4, 0.1, 0.1]) if characters.any() else torch.tensor([0.1, 0.2, 0.0])
+            return torch.nn.functional.pixel_unshuffle(shift[None, :, None, None].expand(1, 3, HEIGHT, 48), 2)
+
+    batch, seen = canvas(1), []
+    for guidance in (1.0, 4.0):
+        pipeline = LayoutPipeline(Denoiser(3, (16, 16), 8), Drafter(3), DPMSolverMultistepScheduler(**NOISE))
+        pipeline.denoiser = Coloured()
+        noise = torch.zeros(1, 3, HEIGHT, 48)
+        made = pipeline(batch.characters, batch.within, noise, steps=3, guidance=guidance)
+        seen.append(made.mean((0, 2, 3)))
+    lighter = seen[1] - seen[0]
+    assert lighter.abs().min() > 0.01 and torch.allclose(lighter, lighter.mean().expand(3), atol=1e-5)
+
+
 def test_a_pipeline_is_saved_and_read_back(tmp_path: Path) -> None:
     batch = canvas(2)
     pipeline = LayoutPipeline(Denoiser(3, (16, 32), 8), Drafter(3), DPMSolverMultistepScheduler(**NOISE))

@@ -46,8 +46,9 @@ from recognizer.errors import UserError
 from recognizer.settings import Settings
 
 STRENGTHS = (0.25, 0.5, 0.75, 1.0)  # how far a real picture is noised
-DRAFT = 0.5  # how far a draft is noised: from noise alone small networks break letters that the draft has whole
 SWAPPED = 0.75  # the least of them where a character is swapped
+DRAFT = 0.8  # how far a draft is noised: so far that what is soft about it is lost, and its text is not yet
+GUIDANCE = 2.0  # how far from what would be drawn without a layout; 1 is none
 BESIDE = 2.0  # columns to each side of a swapped character that are painted with it
 SNR = 20.0  # gamma of min-SNR; with the paper's 5, white stays grainy
 TIMES = 1000  # of noise, from none to all
@@ -142,7 +143,7 @@ class LayoutPipeline(DiffusionPipeline):  # type: ignore[misc]
         pictures: Tensor | None = None,
         strength: float = 1.0,
         steps: int = 12,
-        guidance: float = 1.5,
+        guidance: float = GUIDANCE,
         lesson: Callable[[Tensor], Tensor] | None = None,
         repaint: Tensor | None = None,
     ) -> Tensor:
@@ -154,7 +155,8 @@ class LayoutPipeline(DiffusionPipeline):  # type: ignore[misc]
             latents: what they look like (N, LATENT), as the autoencoder's encoder finds it; the average without.
             pictures: real ones (N, 3, HEIGHT, W) to begin from; the drafts without.
             strength: how far those are noised; at 1 nothing of them is left.
-            guidance: how far from what it would draw without a layout; 1 is none.
+            guidance: how far from what it would draw without a layout; 1 is none. It guides how light each pixel is
+                and not its colour, which it would drive beyond any that was seen.
             lesson: a gradient of the estimated pictures, to go against at each step.
             repaint: 1 in the columns (N, W) of `pictures` that may change, 0 in those that stay as they are (Lugmayr et
                 al. 2022, "RePaint", arXiv 2201.09865, without its jumps back).
@@ -184,7 +186,7 @@ class LayoutPipeline(DiffusionPipeline):  # type: ignore[misc]
         for k, t in enumerate(timesteps):
             v = self.denoiser(x, t.expand(len(x)), characters, within, drafts)
             if guidance != 1:
-                v = torch.lerp(self.denoiser(x, t.expand(len(x)), *none), v, guidance)
+                v = v + (guidance - 1) * lightness(v - self.denoiser(x, t.expand(len(x)), *none))
             if lesson is not None:
                 alpha = self.scheduler.alphas_cumprod.to(x)[t] ** 0.5
                 sigma = (1 - alpha**2) ** 0.5
@@ -197,6 +199,12 @@ class LayoutPipeline(DiffusionPipeline):  # type: ignore[misc]
                 there = clean if last else self.scheduler.add_noise(clean, own, timesteps[k + 1].expand(len(x)))
                 x = torch.lerp(x, there, kept)
         return F.pixel_shuffle(x, 2).clamp(-1, 1)
+
+
+def lightness(parts: Tensor) -> Tensor:
+    """The mean of the three colours, in all three, of pictures (N, 12, H, W) whose channels are 2 x 2 pixels a colour."""
+    means = parts.unflatten(1, (3, 4)).mean(1, keepdim=True)
+    return means.expand(-1, 3, -1, -1, -1).flatten(1, 2)
 
 
 def reading_lesson(judge: Judge, canvas: Canvas, label: float, entropy: float) -> Callable[[Tensor], Tensor]:
@@ -220,7 +228,7 @@ class DiffusionFit(VaeFit):
 
     steps: int = Field(300, ge=1)
     unconditioned: float = Field(0.1, ge=0, lt=1)  # share of the pictures that are shown without layout and draft
-    strokes: float = Field(0.02, ge=0)  # weight of the reader's loss where looks are exchanged, of the denoiser
+    strokes: float = Field(0.05, ge=0)  # weight of a reader's loss in what the denoiser makes of noisy pictures
     drafts: bool = True  # the autoencoder learns as well; else it stays as it was at the start
 
 
@@ -261,41 +269,29 @@ class DiffusionLearning:
                 z = self.autoencoder.drawn(canvas)[0]
                 drafts = drafts_of(self.networks["generator"], z, canvas.characters, canvas.within)
             drafts = F.pixel_unshuffle(drafts.float() * shown[:, :, None, None], 2)
-            guess = self.denoiser(noisy, t, canvas.characters * shown, canvas.within * shown, drafts)
-        apart = (guess.float() - velocity).square().mean((1, 2, 3))
+            guess = self.denoiser(noisy, t, canvas.characters * shown, canvas.within * shown, drafts).float()
+        apart = (guess - velocity).square().mean((1, 2, 3))
         alpha = self._noise.alphas_cumprod.to(device)[t]
         signal = 1 / (1 - alpha)  # to noise, and 1: a velocity's own weight, so that the most noise counts as well
         loss = (apart * signal.clamp(max=SNR) / signal).mean()
         figures = {"velocity": apart.mean().item()}
         if self.settings.strokes:
-            reading = self._reading(canvas, z, accelerator)
+            # in noised pictures, not in noised drafts: from these, which it tells from those, it would draw what is read
+            # and looks like nothing else
+            scale, sigma = alpha.sqrt()[:, None, None, None], (1 - alpha).sqrt()[:, None, None, None]
+            self.autoencoder.judge.to(device)
+            read = self.autoencoder.judge(F.pixel_shuffle(scale * noisy - sigma * guess, 2), canvas)[0]
+            reading = (read.clamp(max=20) * shown[:, 0]).mean()
             loss, figures["denoised reading"] = loss + self.settings.strokes * reading, reading.item()
         yield Turn(loss, self._optimizer, (self.denoiser,), figures | {"loss": loss.item()})
-
-    def _reading(self, canvas: Canvas, z: Tensor, accelerator: Accelerator) -> Tensor:
-        """A reader's loss, nats a character, of what is made of noised drafts, of half of the batch's texts in the
-        looks of the other half: where a draft's stroke is soft, the denoiser would as soon leave it out as draw it."""
-        half = Canvas(*(part[: max(1, len(z) // 2)] for part in canvas))
-        n, layout = len(half.pictures), (half.characters, half.within)
-        with accelerator.autocast():
-            with torch.no_grad():
-                drafts = F.pixel_unshuffle(drafts_of(self.networks["generator"], z[-n:], *layout).float(), 2)
-            t = torch.randint(0, int(DRAFT * TIMES), (n,), device=z.device)
-            noisy = self._noise.add_noise(drafts, torch.randn_like(drafts), t)
-            v = self.denoiser(noisy, t, *layout, drafts).float()
-        alpha = self._noise.alphas_cumprod.to(z.device)[t][:, None, None, None]
-        estimate = F.pixel_shuffle(alpha.sqrt() * noisy - (1 - alpha).sqrt() * v, 2)
-        self.autoencoder.judge.to(z.device)
-        loss: Tensor = self.autoencoder.judge(estimate, half)[0]
-        return loss.clamp(max=20).mean()
 
 
 class DiffusionSettings(GeneratedSettings):
     """How pictures are drawn."""
 
     steps: int = Field(12, ge=1, le=100)
-    guidance: float = Field(2.0, ge=0)
-    draft: float = Field(DRAFT, gt=0, le=1)  # how far a draft is noised; further, and more strokes are wrong
+    guidance: float = Field(GUIDANCE, ge=0)
+    draft: float = Field(DRAFT, gt=0, le=1)  # how far a draft is noised; less, and what is soft about it stays
     strengths: tuple[float, ...] = Field(STRENGTHS, min_length=1)  # of a picture that has a source, one by chance
     label: float = Field(0.0, ge=0)  # how hard a reader pulls towards the text, a step
     entropy: float = Field(0.0, ge=0)  # and towards what it is unsure of
