@@ -202,9 +202,9 @@ class LayoutPipeline(DiffusionPipeline):  # type: ignore[misc]
 
 
 def lightness(parts: Tensor) -> Tensor:
-    """The mean of the three colours, in all three, of pictures (N, 12, H, W) whose channels are 2 x 2 pixels a colour."""
-    means = parts.unflatten(1, (3, 4)).mean(1, keepdim=True)
-    return means.expand(-1, 3, -1, -1, -1).flatten(1, 2)
+    """Of pictures (N, 12, H, W), whose channels are 2 x 2 pixels a colour, the mean of the three colours, in each."""
+    red, green, blue = parts.chunk(3, 1)
+    return ((red + green + blue) / 3).repeat(1, 3, 1, 1)
 
 
 def reading_lesson(judge: Judge, canvas: Canvas, label: float, entropy: float) -> Callable[[Tensor], Tensor]:
@@ -276,8 +276,8 @@ class DiffusionLearning:
         loss = (apart * signal.clamp(max=SNR) / signal).mean()
         figures = {"velocity": apart.mean().item()}
         if self.settings.strokes:
-            # in noised pictures, not in noised drafts: from these, which it tells from those, it would draw what is read
-            # and looks like nothing else
+            # in noised pictures, not in noised drafts: from these, which it tells from those, it would draw what a
+            # reader reads and what looks like no picture
             scale, sigma = alpha.sqrt()[:, None, None, None], (1 - alpha).sqrt()[:, None, None, None]
             self.autoencoder.judge.to(device)
             read = self.autoencoder.judge(F.pixel_shuffle(scale * noisy - sigma * guess, 2), canvas)[0]
