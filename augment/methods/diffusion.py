@@ -48,6 +48,7 @@ from recognizer.settings import Settings
 STRENGTHS = (0.25, 0.5, 0.75, 1.0)  # how far a real picture is noised
 SWAPPED = 0.75  # the least of them where a character is swapped
 DRAFT = 0.8  # how far a draft is noised: so far that what is soft about it is lost, and its text is not yet
+STEPS = 8  # from noise alone; with 12 as much is read and looks alike
 GUIDANCE = 2.0  # how far from what would be drawn without a layout; 1 is none
 BESIDE = 2.0  # columns to each side of a swapped character that are painted with it
 SNR = 20.0  # gamma of min-SNR; with the paper's 5, white stays grainy
@@ -142,7 +143,7 @@ class LayoutPipeline(DiffusionPipeline):  # type: ignore[misc]
         latents: Tensor | None = None,
         pictures: Tensor | None = None,
         strength: float = 1.0,
-        steps: int = 12,
+        steps: int = STEPS,
         guidance: float = GUIDANCE,
         lesson: Callable[[Tensor], Tensor] | None = None,
         repaint: Tensor | None = None,
@@ -289,7 +290,7 @@ class DiffusionLearning:
 class DiffusionSettings(GeneratedSettings):
     """How pictures are drawn."""
 
-    steps: int = Field(12, ge=1, le=100)
+    steps: int = Field(STEPS, ge=1, le=100)
     guidance: float = Field(GUIDANCE, ge=0)
     draft: float = Field(DRAFT, gt=0, le=1)  # how far a draft is noised; less, and what is soft about it stays
     strengths: tuple[float, ...] = Field(STRENGTHS, min_length=1)  # of a picture that has a source, one by chance
