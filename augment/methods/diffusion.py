@@ -48,6 +48,7 @@ from recognizer.settings import Settings
 STRENGTHS = (0.25, 0.5, 0.75, 1.0)  # how far a real picture is noised
 SWAPPED = 0.75  # the least of them where a character is swapped
 DRAFT = 0.8  # how far a draft is noised: so far that what is soft about it is lost, and its text is not yet
+BEGUN = 0.6, 0.95  # how far drafts are noised whose reading is learned
 STEPS = 8  # from noise alone; with 12 as much is read and looks alike
 GUIDANCE = 2.0  # how far from what would be drawn without a layout; 1 is none
 BESIDE = 2.0  # columns to each side of a swapped character that are painted with it
@@ -229,7 +230,7 @@ class DiffusionFit(VaeFit):
 
     steps: int = Field(300, ge=1)
     unconditioned: float = Field(0.1, ge=0, lt=1)  # share of the pictures that are shown without layout and draft
-    strokes: float = Field(0.05, ge=0)  # weight of a reader's loss in what the denoiser makes of noisy pictures
+    strokes: float = Field(0.05, ge=0)  # weight of a reader's losses in what the denoiser makes of noisy pictures
     drafts: bool = True  # the autoencoder learns as well; else it stays as it was at the start
 
 
@@ -277,14 +278,33 @@ class DiffusionLearning:
         loss = (apart * signal.clamp(max=SNR) / signal).mean()
         figures = {"velocity": apart.mean().item()}
         if self.settings.strokes:
-            # in noised pictures, not in noised drafts: from these, which it tells from those, it would draw what a
-            # reader reads and what looks like no picture
-            scale, sigma = alpha.sqrt()[:, None, None, None], (1 - alpha).sqrt()[:, None, None, None]
-            self.autoencoder.judge.to(device)
-            read = self.autoencoder.judge(F.pixel_shuffle(scale * noisy - sigma * guess, 2), canvas)[0]
-            reading = (read.clamp(max=20) * shown[:, 0]).mean()
-            loss, figures["denoised reading"] = loss + self.settings.strokes * reading, reading.item()
+            own = (self._reading(canvas, noisy, guess, t) * shown[:, 0]).mean()
+            exchanged = self._exchanged(canvas, z, accelerator).mean()
+            loss = loss + self.settings.strokes * (own + exchanged)
+            figures |= {"denoised reading": own.item(), "exchanged reading": exchanged.item()}
         yield Turn(loss, self._optimizer, (self.denoiser,), figures | {"loss": loss.item()})
+
+    def _reading(self, canvas: Canvas, noisy: Tensor, velocity: Tensor, t: Tensor) -> Tensor:
+        """A reader's loss, nats a character (N,), of what is seen in noisy pictures."""
+        alpha = self._noise.alphas_cumprod.to(noisy.device)[t][:, None, None, None]
+        estimate = F.pixel_shuffle(alpha.sqrt() * noisy - (1 - alpha).sqrt() * velocity, 2)
+        self.autoencoder.judge.to(noisy.device)
+        loss: Tensor = self.autoencoder.judge(estimate, canvas)[0]
+        return loss.clamp(max=20)
+
+    def _exchanged(self, canvas: Canvas, z: Tensor, accelerator: Accelerator) -> Tensor:
+        """The same of drafts of half of the batch's texts in the looks of the other half, noised as far as sampling
+        begins. Of drafts that are less noised the denoiser would draw what a reader reads and what looks like no
+        picture: it tells them from noised pictures, of which it learns the look."""
+        half = Canvas(*(part[: max(1, len(z) // 2)] for part in canvas))
+        n, layout = len(half.pictures), (half.characters, half.within)
+        with accelerator.autocast():
+            with torch.no_grad():
+                drafts = F.pixel_unshuffle(drafts_of(self.networks["generator"], z[-n:], *layout).float(), 2)
+            t = torch.randint(int(BEGUN[0] * TIMES), int(BEGUN[1] * TIMES), (n,), device=z.device)
+            noisy = self._noise.add_noise(drafts, torch.randn_like(drafts), t)
+            velocity = self.denoiser(noisy, t, *layout, drafts).float()
+        return self._reading(half, noisy, velocity, t)
 
 
 class DiffusionSettings(GeneratedSettings):
