@@ -127,12 +127,24 @@ def test_texts_are_judged_in_the_look_of_another_picture(name: str) -> None:
         drafting.encoder.out.bias[64:] = -1e3  # and hardly vary
         z, none = learning.latents(batch), torch.zeros(4, 1, HEIGHT, 48)
         own, rolled, halved = (drafting.generator(look, *batch[1:3], none) for look in (z, z.roll(1, 0), z.roll(2, 0)))
+    noised: list[torch.Tensor] = []
+    if name == "diffusion":
+        learning.denoiser.register_forward_pre_hook(lambda _, given: noised.append(given[1]))
     for turn in learning.turns(lambda k: batch, Accelerator(cpu=True)):
         turn.loss.backward()
-    for judged, other, near in zip(judge.seen, (rolled, halved), (0.2, 0.8), strict=name == "diffusion"):
+    first, last = judge.seen[0], judge.seen[-1]
+    for judged, other, near in ((first, rolled, 0.2), (last, rolled if name == "vae" else halved, 0.5)):
         mine = own[: len(judged)]  # a denoiser leaves noise on its draft
         assert (judged - other[: len(judged)]).abs().mean() < near * (judged - mine).abs().mean()
-    assert len(judge.seen[-1]) == (4 if name == "vae" else 2)
+    assert len(last) == (4 if name == "vae" else 2)
+    if name == "diffusion":  # noised pictures as well; drafts only where they are told from these no more
+        shown = judge.seen[1]
+        closest = torch.stack([(shown - p).abs().mean((1, 2, 3)) for p in batch.pictures]).argmin(0)
+        assert closest.tolist() == [0, 1, 2, 3]
+        for _ in range(4):
+            list(learning.turns(lambda k: batch, Accelerator(cpu=True)))
+        pictures, drafts = torch.cat(noised[::2]), torch.cat(noised[1::2])
+        assert len(pictures) == 20 and pictures.min() < 300 and len(drafts) == 10 and drafts.min() >= 600
 
 
 def test_swapped_pictures_stand_under_layouts_of_others() -> None:
