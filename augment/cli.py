@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from recognizer.errors import MOST_THREADS, UserError, one_line_errors, quoted
+from recognizer.errors import MOST_THREADS, UserError, one_line_errors, quoted, see_writable
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -336,6 +336,8 @@ def filter_made(
 
     pictures, outcome = evaluate(judge, as_read(manifest.samples), accelerator)
     known, known_outcome = evaluate(judge, as_read(real.samples), accelerator)
+    if unread := [*pictures.problems, *known.problems]:
+        print(problem_table(unread, len(manifest) + len(real)), file=sys.stderr)
     if not len(pictures) or not len(known):
         empty = manifest if not len(pictures) else real
         raise UserError(f"{empty.source}: no sample is left that the judge can read")
@@ -345,8 +347,6 @@ def filter_made(
     bands = bands if low is None else [replace(band, low=low) for band in bands]
     copies = near_copies(pictures.samples, train.samples)
     judged = sort(pictures.samples, [[r] for r in outcome.readings], bands, copies)
-    if unread := [*pictures.problems, *known.problems]:
-        print(problem_table(unread, len(manifest) + len(real)), file=sys.stderr)
     print(refusal_table(judged))
     kept_of, made_of = (
         Counter(str(s.meta.get("method", "pictures of no method")) for s in own)
@@ -384,6 +384,7 @@ def sheet(
     """Draw a contact sheet: pictures with their labels, or with what a reader reads in them."""
     from augment.sheet import Cell, contact_sheet
     from recognizer.images import PictureError, open_picture
+    from recognizer.progress import Alone, say
     from recognizer.reader import Reader
     from recognizer.readings import marked
     from recognizer.samples import read_manifest
@@ -394,6 +395,9 @@ def sheet(
         except PictureError as error:
             raise UserError(f"{sample.name!r} of {data} cannot be opened: {error.kind}, {error}") from None
 
+    see_writable("--out", out)
+    if out.exists() and not out.read_bytes().startswith(b"\x89PNG"):
+        raise UserError(f"--out {out}: what is there is no contact sheet; name another file")
     reader = None if model is None else Reader(None if model == "default" else Path(model))
     manifest = read_manifest(data, label_pattern)
     draw_borders = _draw_borders(manifest, reader) if borders else None
@@ -409,8 +413,10 @@ def sheet(
     if sources:  # a picture that was made of none stands beside any
         real = {s.name: s for s in read_manifest(sources, label_pattern)}
         others = iter([s for name, s in real.items() if name not in cells])
+        if gone := [source for source in cells if source is not None and source not in real]:
+            say(Alone(), f"{len(gone)} of the pictures that these were made of are not in {sources}, as {gone[0]!r}")
         for source, own in rows:
-            if (first := real[source] if source in real else next(others, None)) is not None:
+            if (first := next(others, None) if source is None else real.get(source)) is not None:
                 own.insert(0, Cell(opened(first), first.text))
     contact_sheet([own for _, own in rows], out, height)
     print(f"{out}: {sum(map(len, cells.values()))} pictures")
@@ -430,9 +436,11 @@ def _draw_borders(manifest: Manifest, reader: Reader | None) -> Callable[[Image.
 
     def drawn(picture: Image.Image, text: str, height: int) -> Image.Image:
         (layout,) = aligner.find([picture], [text])
+        if layout is None:
+            return picture
         scale = height / picture.height
         large = picture.resize((max(round(picture.width * scale), 1), height), Image.Resampling.BICUBIC)
-        for x in () if layout is None else (layout.borders * scale).tolist():
+        for x in (layout.borders * scale).tolist():
             ImageDraw.Draw(large).line([(x, 0), (x, height)], WRONG)
         return large
 

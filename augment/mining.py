@@ -223,22 +223,34 @@ def read_out_of_folds(
         samples, readings, problems = read_folds([model], [samples])
     else:
         parts = folds_of(samples, folds, seed)
-        readers = train_folds(fold_settings(model), parts, out / "folds", jobs)
+        readers = train_folds(fold_settings(model, samples), parts, out / "folds", jobs)
         samples, readings, problems = read_folds(readers, parts)
     return samples, [own for (own,) in readings], problems
 
 
-def fold_settings(model: Path) -> TrainSettings:
+def fold_settings(model: Path, samples: Sequence[Sample]) -> TrainSettings:
     """How readers out of fold are trained: as `model` was, or, where it learned from rendered text alone, from it.
+
+    Where `model` started from weights that had learned these samples, as those were, and so on.
 
     Raises:
         UserError: no weights, or settings in them that this program does not know.
     """
+    from recognizer.progress import Alone, say
     from recognizer.settings import make
     from recognizer.training.checkpoint import read_weights
+    from recognizer.training.folds import MOST_STARTS, learned_of
     from recognizer.training.train import TrainSettings
 
-    _, description = read_weights(model)
+    first = model
+    for _ in range(MOST_STARTS):
+        _, description = read_weights(model)
+        start = str(description.settings.get("start", "nothing"))
+        if start in ("nothing", "default") or not learned_of(start, samples):
+            break
+        model = Path(start)
+    if model != first:
+        say(Alone(), f"{first} started from what had learned these pictures: the folds are trained as {model} was")
     about = {**description.settings, "charset": description.charset}
     if description.settings.get("stream"):
         # the size as well: as a training writes it down, so that its readers are known again

@@ -14,6 +14,7 @@ from recognizer.errors import UserError
 DARK = "#222222"
 WRONG = "#D55E00"  # vermillion of Okabe and Ito's palette, told from dark grey by every kind of colour vision
 GAP = 8  # pixels between cells
+WIDEST = 40  # a picture on a sheet, in heights: what is wider is drawn lower
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +31,9 @@ def contact_sheet(
 ) -> Image.Image:
     """One RGB picture of all cells, written to `path` as PNG where one is given.
 
-    Pictures are scaled to `height` pixels, their aspect kept, in columns as wide as their widest cell; rows may differ
-    in length. Wrong characters are coloured and underlined. `font` draws scripts that Pillow's own font lacks.
+    Pictures are scaled to `height` pixels (very wide ones to fewer), their aspect kept, in columns as wide as their
+    widest cell; rows may differ in length. Wrong characters are coloured and underlined. `font` draws scripts that
+    Pillow's own font lacks.
 
     Raises:
         UserError: no cell at all, or a font that cannot be read.
@@ -70,8 +72,9 @@ def _font(path: Path | None, size: int) -> ImageFont.FreeTypeFont:
 
 
 def _scaled(picture: Image.Image, height: int) -> Image.Image:
-    width = max(round(picture.width * height / picture.height), 1)
-    return picture.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
+    scale = min(height / picture.height, WIDEST * height / picture.width)
+    size = max(round(picture.width * scale), 1), max(round(picture.height * scale), 1)
+    return picture.convert("RGB").resize(size, Image.Resampling.LANCZOS)
 
 
 def _shown(caption: str) -> str:

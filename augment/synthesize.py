@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import re
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, replace
 from itertools import chain, takewhile
@@ -33,12 +34,30 @@ def make(
     """Answer requests, a few at a time, in order.
 
     Raises:
-        UserError: a source that is not there, or what the method refuses.
+        UserError: a source that is not there, or what the method refuses; an error in a user's own method, or pictures
+            from it that are others than were asked for.
     """
     for k in range(0, len(requests), BATCH):
         group = requests[k : k + BATCH]
         given = [sources(r.source) if sources is not None and r.source is not None else None for r in group]
-        yield from zip(group, method.make(group, given), strict=True)
+        try:
+            pictures = method.make(group, given)
+        except (UserError, Stopped, OSError, MemoryError):
+            raise
+        except Exception as error:  # one method must not cost a run the others
+            if type(method).__module__.startswith("augment.methods."):
+                raise
+            at = traceback.extract_tb(error.__traceback__)[-1]
+            raise UserError(f"{at.filename}, line {at.lineno}: {type(error).__name__}: {error}") from error
+        if len(pictures) != len(group):
+            raise UserError(f"{type(method).__name__} made {len(pictures)} pictures for {len(group)} requests")
+        for request, picture in zip(group, pictures, strict=True):
+            if (picture.mode, picture.size) != ("RGB", (request.width, request.height)):
+                raise UserError(
+                    f"{type(method).__name__} made {request.text!r} {picture.mode}, {picture.width} x {picture.height} "
+                    f"pixels: asked for is RGB, {request.width} x {request.height}"
+                )
+            yield request, picture
 
 
 def synthesize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import shlex
 import signal
@@ -71,7 +72,11 @@ def of_a_worker(error: BaseException) -> bool:
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """End a command on a user's mistake with one line on standard error: 2 for a mistake, 130 for Ctrl-C."""
+    """End a command on a user's mistake with one line on standard error: 2 for a mistake, 130 for Ctrl-C. Names that
+    are not UTF-8 are printed as the bytes that they are."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="surrogateescape" if stream.encoding == "utf-8" else "backslashreplace")
     try:
         yield
     except UserError as error:

@@ -49,7 +49,7 @@ def call(app: Callable[[], None], *words: object, stdin: bytes = b"") -> Ended:
             app()
         except SystemExit as end:
             status = end.code if isinstance(end.code, int) else int(end.code is not None)
-    return Ended(status, *(file.buffer.getvalue().decode() for file in (out, err)))  # type: ignore[attr-defined]
+    return Ended(status, *(file.buffer.getvalue().decode(errors="surrogateescape") for file in (out, err)))  # type: ignore[attr-defined]
 
 
 def recognizer(*words: object, stdin: bytes = b"") -> Ended:

@@ -799,6 +799,8 @@ def test_synthesize_from_real_pictures(drawn: Path, tmp_path: Path) -> None:
         (["--charset", "01", "--set", "curves=99"], "settings of captcha: curves = 99"),
         (["--charset", "01", "--method", "nothing"], "no method is called 'nothing'; there are captcha"),
         (["--charset", "01", "--method", "nomodule:Class"], "there is no module 'nomodule'"),
+        (["--charset", "01", "--method", ":Class"], "no method is called ':Class'"),
+        (["--charset", "01", "--method", ".methods:Class"], "no method is called '.methods:Class'"),
         (["--method", "classical"], "--method classical varies real pictures: say which with --data DIR"),
         (["--method", "classical", "--data", "<DATA>", "--texts", "<TEXTS>"], "keeps the text of the picture"),
         (["--method", "classical", "--data", "<BROKEN>"], "<BROKEN> has no sample to vary"),
@@ -855,6 +857,59 @@ def test_a_sheet_shows_pictures_and_what_a_reader_reads(trained: Trained, drawn:
     (broken / "003.png").write_bytes(b"no picture")
     assert "'003.png' of" in refusal(augment("sheet", broken, "--out", tmp_path / "no.png"))
     assert not (tmp_path / "no.png").exists()
+    (made / "metadata.jsonl").write_text(labels := (made / "metadata.jsonl").read_text().replace("000.png", "9.png"))
+    said = refusal(augment("sheet", made, "--out", made / "metadata.jsonl"))
+    assert "is no contact sheet" in said and (made / "metadata.jsonl").read_text() == labels
+    ended = augment("sheet", made, "--out", tmp_path / "beside.png", "--limit", 16, *beside)
+    assert ended.status == 0 and f"not in {drawn / 'eight'}, as '9.png'" in ended.err
+
+
+OWN = """
+from PIL import Image
+from augment.methods.captcha import CaptchaSettings
+
+class Whole:
+    Settings, needs_source, exact_text = CaptchaSettings, False, True
+    def __init__(self, settings): pass
+    def make(self, requests, sources):
+        return [Image.new("RGB", (r.width, r.height), "white") for r in requests]
+
+class Small(Whole):
+    def make(self, requests, sources):
+        return [Image.new("L", (5, 5)) for r in requests]
+
+class Few(Whole):
+    def make(self, requests, sources):
+        return []
+
+class Broken(Whole):
+    def make(self, requests, sources):
+        return [1 / 0]
+
+class Lacking:
+    pass
+
+def function(): pass
+"""
+
+
+def test_a_method_of_ones_own_stands_in_the_folder_where_it_is_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "ownmethods.py").write_text(OWN)
+    command = [str(Path(sys.executable).with_name("augment")), "synthesize", "--charset", "01", "--count", "2"]
+    for name, said in {
+        "Whole": "",
+        "Small": "Small made '",
+        "Few": "Few made 0 pictures for 2 requests",
+        "Broken": "ownmethods.py, line 21: ZeroDivisionError: division by zero",
+        "Lacking": "this has no Settings",
+        "function": "this has no Settings",
+    }.items():
+        words = [*command, "--method", f"ownmethods:{name}", "--out", name]
+        ended = subprocess.run(
+            words, cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": ""}
+        )
+        assert said in ended.stderr and ended.returncode == (2 if said else 0), ended.stderr
+        assert "Traceback" not in ended.stderr and (tmp_path / name).exists() == (not said)
 
 
 def test_the_default_reader_reads_clean_print_right_after_install(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from augment.fidelity import exact_text, varies
 from augment.method import Method, Request, Sources, write_requests
 from augment.methods import METHODS, create, load_class, load_learner
 from augment.methods.splice import between_strokes, ink_of
-from augment.sheet import GAP, WRONG, Cell, contact_sheet
+from augment.sheet import GAP, WIDEST, WRONG, Cell, contact_sheet
 from augment.synthesize import answered_by, as_shown, random_texts, requests_for_sources, requests_for_texts, synthesize
 from recognizer.charset import Charset
 from recognizer.errors import Stopped, UserError
@@ -501,6 +501,11 @@ def test_contact_sheet_shows_every_cell_and_colours_only_what_is_wrong(tmp_path:
     assert is_red.sum() == 2 * 48 * 192
     assert not is_wrong[:middle].any() and is_wrong[middle:].sum() > 10
     assert sheet.width == 2 * 192 + 3 * GAP
+
+
+def test_a_very_wide_picture_takes_no_more_of_a_sheet_than_memory_has() -> None:
+    sheet = contact_sheet([[Cell(Image.new("RGB", (3000, 1)), "a"), Cell(Image.new("RGB", (400, 40)), "b")]], height=48)
+    assert sheet.width == 48 * WIDEST + 480 + 3 * GAP
 
 
 def _is(pixels: np.ndarray, colour: str) -> np.ndarray:

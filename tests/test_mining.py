@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 import warnings
 from collections import Counter
@@ -535,9 +536,30 @@ def test_errors_are_mined_out_of_fold(drawn: Path, tmp_path: Path) -> None:
 
 def test_readers_out_of_fold_of_a_pretrained_one_start_from_it() -> None:
     for model, size in (("default", "small"), ("tiny", "tiny")):
-        settings = fold_settings(Path(model))
+        settings = fold_settings(Path(model), [])
         assert (settings.start, settings.size, settings.stream) == (model, size, None)
         assert settings.charset == read_weights(Path(model))[1].charset
+
+
+def test_readers_out_of_fold_start_from_no_reader_that_learned_the_pictures(drawn: Path, tmp_path: Path) -> None:
+    train(short(drawn, 64), tmp_path / "first")
+    train(short(drawn, 32).model_copy(update={"start": str(tmp_path / "first")}), tmp_path / "second")
+    learned, others = (read_manifest(drawn / part).samples for part in ("train", "validation"))
+    others = tuple(s for s in others if s.name != "017.png")  # a copy of one to train on
+    assert fold_settings(tmp_path / "second", others).start == str(tmp_path / "first")
+    settings = fold_settings(tmp_path / "second", learned)
+    assert (settings.start, settings.pictures) == ("nothing", 64), "as the first was trained"
+
+
+def test_names_that_are_not_utf_8_are_printed_as_they_are(trained: Trained, drawn: Path, tmp_path: Path) -> None:
+    odd = tmp_path / "odd"
+    odd.mkdir()
+    for sample in read_manifest(drawn / "eight"):
+        (odd / os.fsdecode(f"{'1' * 5}_{sample.name[:3]}".encode() + b"\xff.png")).write_bytes(sample.read_bytes())
+    pattern = ["--label-pattern", "{text}_{id}.png"]
+    ended = augment("mine-errors", "--model", trained.run, "--data", odd, "--out", tmp_path / "mined", *pattern)
+    assert ended.status == 0, ended.err
+    assert "labels are likely wrong" in ended.out and os.fsdecode(b"\xff.png: 11111 is read ") in ended.out
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 from typing import Any, cast
 
 from augment.method import Learner, Method
@@ -22,26 +24,33 @@ METHODS = {
     "sd": ("augment.methods.sd:Sd", "repaints a real picture with Stable Diffusion, from weights of your own"),
     "classical": ("augment.methods.classical:Classical", "bends, blurs and recolours a real picture; keeps its text"),
 }
+CONTRACT = ("Settings", "needs_source", "exact_text", "make")  # what each class has, as augment.method.Method says
 
 
 def load_class(name: str) -> type[Method]:
-    """The class of a method by its name in `METHODS`, or a user's own by `my.module:Class`.
+    """The class of a method by its name in `METHODS`, or a user's own by `my.module:Class`, of a module that is
+    installed or in the folder where the command is given.
 
     Raises:
-        UserError: no such method.
+        UserError: no such method, or one that does not keep the contract.
     """
     where = METHODS[name][0] if name in METHODS else name
     module, colon, attribute = where.partition(":")
-    if not colon:
+    if not (colon and all(part.isidentifier() for part in (*module.split("."), attribute))):
         raise UserError(f"no method is called {name!r}; there are {', '.join(METHODS)}, or your own my.module:Class")
+    if name not in METHODS and (here := os.getcwd()) not in sys.path:
+        sys.path.append(here)
     try:
-        return cast("type[Method]", getattr(importlib.import_module(module), attribute))
+        cls = getattr(importlib.import_module(module), attribute)
     except ModuleNotFoundError as error:
         if error.name is not None and (module == error.name or module.startswith(error.name + ".")):
             raise UserError(f"--method {name}: there is no module {module!r}") from None
         raise
     except AttributeError:
         raise UserError(f"--method {name}: {module} has no {attribute!r}") from None
+    if lacking := [part for part in CONTRACT if not (isinstance(cls, type) and hasattr(cls, part))]:
+        raise UserError(f"--method {name}: a class with {', '.join(CONTRACT)}; this has no {lacking[0]}")
+    return cast("type[Method]", cls)
 
 
 def load_learner(name: str) -> type[Learner]:

@@ -78,8 +78,20 @@ def train_folds(
 
 
 def tell_learned(start: str, samples: Sequence[Sample]) -> int:
+    """How many pictures the weights to start from have learned already (`learned_of`); told where there are any."""
+    known = learned_of(start, samples)
+    if known:
+        say(
+            Alone(),
+            f"{start} has learned {known} of these {len(samples)} pictures: what is read in them will flatter; "
+            "--from default has learned none",
+        )
+    return known
+
+
+def learned_of(start: str, samples: Sequence[Sample]) -> int:
     """How many pictures the weights to start from, or those that they started from, have learned already, as far as the
-    folders are still there, with labels or as unlabelled ones; told where there are any."""
+    folders are still there, with labels or as unlabelled ones."""
     learned: list[Sample] = []
     asked = start
     for _ in range(MOST_STARTS):
@@ -96,14 +108,7 @@ def tell_learned(start: str, samples: Sequence[Sample]) -> int:
                     learned += (there.first(limit) if limit else there).samples
         if asked == (asked := str(told.get("start", asked))):
             break
-    known = shared_pictures(samples, learned)
-    if known:
-        say(
-            Alone(),
-            f"{start} has learned {len(known)} of these {len(samples)} pictures: what is read in them will flatter; "
-            "--from default has learned none",
-        )
-    return len(known)
+    return len(shared_pictures(samples, learned))
 
 
 def read_folds(
