@@ -147,8 +147,10 @@ def fit_law(sizes: Sequence[int], right: NDArray[np.bool_], seed: int = 0) -> La
             [right[s][chosen[r, s]].mean(0) @ pictures[r] for s in range(len(n))] for r in range(50)
         ])  # fmt: skip
         likely = held * (log_wrong @ (1 - own).T + log_right @ own.T) + prior[:, None]  # (laws, replicates)
-        share = np.exp(likely - likely.max(0)).cumsum(0)
-        found += [int(np.searchsorted(s, x * s[-1])) for s, x in zip(share.T, rng.random(50), strict=True)]
+        likely -= likely.max(0)
+        any_likely = np.flatnonzero(likely.max(1) > -40)  # of the others none is drawn in a lifetime
+        share = np.exp(likely[any_likely]).cumsum(0).T
+        found += [int(any_likely[np.searchsorted(s, x * s[-1])]) for s, x in zip(share, rng.random(50), strict=True)]
     replicates = laws[found]
     # the one that is nearest to the middle of all where something was read and where something will be expected
     many = np.geomspace(n.min(), 4 * n.max(), 9)
